@@ -1,0 +1,197 @@
+"""Checkpoints: a folder with `model.safetensors` and a readable `meta.json`, written whole or not at all.
+
+Nothing is pickled. Shapes: S seeds (networks whose positions are averaged), V variables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from tft.model import LossMode, ModelConfig, TemporalFusionTransformer
+from tft.positions import PositionsConfig, RegimeConfig
+from tft.scaling import Scaler
+from tft.volatility import MEMORY_BARS, Timing
+from tft.windows import CONTEXT_POOL_BARS
+
+SCHEMA_VERSION = 1
+WEIGHTS = "model.safetensors"
+META = "meta.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read: says which file and why."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """Everything a live process needs to decide."""
+
+    config: ModelConfig
+    loss_mode: LossMode
+    feature_names: tuple[str, ...]
+    known: tuple[str, ...]
+    symbols: tuple[str, ...]
+    scaler: Scaler
+    parameters: Mapping[str, Tensor]
+    """(S, ...) by name"""
+    timing: Timing
+    positions: PositionsConfig
+    regime: RegimeConfig
+    seed: int
+    """Of the context draws."""
+    fit_end: str
+    """Time (ISO) of the last bar that a label of the fit or of the selection before it reaches."""
+    data_sha256: str
+    fold_bounds: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def min_history_bars(self) -> int:
+        """Bars a table must hold for its last bar to be decided exactly as with the whole history.
+
+        One more than the memory, so that the first return can be taken from two closes.
+        """
+        reach = CONTEXT_POOL_BARS if self.config.n_context else self.config.seq_len
+        return max(reach, MEMORY_BARS, self.config.seq_len) + 1
+
+    def network(self) -> TemporalFusionTransformer:
+        return TemporalFusionTransformer(
+            self.config,
+            n_variables=len(self.feature_names),
+            n_assets=len(self.symbols),
+            loss_mode=self.loss_mode,
+        )
+
+
+def write_folder_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` as `folder`, parents included: readers see the old folder or the new one, never a part."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            with (fresh / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        fresh.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            folder.rename(old / "was")
+            fresh.rename(folder)
+            shutil.rmtree(old)
+        else:
+            fresh.rename(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+class CheckpointManager:
+    """Saves and loads one checkpoint folder; where it cannot be written, the fallback folder takes it."""
+
+    def __init__(self, folder: str | Path, *, fallback: str | Path | None = None) -> None:
+        self.folder = Path(folder)
+        self.fallback = None if fallback is None else Path(fallback)
+
+    def save(self, trained: TrainedModel) -> Path:
+        """Write the checkpoint and read it back. Returns the folder it is in: not `self.folder` if the fallback was
+        needed. Raises OSError only if neither can be written.
+        """
+        tensors = dict(trained.parameters)
+        tensors["scaler.mean"] = torch.from_numpy(trained.scaler.mean)
+        tensors["scaler.std"] = torch.from_numpy(trained.scaler.std)
+        weights = tensors_to_bytes(tensors)
+        meta = {
+            "schema_version": SCHEMA_VERSION,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "model": asdict(trained.config),
+            "loss_mode": trained.loss_mode,
+            "feature_names": list(trained.feature_names),
+            "known": list(trained.known),
+            "symbols": list(trained.symbols),
+            "timing": asdict(trained.timing),
+            "positions": asdict(trained.positions),
+            "regime": asdict(trained.regime),
+            "seed": trained.seed,
+            "fit_end": trained.fit_end,
+            "min_history_bars": trained.min_history_bars,
+            "data_sha256": trained.data_sha256,
+            "fold_bounds": dict(trained.fold_bounds),
+            "metrics": dict(trained.metrics),
+        }
+        files = {WEIGHTS: weights, META: json.dumps(meta, indent=2).encode()}
+        try:
+            write_folder_atomically(self.folder, files)
+            load_checkpoint(self.folder)
+            return self.folder
+        except OSError:
+            if self.fallback is None:
+                raise
+            write_folder_atomically(self.fallback, files)
+            load_checkpoint(self.fallback)
+            return self.fallback
+
+    def load(self) -> TrainedModel:
+        """The checkpoint of `self.folder`. Raises CheckpointError if it is absent, torn, or of another schema."""
+        return load_checkpoint(self.folder)
+
+
+def load_checkpoint(folder: str | Path) -> TrainedModel:
+    """Read and verify a checkpoint folder. Raises CheckpointError naming the file and what is wrong with it."""
+    folder = Path(folder)
+    try:
+        meta: dict[str, Any] = json.loads((folder / META).read_text())
+        weights = (folder / WEIGHTS).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename} is missing: {folder} is not a complete checkpoint") from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{folder / META} is not JSON (line {error.lineno}): restore it from a copy") from None
+    if meta.get("schema_version") != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{folder / META} has schema version {meta.get('schema_version')}, this version reads {SCHEMA_VERSION}"
+        )
+    if hashlib.sha256(weights).hexdigest() != meta["weights_sha256"]:
+        raise CheckpointError(f"{folder / WEIGHTS} does not match its checksum in {META}: restore it from a copy")
+    tensors = load(weights)
+    scaler = Scaler(tensors.pop("scaler.mean").numpy(), tensors.pop("scaler.std").numpy())
+    trained = TrainedModel(
+        config=ModelConfig(**meta["model"]),
+        loss_mode=meta["loss_mode"],
+        feature_names=tuple(meta["feature_names"]),
+        known=tuple(meta["known"]),
+        symbols=tuple(meta["symbols"]),
+        scaler=scaler,
+        parameters=tensors,
+        timing=Timing(**meta["timing"]),
+        positions=PositionsConfig(**meta["positions"]),
+        regime=RegimeConfig(**meta["regime"]),
+        seed=meta["seed"],
+        fit_end=meta["fit_end"],
+        data_sha256=meta["data_sha256"],
+        fold_bounds=meta["fold_bounds"],
+        metrics=meta["metrics"],
+    )
+    expected = {name: tuple(value.shape) for name, value in trained.network().named_parameters()}
+    found = {name: tuple(value.shape[1:]) for name, value in tensors.items()}
+    if expected != found:
+        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise CheckpointError(f"{folder / WEIGHTS} does not hold the model that {META} describes: see {', '.join(odd)}")
+    assert scaler.mean.shape == np.shape(trained.feature_names)
+    return trained

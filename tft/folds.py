@@ -1,0 +1,197 @@
+"""Splits are data: which decision bars train, validate and test each fold.
+
+Bars are indices 0 .. n_bars - 1 of decisions. Blocks of a fold are separated by a purge gap, so that the last label of
+one block is known before the first decision of the next is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+from typing import overload
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class WalkForwardConfig:
+    """Windows of the walk-forward, in bars."""
+
+    train_window: int = 150
+    """Bars from the start of the training block to the end of the validation block, purge gap included."""
+    validation_window: int = 21
+    test_window: int | None = None
+    """Bars of a test block; null: the step size of the phase, so that test blocks tile the record."""
+    expanding: bool = False
+    """Whether every training block starts at the first bar."""
+
+    def faults(self) -> list[str]:
+        found = []
+        if self.validation_window < 2:
+            found.append(f"walk_forward.validation_window is {self.validation_window}, the least is 2 bars")
+        if self.train_window <= self.validation_window:
+            found.append(
+                f"walk_forward.train_window is {self.train_window} bars, it must exceed validation_window "
+                f"({self.validation_window})"
+            )
+        if self.test_window is not None and self.test_window < 1:
+            found.append(f"walk_forward.test_window is {self.test_window}, the least is 1 bar (null: the step size)")
+        return found
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Decision bars of one walk-forward fold. `test` is empty in the final fit."""
+
+    index: int
+    train: range
+    validation: range
+    test: range
+
+    def shifted(self, n_bars: int) -> Fold:
+        """The same fold counted from a bar `n_bars` earlier."""
+        train, validation, test = (
+            range(block.start + n_bars, block.stop + n_bars) for block in (self.train, self.validation, self.test)
+        )
+        return Fold(self.index, train, validation, test)
+
+
+def bars_needed(*, train_window: int, purge_gap: int) -> int:
+    """The smallest number of decision bars for which there is one fold: one bar is left to test."""
+    return train_window + purge_gap + 1
+
+
+def walk_forward(
+    n_bars: int,
+    *,
+    train_window: int,
+    validation_window: int,
+    test_window: int,
+    step_size: int,
+    purge_gap: int,
+    expanding: bool = False,
+) -> tuple[Fold, ...]:
+    """Folds over decision bars 0 .. n_bars - 1, for as long as a test block is not empty. All arguments in bars.
+
+    With end = i * step_size + train_window, fold i has
+        validation = [end - validation_window, end)
+        train      = [i * step_size (0 if expanding), end - validation_window - purge_gap)
+        test       = [end + purge_gap, min(end + purge_gap + test_window, n_bars))
+
+    Raises ValueError if a block would be empty, or n_bars does not hold a single fold.
+    """
+    for name, value in (
+        ("validation_window", validation_window),
+        ("test_window", test_window),
+        ("step_size", step_size),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, the least is 1 bar")
+    if purge_gap < 0:
+        raise ValueError(f"purge_gap is {purge_gap}, the least is 0 bars")
+    if train_window - validation_window - purge_gap < 1:
+        raise ValueError(
+            f"train_window is {train_window} bars, of which validation_window ({validation_window}) and purge_gap "
+            f"({purge_gap}) leave none to train on: at least {validation_window + purge_gap + 1} are needed"
+        )
+    needed = bars_needed(train_window=train_window, purge_gap=purge_gap)
+    if n_bars < needed:
+        raise ValueError(f"{n_bars} decision bars do not hold a single fold: {needed} are needed")
+
+    folds = []
+    for index, start in enumerate(range(0, n_bars - needed + 1, step_size)):
+        end = start + train_window
+        folds.append(
+            Fold(
+                index=index,
+                train=range(0 if expanding else start, end - validation_window - purge_gap),
+                validation=range(end - validation_window, end),
+                test=range(end + purge_gap, min(end + purge_gap + test_window, n_bars)),
+            )
+        )
+    return tuple(folds)
+
+
+def final_fold(
+    index: int, end: int, *, train_window: int, validation_window: int, purge_gap: int, expanding: bool = False
+) -> Fold:
+    """The fold of the final fit: blocks as in `walk_forward`, validation ending at bar `end` (exclusive), no test."""
+    return Fold(
+        index=index,
+        train=range(0 if expanding else end - train_window, end - validation_window - purge_gap),
+        validation=range(end - validation_window, end),
+        test=range(end, end),
+    )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of bars of one combinatorial split, ascending."""
+
+    index: int
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CombinatorialPurged(Sequence[Split]):
+    """The C(n_groups, n_test_groups) splits of `combinatorial_purged`, made when asked for."""
+
+    n_bars: int
+    n_groups: int
+    n_test_groups: int
+    purge_gap: int
+    embargo: int
+
+    @property
+    def n_paths(self) -> int:
+        """Backtest paths that the splits' test groups make: k/N * C(N, k)."""
+        return self.n_test_groups * comb(self.n_groups, self.n_test_groups) // self.n_groups
+
+    def __len__(self) -> int:
+        return comb(self.n_groups, self.n_test_groups)
+
+    @overload
+    def __getitem__(self, index: int) -> Split: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Split, ...]: ...
+    def __getitem__(self, index: int | slice) -> Split | tuple[Split, ...]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        position = range(len(self))[index]
+        for number, split in enumerate(self):
+            if number == position:
+                return split
+        raise AssertionError("the position is within the sequence")
+
+    def __iter__(self) -> Iterator[Split]:
+        groups = np.array_split(np.arange(self.n_bars), self.n_groups)
+        for index, chosen in enumerate(combinations(range(self.n_groups), self.n_test_groups)):
+            tested = np.zeros(self.n_bars, dtype=bool)
+            for group in chosen:
+                tested[groups[group]] = True
+            kept = ~tested
+            edges = np.flatnonzero(np.diff(np.concatenate([[False], tested, [False]]).astype(np.int8)))
+            for first, end in zip(edges[::2], edges[1::2], strict=True):  # each run of adjacent test groups
+                kept[max(first - self.purge_gap, 0) : first] = False
+                kept[end : end + self.purge_gap + self.embargo] = False
+            yield Split(index, tuple(np.flatnonzero(kept).tolist()), tuple(np.flatnonzero(tested).tolist()))
+
+
+def combinatorial_purged(
+    n_bars: int, *, n_groups: int, n_test_groups: int, purge_gap: int, embargo: int
+) -> CombinatorialPurged:
+    """Combinatorial purged cross-validation (Lopez de Prado 2018, ch. 12): every choice of test groups once.
+
+    Groups are contiguous, as `numpy.array_split` makes them. Around each test block `purge_gap` bars are dropped from
+    training on either side, and `embargo` more after it. Raises ValueError for counts that make no split.
+    """
+    if not 1 <= n_test_groups < n_groups:
+        raise ValueError(f"n_test_groups is {n_test_groups}, it must lie between 1 and n_groups - 1 ({n_groups - 1})")
+    if n_bars < n_groups:
+        raise ValueError(f"{n_bars} bars cannot make {n_groups} groups: at most {n_bars}")
+    if purge_gap < 0 or embargo < 0:
+        raise ValueError(f"purge_gap ({purge_gap}) and embargo ({embargo}) must be at least 0 bars")
+    return CombinatorialPurged(n_bars, n_groups, n_test_groups, purge_gap, embargo)

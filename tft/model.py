@@ -1,0 +1,352 @@
+"""The Temporal Fusion Transformer, in the order of the paper (Lim et al. 2021, arXiv:1912.09363).
+
+Written for one fold; `stacked` runs it for K folds side by side. Equation numbers are the paper's.
+
+Shapes: N distinct (bar, instrument) cells, V variables, H hidden width, A instruments, B targets, C contexts a target,
+W = B + B*C windows, L look-back bars, M attention heads, D parameters of the predictive distribution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
+
+from tft.recurrent import gather, lstm
+
+LossMode = Literal["sharpe", "joint_mle", "joint_quantile"]
+LOSS_MODES: tuple[LossMode, ...] = get_args(LossMode)
+QUANTILE_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+SIGMA_FLOOR = 1e-3
+"""Least predictive standard deviation, in units of the volatility known at the decision."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size of the network."""
+
+    d_hidden: int = 48
+    n_heads: int = 4
+    lstm_layers: int = 1
+    dropout: float = 0.23
+    seq_len: int = 63
+    """Look-back, in bars."""
+    n_context: int = 16
+    """Context sequences a target is conditioned on; 0 switches the context set off."""
+
+    def faults(self) -> list[str]:
+        found = [
+            f"model.{name} is {value}, the least is {least}"
+            for name, value, least in (
+                ("d_hidden", self.d_hidden, 2),
+                ("n_heads", self.n_heads, 1),
+                ("lstm_layers", self.lstm_layers, 1),
+                ("seq_len", self.seq_len, 2),
+                ("n_context", self.n_context, 0),
+            )
+            if value < least
+        ]
+        if self.n_heads > self.d_hidden:
+            found.append(f"model.n_heads is {self.n_heads}, more than d_hidden ({self.d_hidden})")
+        if not 0.0 <= self.dropout < 1.0:
+            found.append(f"model.dropout is {self.dropout}, it must lie in [0, 1)")
+        return found
+
+
+class Cells(NamedTuple):
+    """What is known of each distinct (bar, instrument) cell, whatever window it is seen through."""
+
+    selected: Tensor  # (N, H) variables combined by their selection weights
+    gates: Tensor  # (N, 4H) the first LSTM layer's input projection
+    weights: Tensor  # (N, V) VSN weights; they sum to 1 over the variables present, 0 where none is
+
+
+class Output(NamedTuple):
+    """Forecasts of B targets, in units of sigma_t * sqrt(horizon)."""
+
+    position: Tensor  # (B,) raw, in [-1, 1]
+    distribution: Tensor  # (B, D) mu, sigma | quantiles at QUANTILE_LEVELS | nothing
+    attention: Tensor  # (B, M, L) temporal attention of the target bar
+    context_attention: Tensor  # (B, M, C) of the target bar; zero in empty slots
+
+
+class Dense(nn.Module):
+    """x (..., I) @ weight (I, O) + bias (O)."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool = True) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(n_in)
+        self.weight = nn.Parameter(torch.empty(n_in, n_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class GatedSkip(nn.Module):
+    """LayerNorm(skip + GLU(dropout(x))): eq 2's gate and eq 5, and the gated skip connections of eqs 17, 20, 22."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.gate = Dense(width, 2 * width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = F.dropout(x, self.dropout, self.training)
+        return self.norm(skip + F.glu(self.gate(x), dim=-1))  # type: ignore[no-any-return]
+
+
+class GRN(nn.Module):
+    """Gated residual network, eqs 2-5, with an optional context vector."""
+
+    def __init__(self, width: int, dropout: float, *, context: bool = False) -> None:
+        super().__init__()
+        self.first = Dense(width, width)
+        self.context = Dense(width, width, bias=False) if context else None
+        self.second = Dense(width, width)
+        self.skip = GatedSkip(width, dropout)
+
+    def forward(self, a: Tensor, context: Tensor | None = None) -> Tensor:
+        hidden = self.first(a)
+        if self.context is not None:
+            assert context is not None
+            hidden = hidden + self.context(context)
+        return self.skip(self.second(F.elu(hidden)), a)  # type: ignore[no-any-return]
+
+
+class StaticEncoder(nn.Module):
+    """Instrument embedding and its four context vectors (section 4.3 of the paper)."""
+
+    def __init__(self, n_assets: int, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.d_hidden
+        self.embedding = nn.Parameter(torch.randn(n_assets, width) / math.sqrt(width))
+        self.contexts = nn.ModuleList(GRN(width, config.dropout) for _ in range(4))
+
+    def forward(self) -> Tensor:
+        """(A, 4, H): contexts for variable selection, enrichment, and the LSTM's hidden and cell state."""
+        return torch.stack([context(self.embedding) for context in self.contexts], dim=1)
+
+
+class CellEncoder(nn.Module):
+    """Variable selection (eqs 6-8) of scalar variables, all of them at once.
+
+    A variable's embedding is affine in one number, xi_v = present_v * (x_v * e_v + b_v), so that each linear map of
+    it folds exactly into a rank-1 map of x_v: a GRN's first layer becomes two vectors a variable, and the maps from
+    the concatenation of all embeddings (V*H wide) become maps from (x, present), 2V wide.
+    """
+
+    def __init__(self, n_variables: int, config: ModelConfig) -> None:
+        super().__init__()
+        v, h = n_variables, config.d_hidden
+        bound = 1.0 / math.sqrt(h)
+
+        def uniform(*shape: int, limit: float = bound) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape).uniform_(-limit, limit))
+
+        self.embed_weight = uniform(v, h, limit=1.0)
+        self.embed_bias = uniform(v, h)
+        # One GRN a variable, eq 7
+        self.first_weight, self.first_bias = uniform(v, h, h), nn.Parameter(torch.zeros(v, h))
+        self.second_weight, self.second_bias = uniform(v, h, h), nn.Parameter(torch.zeros(v, h))
+        self.gate_weight, self.gate_bias = uniform(v, h, 2 * h), nn.Parameter(torch.zeros(v, 2 * h))
+        self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(v, h)), nn.Parameter(torch.zeros(v, h))
+        # The GRN over the concatenated embeddings that gives the selection weights, eq 6
+        flat = 1.0 / math.sqrt(v * h)
+        self.select_first, self.select_bias = uniform(v, h, h, limit=flat), nn.Parameter(torch.zeros(h))
+        self.select_context = Dense(h, h, bias=False)
+        self.select_second = Dense(h, h)
+        self.select_gate = Dense(h, 2 * v)
+        self.select_skip, self.select_skip_bias = uniform(v, h, v, limit=flat), nn.Parameter(torch.zeros(v))
+        self.select_norm = nn.LayerNorm(v)
+        self.input_gates = Dense(h, 4 * h)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, present: Tensor, context: Tensor) -> Cells:
+        """x (N, V) standardised, 0 where missing · present (N, V) 0/1 · context (N, H) -> Cells."""
+        weights = self.selection_weights(x, present, context)  # (N, V)
+        transformed = self.transform(x)  # (V, N, H)
+        selected = (weights.T.unsqueeze(-1) * transformed).sum(dim=0)  # (N, H), eq 8
+        return Cells(selected, self.input_gates(selected), weights)
+
+    def selection_weights(self, x: Tensor, present: Tensor, context: Tensor) -> Tensor:
+        def of_embeddings(weight: Tensor) -> Tensor:  # sum_v xi_v @ weight[v], for weight (V, H, O)
+            by_value = torch.einsum("vh,vho->vo", self.embed_weight, weight)
+            by_presence = torch.einsum("vh,vho->vo", self.embed_bias, weight)
+            return x @ by_value + present @ by_presence
+
+        hidden = F.elu(of_embeddings(self.select_first) + self.select_bias + self.select_context(context))
+        hidden = F.dropout(self.select_second(hidden), self.dropout, self.training)
+        skip = of_embeddings(self.select_skip) + self.select_skip_bias
+        logits = self.select_norm(skip + F.glu(self.select_gate(hidden), dim=-1))
+        # A missing variable cannot be selected; a cell with none present selects nothing.
+        raised = torch.exp(logits - logits.amax(dim=-1, keepdim=True).detach()) * present
+        return raised / raised.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+
+    def transform(self, x: Tensor) -> Tensor:
+        by_value = torch.einsum("vh,vho->vo", self.embed_weight, self.first_weight)
+        constant = torch.einsum("vh,vho->vo", self.embed_bias, self.first_weight) + self.first_bias
+        column = x.T.unsqueeze(-1)  # (V, N, 1)
+        hidden = F.elu(torch.addcmul(constant.unsqueeze(1), column, by_value.unsqueeze(1)))  # (V, N, H)
+        hidden = torch.baddbmm(self.second_bias.unsqueeze(1), hidden, self.second_weight)
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        gated = F.glu(torch.baddbmm(self.gate_bias.unsqueeze(1), hidden, self.gate_weight), dim=-1)
+        embedded = torch.addcmul(self.embed_bias.unsqueeze(1), column, self.embed_weight.unsqueeze(1))
+        normed = F.layer_norm(embedded + gated, gated.shape[-1:])
+        return torch.addcmul(self.norm_bias.unsqueeze(1), normed, self.norm_weight.unsqueeze(1))
+
+
+class InterpretableAttention(nn.Module):
+    """Multi-head attention with one value projection shared by all heads, eqs 13-16."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        h, m = config.d_hidden, config.n_heads
+        self.n_heads, self.width = m, max(1, h // m)
+        self.query, self.key = Dense(h, m * self.width), Dense(h, m * self.width)
+        self.value = Dense(h, self.width)
+        self.out = Dense(self.width, h)
+
+    def forward(self, query: Tensor, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """query (B, Q, H), memory (B, S, H), mask (B, S) true where usable -> (B, Q, H), scores (B, M, Q, S)."""
+        q = self.query(query).unflatten(-1, (self.n_heads, self.width)).transpose(-3, -2)  # (B, M, Q, width)
+        k = self.key(memory).unflatten(-1, (self.n_heads, self.width)).transpose(-3, -2)  # (B, M, S, width)
+        logits = q @ k.transpose(-2, -1) / math.sqrt(self.width)
+        if mask is None:
+            scores = torch.softmax(logits, dim=-1)
+        else:
+            usable = mask[:, None, None, :].to(logits.dtype)
+            raised = torch.exp(logits - logits.amax(dim=-1, keepdim=True).detach()) * usable
+            scores = raised / raised.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
+        return self.out(scores.mean(dim=-3) @ self.value(memory)), scores
+
+
+class WindowReader(nn.Module):
+    """From the cells of each window to the forecast of its target: LSTM, enrichment, attention, head."""
+
+    def __init__(self, config: ModelConfig, loss_mode: LossMode) -> None:
+        super().__init__()
+        h, layers = config.d_hidden, config.lstm_layers
+        bound = 1.0 / math.sqrt(h)
+        self.recurrent = nn.ParameterList(torch.empty(h, 4 * h).uniform_(-bound, bound) for _ in range(layers))
+        self.between = nn.ModuleList(Dense(h, 4 * h) for _ in range(layers - 1))
+        self.after_lstm = GatedSkip(h, config.dropout)
+        self.enrichment = GRN(h, config.dropout, context=True)
+        if config.n_context:
+            self.context_attention = InterpretableAttention(config)
+            self.context_gate = Dense(h, 2 * h)
+        self.attention = InterpretableAttention(config)
+        self.after_attention = GatedSkip(h, config.dropout)
+        self.feed_forward = GRN(h, config.dropout)
+        self.after_feed_forward = GatedSkip(h, config.dropout)
+        self.head = Dense(h, {"sharpe": 1, "joint_mle": 2, "joint_quantile": len(QUANTILE_LEVELS)}[loss_mode])
+        self.n_context, self.dropout, self.loss_mode = config.n_context, config.dropout, loss_mode
+
+    def forward(self, cells: Cells, windows: Tensor, static: Tensor, has_context: Tensor) -> Output:
+        """windows (W, L) rows of `cells`, targets first, then their contexts target by target ·
+        static (W, 4, H) of each window's instrument · has_context (B, C) true where a slot is filled.
+        """
+        n_windows, n_bars = windows.shape
+        n_targets, n_context = has_context.shape
+        assert n_windows == n_targets * (1 + n_context)
+        h = cells.selected.shape[-1]
+
+        by_bar = windows.T.reshape(-1)  # bar-major: the recurrence reads contiguous steps
+        states = lstm(gather(cells.gates, by_bar).view(n_bars, n_windows, 4 * h), self.recurrent[0], *_start(static))
+        for project, weight in zip(self.between, list(self.recurrent)[1:], strict=True):
+            states = F.dropout(states, self.dropout, self.training)
+            states = lstm(project(states), weight, *_start(static))  # (L, W, H)
+
+        rows = gather(cells.selected, windows[:n_targets].reshape(-1)).view(n_targets, n_bars, h)
+        temporal = self.after_lstm(states[:, :n_targets].transpose(0, 1), rows)  # (B, L, H), eq 17
+        enriched = self.enrichment(temporal, static[:n_targets, 1].unsqueeze(1))  # (B, L, H), eq 18
+        context_scores = temporal.new_zeros(n_targets, self.attention.n_heads, n_context)
+        if self.n_context:
+            # Each context is read once, at its last bar; all slots empty contribute exactly zero.
+            last = gather(cells.selected, windows[n_targets:, -1])
+            memory = self.after_lstm(states[-1, n_targets:], last).view(n_targets, n_context, h)
+            read, scores = self.context_attention(enriched, memory, has_context)
+            filled = has_context.any(dim=-1)[:, None, None].to(read.dtype)
+            enriched = enriched + filled * F.glu(self.context_gate(read), dim=-1)
+            context_scores = scores[:, :, -1]
+        # Only the target bar is asked for; it sees the whole window, none of which lies after it (causal mask).
+        attended, scores = self.attention(enriched[:, -1:], enriched)  # eq 19
+        attended = self.after_attention(attended[:, 0], enriched[:, -1])  # (B, H), eq 20
+        decoded = self.after_feed_forward(self.feed_forward(attended), temporal[:, -1])  # eqs 21-22
+        position, distribution = read_head(self.head(decoded), self.loss_mode)
+        return Output(position, distribution, scores[:, :, 0], context_scores)
+
+
+def _start(static: Tensor) -> tuple[Tensor, Tensor]:
+    return static[:, 2], static[:, 3]
+
+
+def read_head(raw: Tensor, loss_mode: LossMode) -> tuple[Tensor, Tensor]:
+    """Raw head (B, *) to position (B,) and distribution (B, D)."""
+    if loss_mode == "sharpe":
+        return torch.tanh(raw[:, 0]), raw[:, :0]
+    if loss_mode == "joint_mle":
+        mu, sigma = raw[:, 0], F.softplus(raw[:, 1]) + SIGMA_FLOOR
+        return torch.erf(mu / sigma / math.sqrt(2.0)), torch.stack([mu, sigma], dim=-1)  # erf = 2 Phi - 1
+    steps = torch.cat([raw[:, :1], F.softplus(raw[:, 1:])], dim=-1)
+    quantiles = torch.cumsum(steps, dim=-1)  # monotone by construction
+    return 2.0 * probability_up(quantiles) - 1.0, quantiles
+
+
+def probability_up(quantiles: Tensor) -> Tensor:
+    """P(y > 0) (B,) from quantiles (B, 7): the CDF interpolated linearly, constant beyond the outermost levels."""
+    levels = quantiles.new_tensor(QUANTILE_LEVELS)
+    low, high = quantiles[:, :-1], quantiles[:, 1:]
+    # The CDF at 0 is the lowest level plus each segment's rise, in proportion to how much of it lies below 0.
+    share = (-low / (high - low).clamp_min(1e-9)).clamp(0.0, 1.0)
+    return 1.0 - (levels[0] + (share * (levels[1:] - levels[:-1])).sum(dim=-1))
+
+
+class TemporalFusionTransformer(nn.Module):
+    """static -> cells -> windows; see `forward`."""
+
+    def __init__(self, config: ModelConfig, *, n_variables: int, n_assets: int, loss_mode: LossMode) -> None:
+        super().__init__()
+        self.config, self.loss_mode = config, loss_mode
+        self.n_variables, self.n_assets = n_variables, n_assets
+        self.static = StaticEncoder(n_assets, config)
+        self.cells = CellEncoder(n_variables, config)
+        self.windows = WindowReader(config, loss_mode)
+
+    def forward(
+        self, x: Tensor, present: Tensor, asset: Tensor, windows: Tensor, has_context: Tensor
+    ) -> tuple[Output, Cells]:
+        """x, present (N, V) · asset (N,) instrument of each cell · windows (W, L) rows of cells · has_context (B, C).
+
+        Windows are the B targets', then the contexts' of each target in turn. Missing variables have x = 0.
+        """
+        static = self.static()  # (A, 4, H)
+        cells = self.cells(x, present, gather(static[:, 0], asset))
+        of_window = gather(static.flatten(1), asset.index_select(0, windows[:, -1])).unflatten(1, static.shape[1:])
+        return self.windows(cells, windows, of_window, has_context), cells
+
+
+def stacked(module: nn.Module, parameters: Mapping[str, Tensor], prefix: str, *inputs: Any) -> Any:
+    """Run `module` for K folds: `parameters` (K, ...) by name, those under `prefix` are the module's; inputs (K, ...).
+
+    Returns the module's output with a leading K. A stack of one is called as it is: vmap would only cost time.
+    """
+    own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
+
+    def single(weights: dict[str, Tensor], *arguments: Any) -> Any:
+        return functional_call(module, weights, arguments)
+
+    n_folds = next(iter(own.values())).shape[0]
+    if n_folds > 1:
+        return vmap(single, randomness="different")(own, *inputs)
+    outputs = single(*tree_map(lambda value: value[0], (own, *inputs)))
+    return tree_map(lambda value: value.unsqueeze(0), outputs)

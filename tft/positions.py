@@ -1,0 +1,169 @@
+"""From a forecast's raw position to the position held, and from there to the returns that are reported.
+
+Shapes: T bars, A instruments. Positions are fractions of the capital allotted to an instrument.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tft.volatility import Timing, held_return
+
+BASIS_POINT = 1e-4
+
+
+@dataclass(frozen=True)
+class PositionsConfig:
+    """How a raw position in [-1, 1] becomes a holding, and what trading costs."""
+
+    max_position: float = 0.29
+    """Cap on the raw position, before smoothing and volatility scaling."""
+    position_smooth: float = 0.46
+    """Weight of the previous smoothed position; 0 follows the forecast at once."""
+    vol_target: float = 0.15
+    """Annual volatility a full position aims at."""
+    max_leverage: float = 4.0
+    """Cap on vol_target / sigma_t."""
+    cost_bps: float = 5.0
+    """Cost of changing the position by its full size, in basis points."""
+
+    def faults(self) -> list[str]:
+        found = []
+        if not 0.0 < self.max_position <= 1.0:
+            found.append(f"positions.max_position is {self.max_position}, it must lie in (0, 1]")
+        if not 0.0 <= self.position_smooth < 1.0:
+            found.append(f"positions.position_smooth is {self.position_smooth}, it must lie in [0, 1)")
+        if self.vol_target <= 0.0:
+            found.append(f"positions.vol_target is {self.vol_target}, it must be positive")
+        if self.max_leverage <= 0.0:
+            found.append(f"positions.max_leverage is {self.max_leverage}, it must be positive")
+        if self.cost_bps < 0.0:
+            found.append(f"positions.cost_bps is {self.cost_bps}, it must be at least 0")
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """One path per instrument. `smoothed` (A,) and `position` (A,) after the last bar carry into the next one."""
+
+    position: NDArray[np.float64]
+    """(T, A); NaN before an instrument's first forecast."""
+    smoothed: NDArray[np.float64]
+    last_position: NDArray[np.float64]
+
+
+def volatility_scale(sigma: NDArray[np.float64], config: PositionsConfig, timing: Timing) -> NDArray[np.float64]:
+    """min(vol_target / (sigma_t * sqrt(periods_per_year)), max_leverage), NaN where sigma is."""
+    scale: NDArray[np.float64] = config.vol_target / (sigma * np.sqrt(timing.periods_per_year))
+    return np.minimum(scale, config.max_leverage)
+
+
+def position_path(
+    raw: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    config: PositionsConfig,
+    timing: Timing,
+    *,
+    before: Path | None = None,
+) -> Path:
+    """Raw positions (T, A), NaN = no forecast, to positions (T, A): cap, smooth, scale by volatility.
+
+    One path per instrument, starting flat, or from where `before` ended. A bar without a forecast (the instrument was
+    not traded, or its volatility is not known) keeps the position as it is.
+    """
+    n_assets = raw.shape[1]
+    smoothed = np.full(n_assets, np.nan) if before is None else before.smoothed.copy()
+    position = np.full(n_assets, np.nan) if before is None else before.last_position.copy()
+    scale = volatility_scale(sigma, config, timing)
+    out = np.empty_like(raw)
+    for t in range(len(raw)):
+        capped = np.clip(raw[t], -config.max_position, config.max_position)
+        decided = np.isfinite(capped) & np.isfinite(scale[t])
+        previous = np.nan_to_num(smoothed, nan=0.0)
+        blended = config.position_smooth * previous + (1.0 - config.position_smooth) * capped
+        smoothed = np.where(decided, blended, smoothed)
+        position = np.where(decided, smoothed * scale[t], position)
+        out[t] = position
+    return Path(out, smoothed, position)
+
+
+@dataclass(frozen=True, eq=False)
+class Earnings:
+    """Per bar of decision and instrument (T, A); NaN where no position is held or the return is not known yet."""
+
+    held_return: NDArray[np.float64]
+    gross: NDArray[np.float64]
+    net: NDArray[np.float64]
+    change: NDArray[np.float64]
+    """Absolute change of position, the first one from flat."""
+
+
+def earnings(
+    position: NDArray[np.float64], returns: NDArray[np.float64], config: PositionsConfig, timing: Timing
+) -> Earnings:
+    """pnl_t = position_t * return_(t+1+delay) - cost_bps * 1e-4 * |position_t - position_(t-1)|.
+
+    `position` and `returns` (T, A) cover the same bars. An instrument that is not traded in the bar in which the
+    position is held earns 0 there.
+    """
+    held = held_return(returns, timing)
+    known = np.arange(len(held)) < len(held) - 1 - timing.delay_bars
+    earned = np.where(known[:, None], np.nan_to_num(held, nan=0.0), np.nan)
+    change = np.abs(np.diff(np.nan_to_num(position, nan=0.0), axis=0, prepend=0.0))
+    gross = position * earned
+    net = gross - config.cost_bps * BASIS_POINT * change
+    return Earnings(held, gross, net, np.where(np.isfinite(position), change, np.nan))
+
+
+def portfolio_return(pnl: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(T, A) -> (T,): mean over the instruments with a known pnl; NaN where there is none."""
+    known = np.isfinite(pnl)
+    count = known.sum(axis=1)
+    total = np.where(known, pnl, 0.0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class RegimeConfig:
+    """When an instrument counts as bullish or bearish."""
+
+    enter: float = 0.55
+    """Probability of a rise (a fall) at which the bullish (bearish) regime begins."""
+    leave: float = 0.52
+    """Probability below which it ends."""
+    min_position: float = 0.05
+    """Without a probability: absolute position from which its sign is the regime."""
+
+    def faults(self) -> list[str]:
+        found = []
+        if not 0.5 <= self.leave <= self.enter <= 1.0:
+            found.append(
+                f"regime.leave ({self.leave}) and regime.enter ({self.enter}) must satisfy 0.5 <= leave <= enter <= 1"
+            )
+        if self.min_position < 0.0:
+            found.append(f"regime.min_position is {self.min_position}, it must be at least 0")
+        return found
+
+
+def next_regime(
+    before: NDArray[np.int64],
+    position: NDArray[np.float64],
+    probability_up: NDArray[np.float64] | None,
+    config: RegimeConfig,
+) -> NDArray[np.int64]:
+    """Regimes (A,) in {-1, 0, 1} after one bar, from those before it, with hysteresis.
+
+    A regime is entered at `enter` and kept until its probability falls below `leave`; a missing forecast keeps it.
+    Without probabilities the sign of a position of at least `min_position` decides.
+    """
+    if probability_up is None:
+        held = np.nan_to_num(position, nan=0.0)
+        return np.where(np.abs(held) >= config.min_position, np.sign(held), 0.0).astype(np.int64)
+    known = np.isfinite(probability_up)
+    up = np.where(known, probability_up, 0.5)
+    bullish = (up >= config.enter) | ((before == 1) & (up >= config.leave))
+    bearish = (1.0 - up >= config.enter) | ((before == -1) & (1.0 - up >= config.leave))
+    return np.where(known, bullish.astype(np.int64) - bearish.astype(np.int64), before)

@@ -1,0 +1,159 @@
+"""A checkpoint and the latest bars to positions and regimes.
+
+Shapes: T bars of the table given, n bars decided, A instruments, S seeds, D parameters of the distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tft.checkpoint import TrainedModel
+from tft.forecast import forecast
+from tft.model import probability_up
+from tft.panel import Panel
+from tft.positions import Path, next_regime, position_path
+from tft.volatility import ewm_volatility
+from tft.windows import DevicePanel, WindowSpace
+
+Regime = Literal["bullish", "bearish", "neutral"]
+REGIMES: dict[int, Regime] = {1: "bullish", -1: "bearish", 0: "neutral"}
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Carried from one decision to the next."""
+
+    time: np.datetime64
+    path: Path
+    regime: NDArray[np.int64]
+    """(A,)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Decisions of n bars; arrays (n, A), NaN where an instrument has no forecast. Returns, not scaled."""
+
+    times: NDArray[np.datetime64]
+    symbols: tuple[str, ...]
+    raw_position: NDArray[np.float64]
+    position: NDArray[np.float64]
+    probability_up: NDArray[np.float64] | None
+    """None in `sharpe` mode, like the next three where a mode does not give them."""
+    mu: NDArray[np.float64] | None
+    """Expected return over the horizon."""
+    sigma: NDArray[np.float64] | None
+    quantiles: NDArray[np.float64] | None
+    """(n, A, 7) at QUANTILE_LEVELS"""
+    regime: NDArray[np.int64]
+    state: State
+
+
+class TooFewBars(ValueError):
+    """The table given does not hold a single look-back window."""
+
+
+class Predictor:
+    """Runs a trained model on tables of bars. Every forecast has one fixed shape, in backtest and live alike."""
+
+    def __init__(self, trained: TrainedModel, device: torch.device | None = None) -> None:
+        self.trained = trained
+        self.device = device or torch.device("cpu")
+        self.model = trained.network().to(self.device).eval()
+        self.parameters = {name: value.to(self.device) for name, value in trained.parameters.items()}
+        self.n_seeds = len(next(iter(self.parameters.values())))
+
+    def run(self, panel: Panel, before: State | None = None) -> Prediction:
+        """Decide every bar of the panel after `before`; without it the path starts flat at the first bar possible.
+
+        The panel must have the model's columns and symbols, in its order. Raises TooFewBars.
+        """
+        trained = self.trained
+        assert panel.feature_names == trained.feature_names
+        assert panel.symbols == trained.symbols
+        n_bars, n_assets = panel.returns.shape
+        first = trained.config.seq_len - 1
+        if before is not None:
+            first = max(first, int(np.searchsorted(panel.times, before.time, side="right")))
+        if first >= n_bars:
+            newest = "none is newer than the last decision" if before is not None else "fewer than one look-back"
+            raise TooFewBars(
+                f"the table holds {n_bars} bars, {newest}: at least {trained.config.seq_len} bars up to a new one are "
+                f"needed, {trained.min_history_bars} for decisions equal to the backtest's"
+            )
+        bars = range(first, n_bars)
+        space = WindowSpace.of(
+            panel.features,
+            panel.times,
+            panel.symbols,
+            trained.scaler,
+            seq_len=trained.config.seq_len,
+            n_context=trained.config.n_context,
+        )
+        cells = space.targets(bars)
+        volatility = ewm_volatility(panel.returns)[first:]
+        on_device = DevicePanel(panel.features, self.device)
+        mean, std = (torch.from_numpy(x)[None].to(self.device) for x in (trained.scaler.mean, trained.scaler.std))
+
+        positions, distributions = [], []
+        for seed in range(self.n_seeds):  # one network at a time, in the shape the backtest used
+            own = {name: value[seed : seed + 1] for name, value in self.parameters.items()}
+            (one,) = forecast(self.model, own, on_device, mean, std, [space], [cells], seed=trained.seed + seed)
+            positions.append(one.position)
+            distributions.append(one.distribution)
+        raw = _grid(np.mean(positions, axis=0), cells - first * n_assets, (len(bars), n_assets))
+        path = position_path(
+            raw, volatility, trained.positions, trained.timing, before=None if before is None else before.path
+        )
+
+        unit = volatility * np.sqrt(trained.timing.horizon)  # y units to returns
+        up, mu, sigma, quantiles = self._public(np.stack(distributions), cells - first * n_assets, unit)
+        regime = np.zeros(n_assets, dtype=np.int64) if before is None else before.regime
+        regimes = np.empty((len(bars), n_assets), dtype=np.int64)
+        for row in range(len(bars)):
+            regime = next_regime(regime, path.position[row], None if up is None else up[row], trained.regime)
+            regimes[row] = regime
+        return Prediction(
+            times=panel.times[first:],
+            symbols=panel.symbols,
+            raw_position=raw,
+            position=path.position,
+            probability_up=up,
+            mu=mu,
+            sigma=sigma,
+            quantiles=quantiles,
+            regime=regimes,
+            state=State(panel.times[-1], path, regime),
+        )
+
+    def _public(
+        self, distributions: NDArray[np.float64], cells: NDArray[np.int64], unit: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64] | None, ...]:
+        """Distributions (S, M, D) of cells (M,) -> probability_up, mu, sigma (n, A), quantiles (n, A, 7)."""
+        if self.trained.loss_mode == "sharpe":
+            return None, None, None, None
+        if self.trained.loss_mode == "joint_mle":
+            mu, sigma = distributions[:, :, 0], distributions[:, :, 1]
+            up = torch.special.ndtr(torch.from_numpy(mu / sigma)).numpy().mean(axis=0)
+            mean = mu.mean(axis=0)
+            spread = np.sqrt((sigma**2 + mu**2).mean(axis=0) - mean**2)  # moments of the seeds' mixture
+            return (
+                _grid(up, cells, unit.shape),
+                _grid(mean, cells, unit.shape) * unit,
+                _grid(spread, cells, unit.shape) * unit,
+                None,
+            )
+        up = np.mean([probability_up(torch.from_numpy(one)).numpy() for one in distributions], axis=0)
+        mean_quantiles = distributions.mean(axis=0)
+        grids = [_grid(level, cells, unit.shape) * unit for level in mean_quantiles.T]
+        return _grid(up, cells, unit.shape), None, None, np.stack(grids, axis=-1)
+
+
+def _grid(values: NDArray[np.float64], cells: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    grid = np.full(shape[0] * shape[1], np.nan)
+    grid[cells] = values
+    return grid.reshape(shape[0], shape[1])

@@ -1,0 +1,130 @@
+"""The LSTM over many windows at once, and the gather that feeds it: each with its own backward and vmap rule.
+
+Shapes: K stacked folds (only under vmap), L look-back bars, W windows, H hidden, N cells, D width of a cell.
+Gates are laid out input | forget | output | candidate along the last dimension of size 4H.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
+    """Hidden states (L, W, H) of an LSTM whose input projections are already computed.
+
+    gates (L, W, 4H) input projection with bias · weight (H, 4H) · hidden, cell (W, H) initial states
+    (Hochreiter & Schmidhuber 1997 with forget gate, Gers et al. 2000). Time is a loop of fused steps; the weight
+    gradient is a single matrix product over all steps.
+    """
+    states: Tensor = _Scan.apply(gates, weight, hidden, cell)[0]  # type: ignore[no-untyped-call]
+    return states
+
+
+def gather(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of values (N, D) at index (M,) -> (M, D), with a backward that adds in a fixed order."""
+    rows: Tensor = _Gather.apply(values, index)  # type: ignore[no-untyped-call]
+    return rows
+
+
+def _at_front(info: Any, in_dims: tuple[int | None, ...], tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """The vmapped dimension of every argument first; arguments without one are repeated."""
+    return [
+        tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip(tensors, in_dims, strict=True)
+    ]
+
+
+class _Scan(Function):
+    """Works on (L, W, 4H) and on stacks (K, L, W, 4H) alike."""
+
+    @staticmethod
+    def forward(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        n_steps, width = gates.shape[-3], hidden.shape[-1]
+        states = gates.new_empty(*gates.shape[:-1], width)
+        cells = torch.empty_like(states)
+        active = torch.empty_like(gates)  # the gates after their nonlinearities
+        for step in range(n_steps):
+            now = active.select(-3, step)
+            torch.add(gates.select(-3, step), torch.matmul(hidden, weight), out=now)
+            now[..., : 3 * width].sigmoid_()
+            now[..., 3 * width :].tanh_()
+            keep, forget, emit, candidate = torch.split(now, width, dim=-1)
+            cell = torch.addcmul(forget * cell, keep, candidate)
+            hidden = emit * torch.tanh(cell)
+            cells.select(-3, step).copy_(cell)
+            states.select(-3, step).copy_(hidden)
+        return states, cells, active
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        _, weight, hidden, cell = inputs
+        states, cells, active = output
+        ctx.mark_non_differentiable(cells, active)
+        ctx.save_for_backward(weight, hidden, cell, states, cells, active)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        weight, first_hidden, first_cell, states, cells, active = ctx.saved_tensors
+        d_states = gradients[0]
+        n_steps, width = states.shape[-3], states.shape[-1]
+        d_gates = torch.empty_like(active)
+        d_hidden = torch.zeros_like(first_hidden)
+        d_cell = torch.zeros_like(first_cell)
+        transposed = weight.transpose(-1, -2)
+        for step in reversed(range(n_steps)):
+            keep, forget, emit, candidate = torch.split(active.select(-3, step), width, dim=-1)
+            squashed = torch.tanh(cells.select(-3, step))
+            before = cells.select(-3, step - 1) if step else first_cell
+            d_hidden = d_hidden + d_states.select(-3, step)
+            d_emitted = d_hidden * emit
+            d_cell = d_cell + d_emitted - d_emitted * squashed * squashed
+            out = d_gates.select(-3, step)
+            torch.mul(d_cell * candidate, keep - keep * keep, out=out[..., :width])
+            torch.mul(d_cell * before, forget - forget * forget, out=out[..., width : 2 * width])
+            torch.mul(d_emitted * squashed, 1.0 - emit, out=out[..., 2 * width : 3 * width])
+            torch.mul(d_cell * keep, 1.0 - candidate * candidate, out=out[..., 3 * width :])
+            d_hidden = torch.matmul(out, transposed)
+            d_cell = d_cell * forget
+        entering = torch.cat([first_hidden.unsqueeze(-3), states.narrow(-3, 0, n_steps - 1)], dim=-3)
+        d_weight = torch.matmul(entering.flatten(-3, -2).transpose(-1, -2), d_gates.flatten(-3, -2))
+        return d_gates, d_weight, d_hidden, d_cell
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Any, tuple[int, int, int]]:
+        return _Scan.apply(*_at_front(info, in_dims, tensors)), (0, 0, 0)  # type: ignore[no-untyped-call]
+
+
+class _Gather(Function):
+    """`y[index]` adds atomically in its backward and is not reproducible on a CPU; index_add there is.
+
+    On a GPU index_add is atomic in turn, and the backward of an embedding, which sorts, is reproducible.
+    """
+
+    @staticmethod
+    def forward(values: Tensor, index: Tensor) -> Tensor:
+        return values.index_select(0, index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        values, index = inputs
+        ctx.save_for_backward(index)
+        ctx.n_rows = values.shape[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        (gradient,) = gradients
+        if gradient.is_cuda:
+            return torch.ops.aten.embedding_dense_backward(gradient, index, ctx.n_rows, -1, False), None
+        return gradient.new_zeros(ctx.n_rows, gradient.shape[-1]).index_add_(0, index, gradient), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+        values, index = _at_front(info, in_dims, tensors)  # (K, N, D), (K, M)
+        first_row = torch.arange(info.batch_size, device=index.device) * values.shape[1]
+        rows = gather(values.flatten(0, 1), (index + first_row[:, None]).flatten())
+        return rows.view(info.batch_size, index.shape[1], values.shape[2]), 0

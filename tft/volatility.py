@@ -1,0 +1,98 @@
+"""Volatility known at the decision, the label, and the return a position earns.
+
+Shapes: T bars, A instruments. A decision made with information through bar t is held over bar t + 1 + delay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPAN_BARS = 60
+MEMORY_BARS = 252
+MIN_RETURNS = 20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When a decision takes effect and when its label ends."""
+
+    periods_per_year: float = 252.0
+    delay_bars: int = 1
+    """A decision of bar t is held over bar t + 1 + delay_bars."""
+    horizon: int = 1
+    """The label of t ends at bar t + delay_bars + horizon."""
+
+    @property
+    def label_bars(self) -> int:
+        """Bars from a decision to the end of its label."""
+        return self.delay_bars + self.horizon
+
+
+def ewm_volatility(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """sigma (T, A) per bar: exponentially weighted standard deviation (span 60 bars, bias-corrected).
+
+    Over the last 252 bars up to and including t, missing returns left out; NaN with fewer than 20 returns or no
+    variation. The finite memory makes a live table of the last bars give exactly the backtest's value, and the
+    accumulation lag by lag gives each (bar, instrument) the same rounding whatever else is in the array.
+    """
+    decay = 1.0 - 2.0 / (SPAN_BARS + 1.0)
+    lags = range(min(MEMORY_BARS, len(returns)))
+
+    def lagged_sum(values: NDArray[np.float64], ratio: float) -> NDArray[np.float64]:
+        total = np.zeros_like(values)
+        for lag in lags:
+            total[lag:] += ratio**lag * values[: len(values) - lag]
+        return total
+
+    present = np.isfinite(returns)
+    weight = lagged_sum(present.astype(np.float64), decay)
+    weight_squared = lagged_sum(present.astype(np.float64), decay**2)
+    count = lagged_sum(present.astype(np.float64), 1.0)
+    filled = np.where(present, returns, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = lagged_sum(filled, decay) / weight
+        squared = np.zeros_like(filled)
+        for lag in lags:
+            end = len(returns) - lag
+            deviation = np.where(present[:end], filled[:end] - mean[lag:], 0.0)
+            squared[lag:] += decay**lag * deviation**2
+        # Reliability weights: dividing by this makes the weighted variance of iid returns unbiased.
+        variance = squared / (weight - weight_squared / weight)
+        usable = (count >= MIN_RETURNS) & (variance > 0.0)
+        return np.where(usable, np.sqrt(np.where(usable, variance, np.nan)), np.nan)
+
+
+def held_return(returns: NDArray[np.float64], timing: Timing) -> NDArray[np.float64]:
+    """(T, A): the return of bar t + 1 + delay, which the decision of bar t earns; NaN where it is not there (yet)."""
+    held = np.full_like(returns, np.nan)
+    lead = 1 + timing.delay_bars
+    held[:-lead] = returns[lead:]
+    return held
+
+
+def label(returns: NDArray[np.float64], timing: Timing) -> NDArray[np.float64]:
+    """(T, A): simple return from the close of bar t + delay to that of t + delay + horizon.
+
+    Bars without a trade count as 0 as long as one bar in the horizon was traded. NaN at the end, where the label is
+    not known yet.
+    """
+    n_bars = len(returns)
+    growth = np.ones_like(returns)
+    traded = np.zeros(returns.shape, dtype=bool)
+    for ahead in range(timing.delay_bars + 1, timing.label_bars + 1):
+        moved = np.full_like(returns, np.nan)
+        moved[: max(n_bars - ahead, 0)] = returns[ahead:]
+        traded |= np.isfinite(moved)
+        growth *= 1.0 + np.nan_to_num(moved, nan=0.0)
+    out = np.where(traded, growth - 1.0, np.nan)
+    out[max(n_bars - timing.label_bars, 0) :] = np.nan
+    return out
+
+
+def scaled_label(returns: NDArray[np.float64], sigma: NDArray[np.float64], timing: Timing) -> NDArray[np.float64]:
+    """y (T, A) = label / (sigma_t * sqrt(horizon)), the model's target, in units of volatility known at t."""
+    y: NDArray[np.float64] = label(returns, timing) / (sigma * np.sqrt(timing.horizon))
+    return y

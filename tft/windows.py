@@ -1,0 +1,247 @@
+"""Which bars make a target window and its context set, and in what order a fold sees them.
+
+A cell is one (bar, instrument) pair of the panel, by its flat index bar * A + instrument; a window is known by its
+last cell, so that the cells of a window are `last - A * (L-1 .. 0)`.
+
+Shapes: T bars, A instruments, V variables, L look-back bars, B targets, C contexts a target, W = B * (1 + C) windows,
+N distinct cells, K stacked folds, S steps of an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tft.folds import Fold
+from tft.scaling import CLIP, Scaler
+
+CONTEXT_POOL_BARS = 504
+"""Contexts lie within this many bars up to the target."""
+EMPTY = -1
+"""A context slot without a context, a batch slot without a target."""
+_ATTEMPTS = 8
+"""Draws for a slot before it stays empty: a draw fails where the instrument has no data at that bar."""
+
+Keys = NDArray[np.uint64]
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit key of what it is given: the same in every process and version."""
+    text = "\x1f".join(str(part) for part in parts).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def symbol_keys(symbols: Sequence[str]) -> Keys:
+    return np.array([key("symbol", symbol) for symbol in symbols], dtype=np.uint64)
+
+
+def time_keys(times: NDArray[np.datetime64]) -> Keys:
+    """Microseconds since 1970, so that a date and a midnight timestamp agree."""
+    return times.astype("datetime64[us]").astype(np.int64).astype(np.uint64)
+
+
+def _mixed(x: Keys) -> Keys:
+    """Finaliser of splitmix64 (Steele, Lea & Flood 2014): every input bit reaches every output bit."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@dataclass(frozen=True, eq=False)
+class WindowSpace:
+    """Where windows may lie in one fold's view of the panel.
+
+    present (T, A): at least one variable of the fold is there.
+    """
+
+    present: NDArray[np.bool_]
+    times: Keys
+    symbols: Keys
+    seq_len: int
+    n_context: int
+    pool_bars: int = CONTEXT_POOL_BARS
+
+    @classmethod
+    def of(
+        cls,
+        features: NDArray[np.float32],
+        times: NDArray[np.datetime64],
+        symbols: Sequence[str],
+        scaler: Scaler,
+        *,
+        seq_len: int,
+        n_context: int,
+    ) -> WindowSpace:
+        usable = np.flatnonzero(np.isfinite(scaler.std))
+        present = np.zeros(features.shape[:2], dtype=bool)
+        for column in usable:
+            present |= np.isfinite(features[:, :, column])
+        return cls(present, time_keys(times), symbol_keys(symbols), seq_len, n_context)
+
+    def targets(self, bars: range) -> NDArray[np.int64]:
+        """Flat cells of `bars` with seq_len bars of history and something present, in order of time."""
+        first = max(bars.start, self.seq_len - 1)
+        if first >= bars.stop:
+            return np.empty(0, dtype=np.int64)
+        bar, asset = np.nonzero(self.present[first : bars.stop])
+        cells: NDArray[np.int64] = (bar + first) * self.present.shape[1] + asset
+        return cells
+
+    def contexts(self, targets: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+        """Last cells (M, C) of the contexts of targets (M,); EMPTY where there is none.
+
+        A counter-based draw by (seed, symbol, timestamp, slot): the same for a target whatever else is asked for.
+        """
+        n_assets = self.present.shape[1]
+        bar, asset = np.divmod(targets, n_assets)
+        latest = bar - self.seq_len  # the bar before the target window begins
+        earliest = np.maximum(self.seq_len - 1, bar - self.pool_bars + self.seq_len)
+        room = np.maximum(latest - earliest + 1, 0)
+        drawn = np.full((len(targets), self.n_context), EMPTY, dtype=np.int64)
+        of_target = _mixed(_mixed(self.symbols[asset] ^ np.uint64(seed)) ^ self.times[bar])
+        for slot in range(self.n_context):
+            for attempt in range(_ATTEMPTS):
+                open_ = (drawn[:, slot] == EMPTY) & (room > 0)
+                if not open_.any():
+                    break
+                bits = _mixed(of_target + np.uint64(1 + slot * _ATTEMPTS + attempt))
+                back = ((bits >> np.uint64(40)) * room.astype(np.uint64)) >> np.uint64(24)
+                other = ((bits & np.uint64(0xFFFFFF)) * np.uint64(n_assets)) >> np.uint64(24)
+                last_bar = np.maximum(latest - back.astype(np.int64), 0)
+                found = open_ & self.present[last_bar, other.astype(np.int64)]
+                drawn[found, slot] = (last_bar * n_assets + other.astype(np.int64))[found]
+        return drawn
+
+    def reach(self, bars: range) -> range:
+        """Bars that windows of targets in `bars` can touch."""
+        back = self.pool_bars if self.n_context else self.seq_len
+        return range(max(bars.start - back + 1, 0), bars.stop)
+
+
+class Batch(NamedTuple):
+    """One step of K folds, on the device."""
+
+    cells: Tensor  # (K, N) flat cells
+    windows: Tensor  # (K, W, L) rows of `cells`, the B targets' windows first
+    has_context: Tensor  # (K, B, C) true where a slot is filled
+    targets: Tensor  # (K, B) flat cells; some cell where not counted
+    counted: Tensor  # (K, B) 1 for a target, 0 for padding
+
+
+def window_ends(targets: Tensor, contexts: Tensor) -> Tensor:
+    """(..., B), (..., B, C) -> (..., W): last cells, the targets' first; an empty slot repeats its target."""
+    filled = torch.where(contexts >= 0, contexts, targets.unsqueeze(-1))
+    return torch.cat([targets, filled.flatten(-2)], dim=-1)
+
+
+def window_cells(ends: Tensor, *, seq_len: int, n_assets: int) -> Tensor:
+    """(..., W) last cells -> (..., W, L) all cells, oldest first."""
+    back = torch.arange(seq_len - 1, -1, -1, device=ends.device) * n_assets
+    return ends.unsqueeze(-1) - back
+
+
+class DevicePanel:
+    """The panel's variables on the device, once for all folds."""
+
+    def __init__(self, features: NDArray[np.float32], device: torch.device) -> None:
+        self.n_assets = features.shape[1]
+        self.rows = torch.from_numpy(features.reshape(-1, features.shape[-1])).to(device)  # (T*A, V)
+
+    def cells(self, index: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """index (K, N), mean and std (K, V) -> x, present (K, N, V), instrument (K, N); missing x is 0."""
+        raw = self.rows.index_select(0, index.flatten()).view(*index.shape, -1)
+        x = ((raw - mean.unsqueeze(1)) / std.unsqueeze(1)).clamp(-CLIP, CLIP)
+        present = torch.isfinite(x)
+        return torch.where(present, x, 0.0), present.to(x.dtype), index % self.n_assets
+
+
+class TrainingSampler:
+    """Batches of a stack of folds, drawn anew each epoch by (seed, fold, epoch)."""
+
+    def __init__(
+        self,
+        spaces: Sequence[WindowSpace],
+        folds: Sequence[Fold],
+        labelled: NDArray[np.bool_],
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """labelled (T, A): the target has a label. Raises ValueError for a fold without a single training target."""
+        self.spaces, self.folds = spaces, folds
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.n_assets = labelled.shape[1]
+        self.targets = []
+        for space, fold in zip(spaces, folds, strict=True):
+            cells = space.targets(fold.train)
+            cells = cells[labelled.reshape(-1)[cells]]
+            if not len(cells):
+                raise ValueError(
+                    f"fold {fold.index} has no training target: between bars {fold.train.start} and "
+                    f"{fold.train.stop - 1} no instrument has both a feature and a label; start later or drop it"
+                )
+            self.targets.append(cells)
+        self.steps_per_fold = [max(1, len(cells) // batch_size) for cells in self.targets]
+        self.n_steps = max(self.steps_per_fold)
+        # All of a fold's cells where that is no more than a batch's window rows: then nothing has to be listed.
+        reaches = [space.reach(fold.train) for space, fold in zip(spaces, folds, strict=True)]
+        n_all = max(len(reach) for reach in reaches) * self.n_assets
+        n_rows = batch_size * (1 + spaces[0].n_context) * spaces[0].seq_len
+        self.capacity = min(n_all, n_rows)
+        self.all_cells: Tensor | None = None
+        if n_all <= n_rows:
+            first = torch.tensor([reach.start * self.n_assets for reach in reaches], device=device)
+            # A fold with fewer cells than the widest repeats its last one.
+            stop = torch.tensor([reach.stop * self.n_assets for reach in reaches], device=device)
+            cells_of = first[:, None] + torch.arange(n_all, device=device)
+            self.all_cells = torch.minimum(cells_of, stop[:, None] - 1)
+            self.first_cell = first
+
+    def start_epoch(self, epoch: int) -> None:
+        """Shuffle the targets and draw their contexts. Steps that a fold does not have hold no target."""
+        n_folds, size = len(self.folds), self.batch_size
+        targets = np.full((n_folds, self.n_steps, size), EMPTY, dtype=np.int64)
+        contexts = np.full((*targets.shape, self.spaces[0].n_context), EMPTY, dtype=np.int64)
+        for k, (space, fold) in enumerate(zip(self.spaces, self.folds, strict=True)):
+            order = np.random.default_rng([self.seed, fold.index, epoch]).permutation(self.targets[k])
+            chosen = order[: self.steps_per_fold[k] * size]  # what does not fill a batch is left out this epoch
+            targets[k].reshape(-1)[: len(chosen)] = chosen
+            drawn = space.contexts(chosen, key(self.seed, fold.index, epoch))
+            contexts[k].reshape(-1, contexts.shape[-1])[: len(chosen)] = drawn
+        counted = targets != EMPTY
+        fallback = np.array([cells[0] for cells in self.targets])[:, None, None]
+        self._targets = torch.from_numpy(np.where(counted, targets, fallback)).to(self.device)
+        self._contexts = torch.from_numpy(contexts).to(self.device)
+        self._counted = torch.from_numpy(counted.astype(np.float32)).to(self.device)
+
+    def batch(self, step: int) -> Batch:
+        targets, contexts = self._targets[:, step], self._contexts[:, step]
+        ends = window_ends(targets, contexts)
+        flat = window_cells(ends, seq_len=self.spaces[0].seq_len, n_assets=self.n_assets)  # (K, W, L)
+        if self.all_cells is not None:
+            cells, windows = self.all_cells, flat - self.first_cell[:, None, None]
+        else:
+            cells, windows = distinct(flat, self.capacity)
+        return Batch(cells, windows, contexts >= 0, targets, self._counted[:, step])
+
+
+def distinct(flat: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """Cells (K, capacity) that windows (K, W, L) touch, each once and padded, and the windows as rows of them."""
+    host = flat.cpu().numpy()
+    cells = np.zeros((len(host), capacity), dtype=np.int64)
+    windows = np.empty_like(host)
+    for k, one in enumerate(host):
+        found, row = np.unique(one, return_inverse=True)
+        cells[k, : len(found)] = found
+        cells[k, len(found) :] = found[-1]
+        windows[k] = row.reshape(one.shape)
+    return torch.from_numpy(cells).to(flat.device), torch.from_numpy(windows).to(flat.device)
