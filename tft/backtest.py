@@ -1,11 +1,11 @@
 """Folds to one stitched out-of-sample record.
 
-Shapes: T bars of the panel, A instruments, n bars of a block.
+Shapes: T bars of the panel, A instruments, V variables, E epochs, n bars of a block, M targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from tft.folds import Fold
 from tft.metrics import MIN_BARS, Performance, performance, sharpe
 from tft.panel import Panel
 from tft.positions import Earnings, PositionsConfig, earnings, portfolio_return, position_path
+from tft.train import EpochReport, FoldFit, Market, Recipe, fit_folds, forecast_fit
 from tft.volatility import Timing
 
 Segment = Literal["development", "between", "holdout"]
@@ -174,3 +175,149 @@ def validation_returns(
 def sharpe_by_epoch(returns: NDArray[np.float64], *, periods_per_year: float) -> NDArray[np.float64]:
     """(E, n) -> (E,) annual Sharpe after each epoch."""
     return np.array([sharpe(one, periods_per_year=periods_per_year) for one in returns])
+
+
+@dataclass(frozen=True, eq=False)
+class FoldOutcome:
+    """What a fitted fold leaves behind besides its weights."""
+
+    forecast: RawForecast
+    """Of the test bars."""
+    kept_epoch: int
+    train_loss: NDArray[np.float64]
+    """(E,)"""
+    validation_score: NDArray[np.float64]
+    """(E,)"""
+    validation_position: NDArray[np.float64]
+    """(n_validation, A) raw, at the kept epoch"""
+    validation_returns: NDArray[np.float64]
+    """(E, n_validation) net portfolio returns after each epoch"""
+    validation_sharpe: NDArray[np.float64]
+    """(E,) annual"""
+    vsn_weight: NDArray[np.float64]
+    """(V,) mean over the validation rows in which the variable is present; NaN if in none"""
+    vsn_weight_relative: NDArray[np.float64]
+    """(V,) the same, each row times its number of variables present: 1 is uniform"""
+    skipped_steps: int
+    seconds: float
+
+    @property
+    def fold(self) -> Fold:
+        return self.forecast.fold
+
+
+def walk(
+    market: Market,
+    folds: Sequence[Fold],
+    recipe: Recipe,
+    positions: PositionsConfig,
+    *,
+    test_until: int | None = None,
+    stack: int | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> Iterator[tuple[FoldFit, FoldOutcome]]:
+    """Fit the folds, forecast each one's test bars with its kept weights, and read its VSN off its validation rows.
+
+    `test_until`: the last fold goes on forecasting up to this bar, for the bars that have no label yet.
+    """
+    panel, n_assets = market.panel, len(market.panel.symbols)
+    for fit in fit_folds(market, folds, recipe, stack=stack, on_epoch=on_epoch):
+        fold = fit.fold
+        bars = fold.test
+        if test_until is not None and fold.index == folds[-1].index:
+            bars = range(bars.start, max(test_until, bars.stop))
+        raw = np.full((len(bars), n_assets), np.nan)
+        if len(bars):
+            forecasts, cells = forecast_fit(fit, market, recipe, bars)
+            raw.reshape(-1)[cells - bars.start * n_assets] = forecasts.position
+        weight, relative = _selection_weights(fit, market, recipe)
+        returns = validation_returns(
+            fit.validation_position, fold.validation, panel, market.sigma, positions, recipe.timing
+        )
+        yield (
+            fit,
+            FoldOutcome(
+                forecast=RawForecast(fold, bars, raw),
+                kept_epoch=fit.kept_epoch,
+                train_loss=fit.train_loss,
+                validation_score=fit.validation_score,
+                validation_position=fit.validation_position[fit.kept_epoch].astype(np.float64),
+                validation_returns=returns,
+                validation_sharpe=sharpe_by_epoch(returns, periods_per_year=recipe.timing.periods_per_year),
+                vsn_weight=weight,
+                vsn_weight_relative=relative,
+                skipped_steps=fit.skipped_steps,
+                seconds=fit.seconds,
+            ),
+        )
+
+
+def _selection_weights(fit: FoldFit, market: Market, recipe: Recipe) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    forecasts, cells = forecast_fit(fit, market, recipe, fit.fold.validation)
+    rows = market.panel.features.reshape(-1, len(market.panel.feature_names))[cells]  # (M, V)
+    present = np.isfinite(rows) & np.isfinite(fit.scaler.std)
+    count = present.sum(axis=0)
+    weights = np.where(present, forecasts.vsn_weights, 0.0)
+    with np.errstate(invalid="ignore"):
+        mean = weights.sum(axis=0) / np.where(count > 0, count, np.nan)
+        relative = (weights * present.sum(axis=1, keepdims=True)).sum(axis=0) / np.where(count > 0, count, np.nan)
+    return mean, relative
+
+
+@dataclass(frozen=True)
+class FoldRow:
+    """One line of the fold table. Bounds are first and last bar of a block (ISO times); Sharpes are annual and net."""
+
+    fold: int
+    train_start: str
+    train_end: str
+    validation_start: str
+    validation_end: str
+    test_start: str | None
+    test_end: str | None
+    n_epochs: int
+    kept_epoch: int
+    val_sharpe: float | None
+    """At the kept epoch."""
+    val_sharpe_best_epoch: float | None
+    """The best over epochs: what picking the epoch by it would have shown."""
+    oos_sharpe: float | None
+    val_oos_gap: float | None
+    segment: str | None
+    seconds: float
+
+
+def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]) -> FoldRow:
+    fold = outcome.fold
+    val_sharpe = _known(outcome.validation_sharpe[outcome.kept_epoch])
+    best = outcome.validation_sharpe[np.isfinite(outcome.validation_sharpe)]
+    oos_sharpe = record.fold_sharpe(fold.index) if len(fold.test) else None
+
+    def first(block: range) -> str:
+        return str(times[block.start])
+
+    def last(block: range) -> str:
+        return str(times[block.stop - 1])
+
+    own = record.segment[(record.fold == fold.index).any(axis=1)]
+    return FoldRow(
+        fold=fold.index,
+        train_start=first(fold.train),
+        train_end=last(fold.train),
+        validation_start=first(fold.validation),
+        validation_end=last(fold.validation),
+        test_start=first(fold.test) if len(fold.test) else None,
+        test_end=last(fold.test) if len(fold.test) else None,
+        n_epochs=len(outcome.train_loss),
+        kept_epoch=outcome.kept_epoch,
+        val_sharpe=val_sharpe,
+        val_sharpe_best_epoch=_known(best.max()) if len(best) else None,
+        oos_sharpe=oos_sharpe,
+        val_oos_gap=None if val_sharpe is None or oos_sharpe is None else val_sharpe - oos_sharpe,
+        segment="/".join(dict.fromkeys(own.tolist())) or None,
+        seconds=outcome.seconds,
+    )
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

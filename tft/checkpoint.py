@@ -55,6 +55,8 @@ class TrainedModel:
     fit_end: str
     """Time (ISO) of the last bar that a label of the fit or of the selection before it reaches."""
     data_sha256: str
+    key_columns: Mapping[str, str] = field(default_factory=dict)
+    """How the table that trained it names `date`, `symbol`, `close` and `ret_1d`, where it names them otherwise."""
     fold_bounds: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -76,9 +78,18 @@ class TrainedModel:
         )
 
 
+def _aside(folder: Path) -> Path:
+    """Where the old folder waits while the new one takes its place."""
+    return folder.with_name(f".{folder.name}.was")
+
+
 def write_folder_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` as `folder`, parents included: readers see the old folder or the new one, never a part."""
+    """Write `files` as `folder`, parents included: readers see the old folder or the new one, never a part.
+
+    Killed between its last two steps it leaves the old folder aside, where `load_checkpoint` finds it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(folder)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for name, content in files.items():
@@ -88,19 +99,24 @@ def write_folder_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
         fresh.chmod(0o755)
         if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            folder.rename(old / "was")
-            fresh.rename(folder)
-            shutil.rmtree(old)
-        else:
-            fresh.rename(folder)
+            shutil.rmtree(aside, ignore_errors=True)  # of a run killed before it could
+            folder.rename(aside)
+        fresh.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
     except BaseException:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         raise
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """SHA-256 of what meta.json says, however it is laid out."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 class CheckpointManager:
@@ -118,7 +134,7 @@ class CheckpointManager:
         tensors["scaler.mean"] = torch.from_numpy(trained.scaler.mean)
         tensors["scaler.std"] = torch.from_numpy(trained.scaler.std)
         weights = tensors_to_bytes(tensors)
-        meta = {
+        meta: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
             "model": asdict(trained.config),
@@ -133,9 +149,11 @@ class CheckpointManager:
             "fit_end": trained.fit_end,
             "min_history_bars": trained.min_history_bars,
             "data_sha256": trained.data_sha256,
+            "key_columns": dict(trained.key_columns),
             "fold_bounds": dict(trained.fold_bounds),
             "metrics": dict(trained.metrics),
         }
+        meta["meta_sha256"] = _digest(meta)
         files = {WEIGHTS: weights, META: json.dumps(meta, indent=2).encode()}
         try:
             write_folder_atomically(self.folder, files)
@@ -156,17 +174,23 @@ class CheckpointManager:
 def load_checkpoint(folder: str | Path) -> TrainedModel:
     """Read and verify a checkpoint folder. Raises CheckpointError naming the file and what is wrong with it."""
     folder = Path(folder)
+    if not folder.exists() and _aside(folder).exists():
+        folder = _aside(folder)  # a write was killed between moving the old folder aside and the new one in
     try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text())
+        meta: Any = json.loads((folder / META).read_bytes())
         weights = (folder / WEIGHTS).read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{error.filename} is missing: {folder} is not a complete checkpoint") from None
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{folder / META} is not JSON (line {error.lineno}): restore it from a copy") from None
+    except ValueError:  # not JSON, or not even UTF-8
+        raise CheckpointError(f"{folder / META} is not JSON: restore it from a copy") from None
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{folder / META} is not a JSON object: restore it from a copy")
     if meta.get("schema_version") != SCHEMA_VERSION:
         raise CheckpointError(
             f"{folder / META} has schema version {meta.get('schema_version')}, this version reads {SCHEMA_VERSION}"
         )
+    if meta.pop("meta_sha256", None) != _digest(meta):
+        raise CheckpointError(f"{folder / META} does not match its own checksum: restore it from a copy")
     if hashlib.sha256(weights).hexdigest() != meta["weights_sha256"]:
         raise CheckpointError(f"{folder / WEIGHTS} does not match its checksum in {META}: restore it from a copy")
     tensors = load(weights)
@@ -185,6 +209,7 @@ def load_checkpoint(folder: str | Path) -> TrainedModel:
         seed=meta["seed"],
         fit_end=meta["fit_end"],
         data_sha256=meta["data_sha256"],
+        key_columns=meta["key_columns"],
         fold_bounds=meta["fold_bounds"],
         metrics=meta["metrics"],
     )

@@ -8,7 +8,8 @@ Shapes: K stacked folds (or seeds), M targets, V variables, D parameters of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,10 @@ CELL_BLOCK = 512
 """Cells encoded at once."""
 TARGET_BLOCK = 64
 """Targets forecast at once."""
+MAX_THREADS = 2
+"""On a CPU. torch gives each thread an equal share of the elements and computes the last few of a share, where a whole
+vector does not fit, by a scalar routine that rounds differently (sigmoid, elu, softplus). A block is a multiple of 64
+elements, which one or two shares cut where a vector ends and three need not: a row would depend on its place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,20 @@ class Forecasts:
     """(M, D) mu, sigma | quantiles | nothing"""
     vsn_weights: NDArray[np.float64]
     """(M, V) at the target bar; 0 where a variable is missing"""
+
+
+@contextmanager
+def threads_that_split_blocks_evenly(device: torch.device) -> Iterator[None]:
+    """No more than MAX_THREADS threads while a CPU computes blocks."""
+    before = torch.get_num_threads()
+    limited = device.type == "cpu" and before > MAX_THREADS
+    if limited:
+        torch.set_num_threads(MAX_THREADS)
+    try:
+        yield
+    finally:
+        if limited:
+            torch.set_num_threads(before)
 
 
 @torch.no_grad()
@@ -72,28 +91,29 @@ def forecast(
     n_cells = max(len(np.unique(one)) for one in flat.numpy())
     listed, windows = distinct(flat, -(-n_cells // CELL_BLOCK) * CELL_BLOCK)
 
-    static = stacked(model.static, parameters, "static.")  # (K, A, 4, H)
-    encoded = _encode(model, parameters, panel, listed.to(device), mean, std, static)
-    width = space.n_context
-    outputs: list[Output] = []
-    for block in range(n_blocks):
-        own = slice(block * TARGET_BLOCK, (block + 1) * TARGET_BLOCK)
-        rows = torch.cat(
-            [windows[:, own], windows[:, size + own.start * width : size + own.stop * width]], dim=1
-        )  # (K, W of the block, L)
-        asset = (torch.gather(listed, 1, rows[:, :, -1]) % panel.n_assets).to(device)
-        of_window = torch.stack([static[k].index_select(0, asset[k]) for k in range(n_folds)])
-        outputs.append(
-            stacked(
-                model.windows,
-                parameters,
-                "windows.",
-                encoded,
-                rows.to(device),
-                of_window,
-                (drawn[:, own] >= 0).to(device),
+    with threads_that_split_blocks_evenly(device):
+        static = stacked(model.static, parameters, "static.")  # (K, A, 4, H)
+        encoded = _encode(model, parameters, panel, listed.to(device), mean, std, static)
+        width = space.n_context
+        outputs: list[Output] = []
+        for block in range(n_blocks):
+            own = slice(block * TARGET_BLOCK, (block + 1) * TARGET_BLOCK)
+            rows = torch.cat(
+                [windows[:, own], windows[:, size + own.start * width : size + own.stop * width]], dim=1
+            )  # (K, W of the block, L)
+            asset = (torch.gather(listed, 1, rows[:, :, -1]) % panel.n_assets).to(device)
+            of_window = torch.stack([static[k].index_select(0, asset[k]) for k in range(n_folds)])
+            outputs.append(
+                stacked(
+                    model.windows,
+                    parameters,
+                    "windows.",
+                    encoded,
+                    rows.to(device),
+                    of_window,
+                    (drawn[:, own] >= 0).to(device),
+                )
             )
-        )
     position = torch.cat([output.position for output in outputs], dim=1).double().cpu().numpy()
     distribution = torch.cat([output.distribution for output in outputs], dim=1).double().cpu().numpy()
     rows_of_targets = windows[:, :size, -1].to(device)

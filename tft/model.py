@@ -189,8 +189,7 @@ class CellEncoder(nn.Module):
         skip = of_embeddings(self.select_skip) + self.select_skip_bias
         logits = self.select_norm(skip + F.glu(self.select_gate(hidden), dim=-1))
         # A missing variable cannot be selected; a cell with none present selects nothing.
-        raised = torch.exp(logits - logits.amax(dim=-1, keepdim=True).detach()) * present
-        return raised / raised.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        return masked_softmax(logits, present)
 
     def transform(self, x: Tensor) -> Tensor:
         by_value = torch.einsum("vh,vho->vo", self.embed_weight, self.first_weight)
@@ -203,6 +202,12 @@ class CellEncoder(nn.Module):
         embedded = torch.addcmul(self.embed_bias.unsqueeze(1), column, self.embed_weight.unsqueeze(1))
         normed = F.layer_norm(embedded + gated, gated.shape[-1:])
         return torch.addcmul(self.norm_bias.unsqueeze(1), normed, self.norm_weight.unsqueeze(1))
+
+
+def masked_softmax(logits: Tensor, usable: Tensor) -> Tensor:
+    """Softmax over the last dimension where usable is 1; exactly 0, in value and gradient, where it is 0."""
+    lowest = torch.finfo(logits.dtype).min
+    return torch.softmax(logits.masked_fill(usable == 0.0, lowest), dim=-1) * usable
 
 
 class InterpretableAttention(nn.Module):
@@ -224,9 +229,7 @@ class InterpretableAttention(nn.Module):
         if mask is None:
             scores = torch.softmax(logits, dim=-1)
         else:
-            usable = mask[:, None, None, :].to(logits.dtype)
-            raised = torch.exp(logits - logits.amax(dim=-1, keepdim=True).detach()) * usable
-            scores = raised / raised.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).tiny)
+            scores = masked_softmax(logits, mask[:, None, None, :].to(logits.dtype))
         return self.out(scores.mean(dim=-3) @ self.value(memory)), scores
 
 

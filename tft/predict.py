@@ -5,6 +5,7 @@ Shapes: T bars of the table given, n bars decided, A instruments, S seeds, D par
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from tft.checkpoint import TrainedModel
 from tft.forecast import forecast
-from tft.model import probability_up
+from tft.model import QUANTILE_LEVELS, probability_up
 from tft.panel import Panel
 from tft.positions import Path, next_regime, position_path
 from tft.volatility import ewm_volatility
@@ -151,6 +152,47 @@ class Predictor:
         mean_quantiles = distributions.mean(axis=0)
         grids = [_grid(level, cells, unit.shape) * unit for level in mean_quantiles.T]
         return _grid(up, cells, unit.shape), None, None, np.stack(grids, axis=-1)
+
+    def table(self, columns: Mapping[str, NDArray[np.generic]]) -> Panel:
+        """A long table of bars, as the model was trained on, to its panel. Raises ValueError naming a lacking column."""
+        trained = self.trained
+        own = {name: canonical for canonical, name in trained.key_columns.items()}
+        return Panel.from_columns(
+            {own.get(name, name): values for name, values in columns.items()},
+            feature_names=trained.feature_names,
+            symbols=trained.symbols,
+            known=trained.known,
+            lead_bars=1 + trained.timing.delay_bars,
+        )
+
+
+def last_bar(prediction: Prediction) -> dict[str, NDArray[np.generic]]:
+    """The newest decisions as columns, one row per instrument: what the registered model returns.
+
+    `symbol`, `time` of decision, `position`, `raw_position`, `probability_up`, `mu`, `sigma`, `q05` .. `q95`, `regime`;
+    NaN where the model's loss mode, or the instrument's data, gives none.
+    """
+    n_assets = len(prediction.symbols)
+    nothing = np.full(n_assets, np.nan)
+
+    def newest(values: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        return nothing if values is None else values[-1]
+
+    columns: dict[str, NDArray[np.generic]] = {
+        "symbol": np.array(prediction.symbols),
+        "time": np.full(n_assets, prediction.times[-1]),
+        "position": newest(prediction.position),
+        "raw_position": newest(prediction.raw_position),
+        "probability_up": newest(prediction.probability_up),
+        "mu": newest(prediction.mu),
+        "sigma": newest(prediction.sigma),
+    }
+    for i, level in enumerate(QUANTILE_LEVELS):
+        columns[f"q{round(100 * level):02d}"] = newest(
+            None if prediction.quantiles is None else prediction.quantiles[..., i]
+        )
+    columns["regime"] = np.array([REGIMES[int(code)] for code in prediction.regime[-1]])
+    return columns
 
 
 def _grid(values: NDArray[np.float64], cells: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float64]:

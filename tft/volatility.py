@@ -61,7 +61,8 @@ def ewm_volatility(returns: NDArray[np.float64]) -> NDArray[np.float64]:
             squared[lag:] += decay**lag * deviation**2
         # Reliability weights: dividing by this makes the weighted variance of iid returns unbiased.
         variance = squared / (weight - weight_squared / weight)
-        usable = (count >= MIN_RETURNS) & (variance > 0.0)
+        # Rounding leaves a constant return a spread of about 1e-16 of its size, not always an exact zero.
+        usable = (count >= MIN_RETURNS) & (variance > (1e-12 * mean) ** 2)
         return np.where(usable, np.sqrt(np.where(usable, variance, np.nan)), np.nan)
 
 

@@ -216,7 +216,7 @@ class TrainingSampler:
             chosen = order[: self.steps_per_fold[k] * size]  # what does not fill a batch is left out this epoch
             targets[k].reshape(-1)[: len(chosen)] = chosen
             drawn = space.contexts(chosen, key(self.seed, fold.index, epoch))
-            contexts[k].reshape(-1, contexts.shape[-1])[: len(chosen)] = drawn
+            contexts[k].reshape(self.n_steps * size, contexts.shape[-1])[: len(chosen)] = drawn
         counted = targets != EMPTY
         fallback = np.array([cells[0] for cells in self.targets])[:, None, None]
         self._targets = torch.from_numpy(np.where(counted, targets, fallback)).to(self.device)

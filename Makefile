@@ -1,0 +1,87 @@
+CONFIG ?= configs/quickstart.yaml
+PORT ?= 5000
+PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(if $(call is_usable,$(p)),$(p))))
+is_usable = $(shell '$(1)' -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1 && echo yes)
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export OMP_WAIT_POLICY ?= PASSIVE
+export UV_PYTHON_DOWNLOADS ?= never
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help run setup test ui lint bench clean
+
+help:
+	@echo "make run     set up, then the whole job on CONFIG=$(CONFIG)"
+	@echo "make test    set up, then the whole test suite (ARGS='-k name' for a part of it)"
+	@echo "make setup   the set-up alone: .venv, the environment of mlflow run, the MLflow store"
+	@echo "make ui      the MLflow UI on PORT=$(PORT)"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   the time of one optimiser step"
+	@echo "make clean   remove .venv and caches; data, runs and checkpoints stay"
+
+run: setup
+	.venv/bin/mlflow run . -e production --experiment-name tft-production -P config='$(CONFIG)'
+
+test: setup
+	.venv/bin/python -m pytest $(ARGS)
+
+ui: setup
+	@echo "The MLflow UI is at http://127.0.0.1:$(PORT) until Ctrl-C."
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow server \
+		--backend-store-uri sqlite:///mlflow.db --workers 1 --port $(PORT)
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: .venv/installed
+	.venv/bin/python benchmarks/step.py
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+setup: .venv/project-python mlflow.db
+	@echo "The set-up is complete; in a shell of your own: . .venv/bin/activate"
+
+# uv does not read pip's configuration: hand on where packages come from, and whom to trust.
+pip_setting = $$(.venv/bin/python -m pip config list | sed -nE "s/\\\\n/ /g; s/^(:env:|global)\.$(1)='(.*)'/\2/p" | head -n 1)
+with_pip_settings = \
+	export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $(call pip_setting,find-links) | tr ' ' ,)}"; \
+	export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$(call pip_setting,index-url)}"; \
+	export SSL_CERT_FILE="$${SSL_CERT_FILE:-$(call pip_setting,cert)}"; \
+	[ -n "$$SSL_CERT_FILE" ] || unset SSL_CERT_FILE;
+
+.venv/bin/uv:
+	$(if $(call is_usable,$(PYTHON)),,$(error This project needs Python 3.11 and its venv module: install both or name one with make PYTHON=/path/to/python3.11))
+	@echo "Setting up: one or two minutes the first time."
+	@'$(PYTHON)' -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/uv
+	@$(with_pip_settings) .venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# A fresh store is made once and copied: several processes that make one at the same time break it.
+.venv/empty.db: .venv/installed
+	@rm -f $@
+	@.venv/bin/mlflow db upgrade sqlite:///$@ 2> .venv/store.log || { cat .venv/store.log; false; }
+	@touch $@
+
+mlflow.db: | .venv/empty.db
+	@cp .venv/empty.db $@
+
+# The environment of `mlflow run`: MLflow keeps it in the home folder, shared by all clones with the same versions.
+# The second line completes one whose installation was interrupted; both are cheap, as uv links files from its cache.
+.venv/project-python: python_env.yaml constraints.txt | .venv/empty.db
+	@cp .venv/empty.db .venv/setup.db
+	@$(with_pip_settings) MLFLOW_TRACKING_URI=sqlite:///.venv/setup.db .venv/bin/mlflow run . -e setup --env-manager uv \
+		> $@ 2> .venv/setup.log || { cat .venv/setup.log; false; }
+	@$(with_pip_settings) .venv/bin/uv pip install --quiet --python "$$(cat $@)" -r constraints.txt
+
+ifneq ($(shell test -x "$$(cat .venv/project-python 2>/dev/null)" && echo there),there)
+.PHONY: .venv/project-python
+endif

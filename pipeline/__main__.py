@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `tft-pipeline`."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,325 @@
+"""The command line. Heavy imports wait until a command needs them, so that --help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+# Waiting threads that spin make two processes on two cores twenty times slower; read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.job import Job
+    from pipeline.phases.production import Produced
+
+EXIT_FAULT = 2
+"""Bad input: one sentence, no traceback."""
+EXIT_TROUBLE = 3
+"""The work is finished and safe, but something after it could not be done."""
+
+PHASES = {
+    "prefilter": "Phase 1: drop constant, mostly missing and collinear columns.",
+    "exploration": "Phase 2: train on all columns and read variable selection weights fold by fold.",
+    "pruning": "Phase 3: keep the columns whose weight is high, stable and above what noise gets.",
+    "tuning": "Phase 4: search hyper-parameters, each trial a mini walk-forward.",
+    "production": "Phase 5, and the whole job: walk forward, fit the final model, register it.",
+}
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Faults of input are one sentence and exit code 2; whatever else is a defect of ours and keeps its traceback."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (ValueError, FloatingPointError) as error:
+        raise click.exceptions.Exit(_complain(str(error))) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise click.exceptions.Exit(_complain(f"{where}{error.strerror or error}")) from None
+    except MlflowException as error:
+        from pipeline.tracking import store
+
+        raise click.exceptions.Exit(_complain(f"MLflow at {store()}: {error.message}")) from None
+
+
+def _complain(text: str) -> int:
+    for line in text.splitlines():
+        click.echo(f"Error: {line}", err=True)
+    return EXIT_FAULT
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="tft-pipeline")
+def main() -> None:
+    """From a table of features to a registered Temporal Fusion Transformer, and what it is worth.
+
+    A phase runs whatever it needs from the phases before it, and reuses what has not changed. `production` is the whole
+    job. Results go to MLflow (MLFLOW_TRACKING_URI, by default sqlite:///mlflow.db in this folder).
+    """
+
+
+def _phase_command(name: str) -> click.Command:
+    @click.option(
+        "--config",
+        "path",
+        default="configs/quickstart.yaml",
+        show_default=True,
+        help="YAML file; configs/default.yaml is the reference run.",
+    )
+    @click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a key of the file, such as model.d_hidden=32. Repeatable; several in one separated by ';'.",
+    )
+    @click.option("--run-id", default="", help="MLflow run to go on with instead of opening a new one.")
+    @click.option(
+        "--fresh", type=click.BOOL, default=False, show_default=True, help="Rerun phases even if nothing has changed."
+    )
+    def command(path: str, overrides: Sequence[str], run_id: str, fresh: bool) -> None:
+        with _plain_errors():
+            code = run_job(name, path, overrides, run_id=run_id or None, fresh=fresh)
+        raise click.exceptions.Exit(code)
+
+    return click.command(name, help=PHASES[name])(command)
+
+
+for _name in PHASES:
+    main.add_command(_phase_command(_name))
+
+
+def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | None, fresh: bool) -> int:
+    """Run a phase and what it needs; returns the exit code."""
+    from importlib import import_module
+
+    from pipeline.config import load_config, split_overrides, to_mapping
+    from pipeline.data import load_panel
+    from pipeline.job import Job
+    from pipeline.progress import Reporter
+    from pipeline.tracking import configure, parent_run
+    from tft.train import choose_device
+
+    configure()
+    config = load_config(path, split_overrides(overrides))
+    device = choose_device(config.device)
+    with Reporter() as reporter:
+        ensure_sample(config, reporter.say)
+        data = load_panel(config.data, min_bars=config.min_bars, execution_delay_bars=config.execution_delay_bars)
+        n_bars, n_symbols, n_features = data.panel.features.shape
+        reporter.say(
+            f"{data.source}: {n_bars} bars, {n_symbols} instruments, {n_features} columns; training on {device.type}"
+        )
+        with parent_run(name, run_id) as parent:
+            job = Job(config=config, data=data, parent=parent, reporter=reporter, device=device, fresh=fresh)
+            parent.tags(job.tags() | {"command": name, "config": path})
+            parent.dataset("feature table", data.source, data.sha256)
+            parent.text("config.json", _json(to_mapping(config)))
+            result = import_module(f"pipeline.phases.{name}").run(job)
+    if name == "production":
+        _print_headline(job, result)
+        if result.trouble:
+            for sentence in result.trouble:
+                click.echo(f"Error: {sentence}", err=True)
+            return EXIT_TROUBLE
+    else:
+        click.echo(f"{name} is done: MLflow run {job.run_ids[name]}. Look at it with: {_ui_command()}")
+    return 0
+
+
+def ensure_sample(config: Config, say: Callable[[str], None]) -> None:
+    """Generate the table the configuration describes where its file does not exist yet."""
+    sample, source = config.data.sample, Path(config.data.source)
+    if sample is None or config.data.source.startswith("s3://") or source.exists():
+        return
+    from dataclasses import asdict
+
+    from pipeline.sample_data import write_sample
+
+    write_sample(
+        source,
+        **asdict(sample),
+        execution_delay_bars=config.execution_delay_bars,
+        periods_per_year=config.periods_per_year,
+    )
+    say(
+        f"{source} did not exist: generated it ({sample.n_bars} bars, {sample.n_symbols} instruments, "
+        f"{sample.n_features} columns, oracle Sharpe {sample.oracle_sharpe:g}, seed {sample.seed})"
+    )
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, indent=2)
+
+
+def _ui_command() -> str:
+    from pipeline.tracking import store
+
+    return f"mlflow ui --workers 1 --backend-store-uri {store()}"
+
+
+def _print_headline(job: Job, result: Produced) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Walk-forward record")
+    for heading in ("", "holdout (never selected on)", "development (selected on)"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    formats = {
+        "n_bars": ("bars", "{:d}"),
+        "sharpe": ("Sharpe, annual, net", "{:.2f}"),
+        "sharpe_gross": ("Sharpe, annual, gross", "{:.2f}"),
+        "annual_return": ("return a year", "{:.2%}"),
+        "annual_volatility": ("volatility a year", "{:.2%}"),
+        "max_drawdown": ("worst drawdown", "{:.2%}"),
+        "turnover": ("turnover a year", "{:.1f}"),
+        "hit_rate": ("hit rate", "{:.1%}"),
+    }
+    for field, (label, style) in formats.items():
+        cells = [
+            style.format(getattr(segment, field)) if segment else "-"
+            for segment in (result.holdout, result.development)
+        ]
+        table.add_row(label, *cells)
+    console = Console()
+    console.print(table)
+    gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
+    if gaps:
+        console.print(
+            f"Validation Sharpe exceeds out-of-sample by {sum(gaps) / len(gaps):.2f} on average of {len(gaps)} folds."
+        )
+    console.print(f"Columns: {job.data.panel.features.shape[2]} in the table, {len(result.features)} selected.")
+    if result.model_version:
+        state = "promoted to Production" if result.promoted else "not promoted"
+        console.print(
+            f"Registered model {result.model_name} version {result.model_version}: {state}, {result.promotion_reason}."
+        )
+    console.print(f"Report, tables and figures: MLflow run {job.parent.run_id}. Look at it with:")
+    console.print(f"  {_ui_command()}", soft_wrap=True)
+
+
+@main.command("sample-data")
+@click.option(
+    "--out", default="data/sample.parquet", show_default=True, help="File to write: .parquet, .csv or .arrow."
+)
+@click.option("--seed", default=7, show_default=True)
+@click.option(
+    "--oracle-sharpe",
+    default=0.0,
+    show_default=True,
+    help="Annual Sharpe of a trader who knew the truth, before costs; 0 is pure noise without drift.",
+)
+@click.option("--n-bars", default=600, show_default=True)
+@click.option("--n-symbols", default=4, show_default=True)
+@click.option("--n-features", default=276, show_default=True, help="Columns that survive prefilter.")
+@click.option("--n-degenerate", default=36, show_default=True, help="Columns that prefilter is there for.")
+def sample_data(
+    out: str, seed: int, oracle_sharpe: float, n_bars: int, n_symbols: int, n_features: int, n_degenerate: int
+) -> None:
+    """Write a seeded feature table that looks like a real one, and its truth beside it as JSON."""
+    with _plain_errors():
+        from pipeline.sample_data import write_sample
+
+        truth = write_sample(
+            Path(out),
+            n_bars=n_bars,
+            n_symbols=n_symbols,
+            n_features=n_features,
+            n_degenerate=n_degenerate,
+            seed=seed,
+            oracle_sharpe=oracle_sharpe,
+        )
+        planted = f"; planted columns: {', '.join(truth.planted)}" if truth.planted else ""
+        click.echo(f"Wrote {out} and {Path(out).with_suffix('.truth.json')}{planted}")
+
+
+@main.command("predict")
+@click.option("--data", "source", required=True, help="Table of the latest bars: file, glob or s3://bucket/key.")
+@click.option("--out", default="", help="Write the decisions to this .csv, .parquet or .json file too.")
+@click.option("--name", default="tft-production", show_default=True, help="Registered model.")
+@click.option("--stage", default="Production", show_default=True)
+@click.option("--alias", default="", help="Prevails over the stage.")
+@click.option("--version", default="", help="Prevails over both.")
+def predict(source: str, out: str, name: str, stage: str, alias: str, version: str) -> None:
+    """Decide on the last bar of a table with a registered model."""
+    with _plain_errors():
+        import polars as pl
+
+        from pipeline.config import DataConfig
+        from pipeline.data import read_table
+        from pipeline.strategy import TFTStrategy
+        from pipeline.tracking import configure
+
+        configure()
+        strategy = TFTStrategy.from_registry(name, stage, alias=alias or None, version=version or None)
+        signals = strategy.decide(read_table(DataConfig(source=source)))
+        rows = [
+            {
+                "symbol": signal.symbol,
+                "decided_at": str(signal.decided_at),
+                "effective_at": str(signal.effective_at),
+                "position": signal.position,
+                "probability_up": signal.probability_up,
+                "mu": signal.mu,
+                "sigma": signal.sigma,
+                **(signal.quantiles or {}),
+                "regime": signal.regime,
+            }
+            for signal in signals.values()
+        ]
+        frame = pl.DataFrame(rows)
+        click.echo(f"{name} version {strategy.version}")
+        with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200, tbl_hide_dataframe_shape=True):
+            click.echo(str(frame))
+        if out:
+            writers = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".json": frame.write_json}
+            if Path(out).suffix not in writers:
+                raise ValueError(f"--out {out} must end in {', '.join(writers)}")
+            writers[Path(out).suffix](out)
+
+
+@main.command("models")
+@click.option("--name", default="tft-production", show_default=True, help="Registered model.")
+def models(name: str) -> None:
+    """List the versions of a registered model: stage, alias, Sharpe, when it was fitted."""
+    with _plain_errors():
+        from rich.console import Console
+        from rich.table import Table
+
+        from pipeline.registry import versions
+        from pipeline.tracking import configure, store
+
+        configure()
+        found = versions(name)
+        if not found:
+            raise ValueError(f"no model {name} in the registry {store()}: run `tft-pipeline production` first")
+        table = Table(title=name)
+        for heading in ("version", "stage", "aliases", "holdout Sharpe", "fitted up to", "promoted at", "run"):
+            table.add_column(heading)
+        for one in found:
+            tags = one.tags
+            table.add_row(
+                str(one.version),
+                one.current_stage or "",
+                ", ".join(one.aliases),
+                tags.get("oos_sharpe", ""),
+                tags.get("fit_end", ""),
+                tags.get("promoted_at", ""),
+                one.run_id or tags.get("run_id", ""),
+            )
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""One run of the pipeline: what all phases share, and how a phase is run, reused and logged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+
+from pipeline.config import Config, build, sha256_of
+from pipeline.data import Dataset, panel_sha256
+from pipeline.progress import Reporter
+from pipeline.reuse import PHASE_KEY, RESULT, find_finished, phase_key
+from pipeline.tracking import Run, child_run, git_commit
+from tft.folds import Fold, walk_forward
+from tft.panel import Panel
+from tft.train import EpochReport
+
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class Job:
+    """Phases are functions of a job; each calls the phase before it, which is reused, or run, or remembered."""
+
+    config: Config
+    data: Dataset
+    parent: Run
+    reporter: Reporter
+    device: torch.device
+    fresh: bool = False
+    keys: dict[str, str] = field(default_factory=dict)
+    """phase_key by phase"""
+    run_ids: dict[str, str] = field(default_factory=dict)
+    _results: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def n_development(self) -> int:
+        return self.config.n_development(self.data.panel.times)
+
+    @cached_property
+    def development(self) -> Panel:
+        """What phases 1-4 may see: the bars before the holdout."""
+        return self.data.panel.first_bars(self.n_development)
+
+    @cached_property
+    def development_sha256(self) -> str:
+        return panel_sha256(self.development)
+
+    def folds(
+        self, n_bars: int, *, step_size: int, max_folds: int | None, test_window: int | None = None
+    ) -> list[Fold]:
+        """Folds over the labelled bars of the first `n_bars`, after the warm-up; the most recent `max_folds`."""
+        config = self.config
+        folds = walk_forward(
+            n_bars - config.timing.label_bars - config.warm_up_bars,
+            train_window=config.walk_forward.train_window,
+            validation_window=config.walk_forward.validation_window,
+            test_window=test_window or config.walk_forward.test_window or step_size,
+            step_size=step_size,
+            purge_gap=config.purge_gap,
+            expanding=config.walk_forward.expanding,
+        )
+        kept = folds if max_folds is None else folds[-max_folds:]
+        return [fold.shifted(config.warm_up_bars) for fold in kept]
+
+    def run_phase(
+        self,
+        name: str,
+        kind: type[Result],
+        *,
+        settings: dict[str, Any],
+        upstream: Sequence[str],
+        compute: Callable[[Run], Result],
+        log: Callable[[Run, Result], None],
+        reusable: bool = True,
+    ) -> Result:
+        """The phase's result: remembered, reused from a finished run with the same key, or computed.
+
+        Either way it is logged in a nested run of its own, so that every production run shows all of its phases.
+        `settings`: the parts of the configuration that the phase reads. `upstream`: phases whose results it uses.
+        """
+        if name in self._results:
+            remembered: Result = self._results[name]
+            return remembered
+        key = phase_key(
+            name,
+            data_sha256=self.development_sha256 if reusable else self.data.sha256,
+            settings=settings,
+            upstream=tuple(self.keys[phase] for phase in upstream),
+            n_threads=torch.get_num_threads(),
+            device=self.device.type,
+        )
+        self.keys[name] = key
+        found = find_finished(key) if reusable and not self.fresh else None
+        with child_run(name) as run:
+            self.run_ids[name] = run.run_id
+            run.tags(self.tags())
+            run.dataset("feature table", self.data.source, self.data.sha256)
+            run.params(flattened(settings))
+            if found:
+                run_id, text = found
+                result = from_json(kind, text)
+                run.tags({"reused_from": run_id})
+                self.reporter.say(f"{name}: nothing it depends on has changed, reusing run {run_id}")
+            else:
+                self.reporter.say(f"{name}: running")
+                result = compute(run)
+            log(run, result)
+            run.text(RESULT, json.dumps(asdict(result)))  # type: ignore[call-overload]
+            run.tags({PHASE_KEY: key})
+        self._results[name] = result
+        return result
+
+    def tags(self) -> dict[str, str]:
+        """What every run of this job is tagged with."""
+        return {
+            "data_sha256": self.data.sha256,
+            "config_sha256": sha256_of(self.config),
+            "git_commit": git_commit(),
+            "purge_gap": str(self.config.purge_gap),
+        }
+
+    def epoch_reporter(self, n_folds: int, epochs: int) -> Callable[[EpochReport], None]:
+        """Progress of training: fold, epoch and validation score of each stack as it goes."""
+
+        def report(epoch: EpochReport) -> None:
+            folds = ", ".join(str(index) for index in epoch.folds)
+            score = sum(epoch.validation_score) / len(epoch.validation_score)
+            loss = sum(epoch.train_loss) / len(epoch.train_loss)
+            self.reporter.step(
+                f"fold {folds} epoch {epoch.epoch + 1}/{epochs} loss {loss:.3f} validation {score:.3f}",
+                n=len(epoch.folds),
+            )
+            if not epoch.n_active:
+                self.reporter.skip((epochs - epoch.epoch - 1) * len(epoch.folds))
+
+        return report
+
+
+def from_json(kind: type[Result], text: str) -> Result:
+    """A phase's result as it was stored."""
+    faults: list[str] = []
+    result = build(kind, json.loads(text), "", faults)
+    assert result is not None and not faults, faults
+    return result
+
+
+def flattened(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `a.b: value`, for the parameter table."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and value and prefix.count(".") < 2:
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

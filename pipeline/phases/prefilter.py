@@ -1,0 +1,119 @@
+"""Phase 1: columns that cannot carry information are dropped, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import PrefilterConfig
+from pipeline.job import Job
+from pipeline.tracking import Run
+from tft.panel import Panel, group_of
+
+_BLOCK = 64
+"""Columns correlated at once."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    feature: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prefiltered:
+    n_initial: int
+    kept: tuple[str, ...]
+    dropped: tuple[Dropped, ...]
+
+
+def run(job: Job) -> Prefiltered:
+    """Columns of the development bars that go on, and those that do not. Raises ValueError if none is left."""
+    return job.run_phase(
+        "prefilter",
+        Prefiltered,
+        settings={"prefilter": asdict(job.config.prefilter)},
+        upstream=(),
+        compute=lambda run: prefilter(job.development, job.config.prefilter),
+        log=_log,
+    )
+
+
+def prefilter(panel: Panel, config: PrefilterConfig) -> Prefiltered:
+    """Drop constant, mostly missing, and collinear columns, in that order."""
+    names, features = panel.feature_names, panel.features
+    reasons: dict[int, str] = {}
+    present = np.isfinite(features)  # (T, A, F)
+    missing = 1.0 - present.mean(axis=0)  # (A, F)
+    for column in range(len(names)):
+        values = features[:, :, column][present[:, :, column]]
+        least_missing = float(missing[:, column].min())
+        if len(values) == 0 or (values == values[0]).all():
+            reasons[column] = "constant" if len(values) else "empty"
+        elif least_missing > config.max_nan_fraction:
+            reasons[column] = (
+                f"missing in {least_missing:.0%} of the bars of the instrument that has most of it, "
+                f"the limit is {config.max_nan_fraction:.0%}"
+            )
+    survivors = [column for column in range(len(names)) if column not in reasons]
+    for column, (other, correlation) in collinear(
+        features.reshape(-1, len(names)), survivors, config.max_correlation
+    ).items():
+        reasons[column] = f"collinear with {names[other]} (correlation {correlation:+.7f})"
+    kept = tuple(name for column, name in enumerate(names) if column not in reasons)
+    if not kept:
+        raise ValueError(
+            f"prefilter leaves none of the {len(names)} columns: raise prefilter.max_nan_fraction or check the table"
+        )
+    dropped = tuple(Dropped(names[column], reasons[column]) for column in sorted(reasons))
+    return Prefiltered(len(names), kept, dropped)
+
+
+def collinear(rows: NDArray[np.float32], candidates: list[int], max_correlation: float) -> dict[int, tuple[int, float]]:
+    """Columns of rows (R, F) to drop, each with the column it repeats and their correlation.
+
+    Pearson correlation over the rows in which both are present, at least 3. Of a pair the one with more data stays,
+    of equals the first; a column already dropped drops no other.
+    """
+    present = np.isfinite(rows[:, candidates])
+    count = present.sum(axis=0)
+    order = sorted(range(len(candidates)), key=lambda i: (-count[i], i))  # who may stay is decided in this order
+    values = np.where(present, rows[:, candidates], 0.0).astype(np.float64)
+    # Standardised first, so that the sums below do not cancel.
+    mean = values.sum(axis=0) / np.maximum(count, 1)
+    values = np.where(present, values - mean, 0.0)
+    values /= np.sqrt((values**2).sum(axis=0) / np.maximum(count, 1))
+    values, mask = values[:, order], present[:, order].astype(np.float64)
+    n_columns = len(order)
+    dropped: dict[int, tuple[int, float]] = {}
+    gone = np.zeros(n_columns, dtype=bool)
+    for start in range(0, n_columns, _BLOCK):
+        own, own_mask = values[:, start : start + _BLOCK], mask[:, start : start + _BLOCK]
+        together = own_mask.T @ mask  # (block, F) rows that both have
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean_own, mean_all = (own.T @ mask) / together, (own_mask.T @ values) / together
+            covariance = (own.T @ values) / together - mean_own * mean_all
+            variance_own = ((own**2).T @ mask) / together - mean_own**2
+            variance_all = (own_mask.T @ values**2) / together - mean_all**2
+            correlation = covariance / np.sqrt(variance_own * variance_all)
+        usable = (together >= 3) & (variance_own > 1e-12) & (variance_all > 1e-12)
+        close = usable & (np.abs(correlation) > max_correlation)
+        for row in range(own.shape[1]):
+            column = start + row
+            earlier = np.flatnonzero(close[row, :column] & ~gone[:column])
+            if len(earlier):
+                gone[column] = True
+                keeper = int(earlier[0])
+                dropped[candidates[order[column]]] = (candidates[order[keeper]], float(correlation[row, keeper]))
+    return dropped
+
+
+def _log(run: Run, result: Prefiltered) -> None:
+    run.metrics({"n_features_initial": result.n_initial, "n_features_prefiltered": len(result.kept)})
+    run.table(
+        "dropped.json",
+        {"feature": [d.feature for d in result.dropped], "reason": [d.reason for d in result.dropped]},
+    )
+    run.table("kept.json", {"feature": list(result.kept), "group": [group_of(name) for name in result.kept]})

@@ -1,0 +1,321 @@
+"""Phase 5: the full walk-forward, the final fit, the checkpoint, and its registration."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from pipeline import plots, registry, report
+from pipeline.config import Config, to_mapping
+from pipeline.job import Job
+from pipeline.phases import exploration, prefilter, pruning, tuning
+from pipeline.tracking import Run, log_folds
+from tft.backtest import FoldOutcome, FoldRow, RawForecast, Record, fold_row, stitch, walk
+from tft.checkpoint import CheckpointManager, TrainedModel
+from tft.folds import Fold, final_fold
+from tft.metrics import Performance
+from tft.train import FoldFit, Market, Recipe
+
+CHECKPOINTS = Path("checkpoints")
+FALLBACK = Path.home() / ".tft-pipeline" / "fallback"
+"""Takes a checkpoint that cannot be written to the working folder."""
+
+
+@dataclass(frozen=True)
+class Produced:
+    """Headline of a production run."""
+
+    features: tuple[str, ...]
+    folds: tuple[FoldRow, ...]
+    development: Performance | None
+    holdout: Performance | None
+    seed_sharpes: tuple[float, ...]
+    """Holdout (development without a holdout) net Sharpe of each seed alone: the noise floor of any comparison."""
+    checkpoint: str
+    """Folder the checkpoint was written to."""
+    model_name: str
+    model_version: str
+    """Empty if it could not be registered."""
+    promoted: bool
+    promotion_reason: str
+    trouble: tuple[str, ...]
+    """What could not be done though the training was finished: the command ends with a non-zero exit code."""
+
+
+def run(job: Job) -> Produced:
+    """Run whatever upstream is missing, then walk forward through all bars, fit the final model, and register it."""
+    filtered = prefilter.run(job)
+    explored = exploration.run(job)
+    pruned = pruning.run(job)
+    tuned = tuning.run(job)
+    config = job.config.with_tuned(tuned.best)
+    history: dict[str, object] = {}
+
+    def compute(run: Run) -> Produced:
+        result, record, outcomes = _produce(job, config, pruned.selected, run)
+        history["record"], history["outcomes"] = record, outcomes
+        return result
+
+    def log(run: Run, result: Produced) -> None:
+        record, outcomes = history["record"], history["outcomes"]
+        assert isinstance(record, Record) and isinstance(outcomes, list)
+        figures = {
+            "validation_vs_oos.png": plots.validation_against_oos(result.folds),
+            "equity.png": plots.equity(record),
+            "vsn_heatmap.png": plots.vsn_heatmap(pruned.ranked, pruned.fold_indices),
+            "stability_against_weight.png": plots.stability_against_weight(
+                pruned.ranked, pruned.probe_relative_weight, pruned.probe_stability, pruned.threshold
+            ),
+            "training_curves.png": plots.training_curves(
+                [outcome.fold.index for outcome in outcomes],
+                [outcome.train_loss.tolist() for outcome in outcomes],
+                [outcome.validation_score.tolist() for outcome in outcomes],
+            ),
+        }
+        page = report.render(
+            job=report.Facts(
+                source=job.data.source,
+                data_sha256=job.data.sha256,
+                symbols=job.data.panel.symbols,
+                first_bar=str(job.data.panel.times[0]),
+                last_bar=str(job.data.panel.times[-1]),
+                n_bars=len(job.data.panel.times),
+                n_development=job.n_development,
+                tags=job.tags(),
+                settings=to_mapping(config),
+            ),
+            n_initial=filtered.n_initial,
+            n_prefiltered=len(filtered.kept),
+            n_selected=len(pruned.selected),
+            ranked=pruned.ranked,
+            pruning_warning=pruned.warning,
+            tuned=tuned.best,
+            n_trials=len(tuned.trials),
+            best_trial_sharpe=next(t.oos_sharpe for t in tuned.trials if t.number == tuned.best_trial),
+            folds=result.folds,
+            development=result.development,
+            holdout=result.holdout,
+            model=(result.model_name, result.model_version, result.promoted, result.promotion_reason),
+            trouble=result.trouble,
+            figures=figures,
+        )
+        for target in (run, job.parent):
+            _log_headline(target, result, filtered.n_initial, len(filtered.kept))
+            pruning.log_vsn_tables(target, pruned)
+            for name, figure in figures.items():
+                target.figure(name, figure)
+            target.text("report.html", page)
+            with tempfile.TemporaryDirectory() as scratch:
+                path = Path(scratch) / "oos_record.parquet"
+                pl.DataFrame(dict(record.to_columns())).write_parquet(path)
+                target.file(path)
+        tuning.log_trials(job.parent, tuned)
+        assert explored.features
+
+    return job.run_phase(
+        "production",
+        Produced,
+        settings=to_mapping(config),
+        upstream=("prefilter", "exploration", "pruning", "tuning"),
+        compute=compute,
+        log=log,
+        reusable=False,
+    )
+
+
+def _produce(job: Job, config: Config, selected: Sequence[str], run: Run) -> tuple[Produced, Record, list[FoldOutcome]]:
+    panel = job.data.panel.select(selected)
+    market = Market(panel, config.timing, job.device)
+    n_bars = len(panel.times)
+    folds = job.folds(n_bars, step_size=config.production.step_size, max_folds=config.production.max_folds)
+    last = _final_fold(job, folds[-1].index + 1)
+    seeds = range(config.production.seeds)
+    job.reporter.start("production", (len(folds) + 1) * config.production.epochs * len(seeds))
+    on_epoch = job.epoch_reporter(len(folds) + 1, config.production.epochs)
+
+    by_seed: list[list[FoldOutcome]] = []
+    final: list[FoldFit] = []
+    for number in seeds:
+        recipe = Recipe(config.model, config.training, config.timing, config.production.epochs, config.seed + number)
+        walked = walk(market, folds, recipe, config.positions, test_until=n_bars, on_epoch=on_epoch)
+        by_seed.append([outcome for _, outcome in walked])
+        final += [fit for fit, _ in walk(market, [last], recipe, config.positions, on_epoch=on_epoch)]
+
+    def stitched(outcomes: Sequence[FoldOutcome]) -> Record:
+        forecasts = [outcome.forecast for outcome in outcomes]
+        return stitch(forecasts, panel, market.sigma, config.positions, config.timing, n_development=job.n_development)
+
+    outcomes = [average(same_fold) for same_fold in zip(*by_seed, strict=True)]
+    record = stitched(outcomes)
+    rows = tuple(fold_row(outcome, record, panel.times) for outcome in outcomes)
+    development, holdout = record.performance("development"), record.performance("holdout")
+    of_seeds = [stitched(own).performance("holdout" if holdout else "development") for own in by_seed]
+
+    trained = TrainedModel(
+        config=config.model,
+        loss_mode=config.training.loss_mode,
+        feature_names=tuple(selected),
+        known=config.data.known,
+        symbols=panel.symbols,
+        scaler=final[0].scaler,
+        parameters={name: torch.stack([fit.parameters[name] for fit in final]) for name in final[0].parameters},
+        timing=config.timing,
+        positions=config.positions,
+        regime=config.regime,
+        seed=config.seed,
+        fit_end=str(panel.times[-1]),
+        data_sha256=job.data.sha256,
+        key_columns=config.data.key_columns(),
+        fold_bounds={
+            "train_start": str(panel.times[last.train.start]),
+            "train_end": str(panel.times[last.train.stop - 1]),
+            "validation_start": str(panel.times[last.validation.start]),
+            "validation_end": str(panel.times[last.validation.stop - 1]),
+        },
+        metrics={"oos_sharpe": holdout.sharpe} if holdout else {},
+    )
+    trouble: list[str] = []
+    folder = CHECKPOINTS / job.keys["production"][:16]
+    written = CheckpointManager(folder, fallback=FALLBACK / job.keys["production"][:16]).save(trained)
+    if written != folder:
+        trouble.append(
+            f"the checkpoint could not be written to {folder}: it is in {written}, move it when there is room"
+        )
+    registered = registry.register_and_promote(
+        written,
+        trained,
+        config.registry,
+        run=run,
+        panel=job.data.panel,
+        holdout_sharpe=holdout.sharpe if holdout else None,
+        card=model_card(job, config, rows, development, holdout),
+    )
+    trouble += registered.trouble
+    return (
+        Produced(
+            features=tuple(selected),
+            folds=rows,
+            development=development,
+            holdout=holdout,
+            seed_sharpes=tuple(one.sharpe for one in of_seeds if one),
+            checkpoint=str(written),
+            model_name=config.registry.name,
+            model_version=registered.version,
+            promoted=registered.promoted,
+            promotion_reason=registered.reason,
+            trouble=tuple(trouble),
+        ),
+        record,
+        outcomes,
+    )
+
+
+def _final_fold(job: Job, index: int) -> Fold:
+    """One more fold whose validation ends at the last labelled bar, with nothing left to test."""
+    config = job.config
+    end = len(job.data.panel.times) - config.timing.label_bars - config.warm_up_bars
+    fold = final_fold(
+        index,
+        end,
+        train_window=config.walk_forward.train_window,
+        validation_window=config.walk_forward.validation_window,
+        purge_gap=config.purge_gap,
+        expanding=config.walk_forward.expanding,
+    )
+    return fold.shifted(config.warm_up_bars)
+
+
+def average(outcomes: Sequence[FoldOutcome]) -> FoldOutcome:
+    """Outcomes of one fold under several seeds: raw positions and validation Sharpes averaged."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    first = outcomes[0]
+    n_epochs = min(len(outcome.train_loss) for outcome in outcomes)
+
+    def mean(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        return np.mean([getattr(outcome, name)[:n_epochs] for outcome in outcomes], axis=0)
+
+    # The validation figures shown are those of the seeds on average, each at its own kept epoch.
+    kept = float(np.mean([outcome.validation_sharpe[outcome.kept_epoch] for outcome in outcomes]))
+    by_epoch = mean("validation_sharpe")
+    kept_epoch = min(round(float(np.mean([outcome.kept_epoch for outcome in outcomes]))), n_epochs - 1)
+    by_epoch[kept_epoch] = kept
+    raw = np.mean([outcome.forecast.raw_position for outcome in outcomes], axis=0)
+    return replace(
+        first,
+        forecast=RawForecast(first.fold, first.forecast.bars, raw),
+        kept_epoch=kept_epoch,
+        train_loss=mean("train_loss"),
+        validation_score=mean("validation_score"),
+        validation_position=np.mean([outcome.validation_position for outcome in outcomes], axis=0),
+        validation_returns=mean("validation_returns"),
+        validation_sharpe=by_epoch,
+        vsn_weight=np.mean([outcome.vsn_weight for outcome in outcomes], axis=0),
+        vsn_weight_relative=np.mean([outcome.vsn_weight_relative for outcome in outcomes], axis=0),
+        skipped_steps=sum(outcome.skipped_steps for outcome in outcomes),
+        seconds=sum(outcome.seconds for outcome in outcomes),
+    )
+
+
+def _log_headline(run: Run, result: Produced, n_initial: int, n_prefiltered: int) -> None:
+    log_folds(run, result.folds)
+    development, holdout = result.development, result.holdout
+    run.metrics(
+        {
+            "n_features_initial": n_initial,
+            "n_features_prefiltered": n_prefiltered,
+            "n_features_selected": len(result.features),
+            "oos_sharpe": holdout.sharpe if holdout else None,
+            "oos_sharpe_gross": holdout.sharpe_gross if holdout else None,
+            "oos_sharpe_development": development.sharpe if development else None,
+            "oos_sharpe_development_gross": development.sharpe_gross if development else None,
+            "seed_sharpe_spread": float(np.std(result.seed_sharpes, ddof=1)) if len(result.seed_sharpes) > 1 else None,
+        }
+    )
+    for segment, performance in (("holdout", holdout), ("development", development)):
+        if performance:
+            run.metrics({f"{segment}_{name}": value for name, value in asdict(performance).items()})
+    run.tags({"model_name": result.model_name, "model_version": result.model_version, "checkpoint": result.checkpoint})
+    if result.trouble:
+        run.tags({"trouble": " ".join(result.trouble)})
+
+
+def model_card(
+    job: Job, config: Config, rows: Sequence[FoldRow], development: Performance | None, holdout: Performance | None
+) -> str:
+    """The version's description in the registry (Markdown)."""
+    panel = job.data.panel
+
+    def line(name: str, performance: Performance | None) -> str:
+        if performance is None:
+            return f"- {name}: too few bars to say anything"
+        return (
+            f"- {name}: annual net Sharpe {performance.sharpe:.2f} (gross {performance.sharpe_gross:.2f}), "
+            f"worst drawdown {performance.max_drawdown:.1%}, turnover {performance.turnover:.0f} a year, "
+            f"{performance.n_bars} bars"
+        )
+
+    used = config.model
+    return "\n".join(
+        [
+            "## Temporal Fusion Transformer",
+            f"Trained on {len(panel.symbols)} instruments ({', '.join(panel.symbols[:12])}), "
+            f"{panel.times[0]} to {panel.times[-1]}, {len(rows)} walk-forward folds with a purge gap of "
+            f"{config.purge_gap} bars.",
+            "",
+            line("Holdout, never seen by selection", holdout),
+            line("Development, on which columns and parameters were chosen: not out-of-sample", development),
+            "",
+            f"Network: d_hidden {used.d_hidden}, n_heads {used.n_heads}, lstm_layers {used.lstm_layers}, "
+            f"seq_len {used.seq_len}, n_context {used.n_context}, loss {config.training.loss_mode}.",
+            f"A decision of bar t takes effect {1 + config.execution_delay_bars} bars later; costs "
+            f"{config.positions.cost_bps} bps.",
+            "The final weights were fitted up to the last bar: no performance of them is known.",
+        ]
+    )

@@ -1,0 +1,101 @@
+"""Long work shows itself: bars on a terminal, plain periodic lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_EVERY_S = 15.0
+
+
+class Reporter:
+    """One for a whole run. Steps of a phase are counted (fold epochs, trial folds); `detail` says how they go."""
+
+    def __init__(self, *, terminal: bool | None = None) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.on_terminal = self.console.is_terminal if terminal is None else terminal
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._phase = ""
+        self._total = 0
+        self._done = 0
+        self._started = self._last_line = 0.0
+
+    def __enter__(self) -> Reporter:
+        if self.on_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.on_terminal:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        if self.on_terminal:
+            self._bars.console.print(text, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def start(self, phase: str, total: int) -> None:
+        """A phase of `total` steps begins."""
+        self._phase, self._total, self._done = phase, total, 0
+        self._started = self._last_line = time.monotonic()
+        if self.on_terminal:
+            if self._task is not None:
+                self._bars.remove_task(self._task)
+            self._task = self._bars.add_task(phase, total=total, detail="")
+
+    def step(self, detail: str, n: int = 1) -> None:
+        """`n` steps are done."""
+        self._done += n
+        if self.on_terminal:
+            if self._task is not None:
+                self._bars.update(self._task, completed=self._done, detail=detail)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= LINE_EVERY_S or self._done == self._total:
+            self._last_line = now
+            left = (now - self._started) / self._done * (self._total - self._done)
+            print(
+                f"{self._phase}: {self._done}/{self._total}, {_clock(now - self._started)} gone, {_clock(left)} left, "
+                f"{detail}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def skip(self, n: int) -> None:
+        """`n` steps will not be needed (a fold stopped early)."""
+        self._total -= n
+        if self.on_terminal and self._task is not None:
+            self._bars.update(self._task, total=self._total)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

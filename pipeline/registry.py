@@ -1,0 +1,342 @@
+"""The model registry: register a checkpoint, promote it by a rule, find it again by stage, alias or version."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Literal
+
+import mlflow
+import numpy as np
+import pandas as pd
+from botocore.exceptions import BotoCoreError, ClientError
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, Schema
+
+import tft
+from pipeline.config import RegistryConfig
+from pipeline.significance import sharpe_difference
+from pipeline.tracking import Run
+from tft.backtest import block_earnings
+from tft.checkpoint import TrainedModel, load_checkpoint
+from tft.panel import AHEAD, Panel
+from tft.positions import portfolio_return
+from tft.predict import Predictor
+
+ALIAS = "production"
+STAGE = "Production"
+ARTIFACT = "checkpoint"
+MIN_COMPARED_BARS = 63
+"""Fewer bars allow no inference."""
+PROMOTION_P = 0.2
+UNREACHABLE = (MlflowException, OSError, BotoCoreError, ClientError)
+"""What a registry or artifact store that cannot be reached or written raises."""
+
+Rule = Literal["always", "never", "if_better"]
+
+
+class RegistryError(ValueError):
+    """No such model, version, stage or alias."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    version: str
+    """Empty if it could not be registered."""
+    promoted: bool
+    reason: str
+    trouble: tuple[str, ...] = ()
+
+
+def register_and_promote(
+    folder: Path,
+    trained: TrainedModel,
+    config: RegistryConfig,
+    *,
+    run: Run,
+    panel: Panel,
+    holdout_sharpe: float | None,
+    card: str,
+) -> Registered:
+    """Register the checkpoint in `folder` and promote it by the configured rule. A registry that cannot be reached
+    is said, not raised: the training is finished and its checkpoint is on disk.
+    """
+    try:
+        registered = register(folder, trained, config.name, run=run, panel=panel, card=card)
+    except UNREACHABLE as error:
+        reason = " ".join(str(error).split())[:300]
+        return Registered(
+            "",
+            False,
+            "not registered",
+            (f"the model could not be registered as {config.name} ({reason}): its checkpoint is safe in {folder}",),
+        )
+    try:
+        promoted, why = promote(
+            config.name, registered, rule=config.promote, panel=panel, holdout_sharpe=holdout_sharpe
+        )
+    except UNREACHABLE as error:
+        reason = " ".join(str(error).split())[:300]
+        return Registered(
+            registered,
+            False,
+            "not promoted",
+            (f"version {registered} of {config.name} is registered but could not be promoted ({reason})",),
+        )
+    return Registered(registered, promoted, why)
+
+
+def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, panel: Panel, card: str) -> str:
+    """Log the checkpoint as a pyfunc model of the active run, holding nothing pickled, and register it. Returns the
+    version.
+    """
+    script, checkpoint = Path(__file__).with_name("served_model.py"), str(folder.resolve())
+    with _quiet(), chdir(script.parent):  # a relative path, so that the model does not hold this machine's
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=script.name,
+            artifacts={ARTIFACT: checkpoint},
+            code_paths=[str(Path(tft.__file__).parent)],
+            pip_requirements=[
+                f"{package}=={installed_version(package).split('+')[0]}"
+                for package in ("mlflow", "torch", "numpy", "pandas", "safetensors")
+            ],
+            signature=signature(trained, panel),
+            input_example=example(trained, panel),
+            registered_model_name=name,
+            metadata={"fit_end": trained.fit_end, "data_sha256": trained.data_sha256},
+        )
+    version = str(info.registered_model_version)
+    client = MlflowClient()
+    client.update_model_version(name, version, description=card)
+    for tag, value in {"run_id": run.run_id, "fit_end": trained.fit_end, "data_sha256": trained.data_sha256}.items():
+        client.set_model_version_tag(name, version, tag, value)
+    return version
+
+
+def promote(
+    name: str, version: str, *, rule: Rule, panel: Panel | None, holdout_sharpe: float | None
+) -> tuple[bool, str]:
+    """Give the version the stage and the alias if the rule lets it. Returns whether, and why, in a sentence.
+
+    `if_better`: against the incumbent, the paired Sharpe difference on the bars of `panel` after both versions' fit
+    must be positive with p < 0.2 over at least 63 bars; without an incumbent, the holdout Sharpe must be positive.
+    """
+    client = MlflowClient()
+    incumbent = _by_alias(client, name, ALIAS)
+    passed, reason = True, "the rule is to promote always"
+    if rule == "never":
+        passed, reason = False, "the rule is never to promote"
+    elif rule == "if_better" and (incumbent is None or incumbent.version == version):
+        if holdout_sharpe is None:
+            passed, reason = False, "there is no holdout, so nothing says that it is any good"
+        else:
+            passed = holdout_sharpe > 0.0
+            reason = f"there is no incumbent and its holdout Sharpe is {holdout_sharpe:.2f}"
+    elif rule == "if_better":
+        assert incumbent is not None
+        passed, reason = _better(client, name, version, str(incumbent.version), panel)
+    if passed:
+        with _quiet():
+            if hasattr(client, "transition_model_version_stage"):
+                client.transition_model_version_stage(name, version, STAGE, archive_existing_versions=True)
+        client.set_registered_model_alias(name, ALIAS, version)
+        client.set_model_version_tag(name, version, "promoted_at", datetime.now(UTC).isoformat(timespec="seconds"))
+        if holdout_sharpe is not None:
+            client.set_model_version_tag(name, version, "oos_sharpe", f"{holdout_sharpe:.4f}")
+    return passed, reason
+
+
+def _better(client: MlflowClient, name: str, candidate: str, incumbent: str, panel: Panel | None) -> tuple[bool, str]:
+    if panel is None:
+        return False, "no bars were given on which to compare it with the incumbent"
+    new, old = (load_checkpoint(download(name, version) / ARTIFACT) for version in (candidate, incumbent))
+    after = max(np.datetime64(new.fit_end), np.datetime64(old.fit_end))
+    first = int(np.searchsorted(panel.times, after, side="right"))
+    n_bars = len(panel.times) - first - 1 - new.timing.delay_bars
+    if n_bars < MIN_COMPARED_BARS:
+        return False, (
+            f"{max(n_bars, 0)} bars lie after the fit of both it and the incumbent (version {incumbent}), "
+            f"{MIN_COMPARED_BARS} are needed to compare them: promote it later, or set registry.promote: always"
+        )
+    if old.symbols != panel.symbols or not set(old.feature_names) <= set(panel.feature_names):
+        return False, f"the incumbent (version {incumbent}) uses other instruments or columns: compare them by hand"
+    returns = [_returns_after(trained, panel, first) for trained in (new, old)]
+    compared = sharpe_difference(*returns)
+    annual = compared.difference * np.sqrt(new.timing.periods_per_year)
+    passed = compared.difference > 0.0 and compared.p_value < PROMOTION_P
+    return passed, (
+        f"its annual Sharpe is {annual:+.2f} against version {incumbent} over {n_bars} bars after both fits "
+        f"(p = {compared.p_value:.2f}, the limit is {PROMOTION_P})"
+    )
+
+
+def _returns_after(trained: TrainedModel, panel: Panel, first: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Net portfolio returns (n,) of a checkpoint's own decisions from bar `first` on."""
+    prediction = Predictor(trained).run(panel.select(trained.feature_names))
+    position = prediction.position[len(prediction.times) - (len(panel.times) - first) :]
+    net = block_earnings(position, range(first, len(panel.times)), panel.returns, trained.positions, trained.timing).net
+    return portfolio_return(net)[: len(position) - 1 - trained.timing.delay_bars]
+
+
+def signature(trained: TrainedModel, panel: Panel) -> ModelSignature:
+    plain = [name for name in trained.feature_names if not name.endswith(AHEAD)]
+    inputs = [
+        ColSpec("datetime", _time_name(panel)),
+        ColSpec("string", "symbol"),
+        ColSpec("double", "ret_1d"),
+        *(ColSpec("double", name) for name in dict.fromkeys((*plain, *trained.known))),
+    ]
+    outputs = [ColSpec("string", "symbol"), ColSpec("datetime", "time"), *(ColSpec("double", n) for n in _NUMBERS)]
+    return ModelSignature(Schema(inputs), Schema([*outputs, ColSpec("string", "regime")]))
+
+
+_NUMBERS = (
+    "position",
+    "raw_position",
+    "probability_up",
+    "mu",
+    "sigma",
+    "q05",
+    "q10",
+    "q25",
+    "q50",
+    "q75",
+    "q90",
+    "q95",
+)
+
+
+def example(trained: TrainedModel, panel: Panel) -> pd.DataFrame:
+    """The first rows of a table as the model wants it (too short to decide on)."""
+    n_bars, n_assets = 2, len(panel.symbols)
+    plain = [name for name in trained.feature_names if not name.endswith(AHEAD)]
+    frame: dict[str, object] = {
+        _time_name(panel): np.repeat(panel.times[-n_bars:], n_assets).astype("datetime64[ns]"),
+        "symbol": list(panel.symbols) * n_bars,
+        "ret_1d": panel.returns[-n_bars:].reshape(-1),
+    }
+    for name in dict.fromkeys((*plain, *trained.known)):
+        frame[name] = panel.features[-n_bars:, :, panel.feature_names.index(name)].reshape(-1).astype(np.float64)
+    return pd.DataFrame(frame)
+
+
+def _time_name(panel: Panel) -> str:
+    midnight = panel.times.astype("datetime64[D]").astype(panel.times.dtype)
+    return "date" if (panel.times == midnight).all() else "timestamp"
+
+
+def find_version(name: str, *, stage: str | None = None, alias: str | None = None, version: str | None = None) -> str:
+    """The version number that a stage, an alias or a version means. Raises RegistryError if there is none."""
+    client = MlflowClient()
+    wanted = f"version {version}" if version else f"alias {alias!r}" if alias else f"stage {stage!r}"
+    try:
+        with _quiet():
+            if version:
+                return str(client.get_model_version(name, str(version)).version)
+            if alias:
+                return str(client.get_model_version_by_alias(name, alias).version)
+            found = [v for v in client.search_model_versions(f"name = '{name}'") if v.current_stage == stage]
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            found = []
+        else:
+            raise
+    if not found:
+        raise RegistryError(
+            f"no model {name} with {wanted} in the registry {mlflow.get_registry_uri()}: see `tft-pipeline models`, or "
+            f"set MLFLOW_TRACKING_URI"
+        )
+    return str(max(found, key=lambda v: int(v.version)).version)
+
+
+def resolve_and_download(
+    name: str, *, stage: str | None = None, alias: str | None = None, version: str | None = None
+) -> tuple[str, Path]:
+    """(version, folder) of a model, downloaded once. When the registry cannot be reached the last answer for the same
+    question serves, with a warning. Raises RegistryError.
+    """
+    memory = _cache(name) / "resolved.json"
+    question = f"{stage}|{alias}|{version}"
+    known: dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
+    try:
+        found = find_version(name, stage=stage, alias=alias, version=version)
+        folder = download(name, found)
+    except UNREACHABLE as error:
+        if question not in known:
+            raise
+        found = known[question]
+        folder = _cache(name) / found
+        warnings.warn(f"the registry cannot be reached ({error}): using version {found} as before", stacklevel=2)
+    if known.get(question) != found:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        scratch = memory.with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(known | {question: found}))
+        scratch.replace(memory)
+    return found, folder
+
+
+def download(name: str, version: str) -> Path:
+    """The folder of artifacts of a version, downloaded once to the user's cache."""
+    folder = _cache(name) / version
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            with _quiet():
+                whole = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"models:/{name}/{version}", dst_path=str(scratch)
+                )
+            (Path(whole) / "artifacts").rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _cache(name: str) -> Path:
+    """One folder a registry and model, in the user's cache."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    uri = mlflow.get_registry_uri()
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
+    registry = hashlib.sha256(uri.encode()).hexdigest()[:12]
+    return root / "tft-pipeline" / "models" / registry / name
+
+
+def versions(name: str) -> list[ModelVersion]:
+    """All versions of a model, newest first, with their aliases."""
+    client = MlflowClient()
+    with _quiet():
+        found = client.search_model_versions(f"name = '{name}'")
+        return sorted((client.get_model_version(name, v.version) for v in found), key=lambda v: -int(v.version))
+
+
+def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Stages are deprecated upstream and served here on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield

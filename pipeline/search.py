@@ -1,0 +1,115 @@
+"""The Optuna study: search space, pruner, storage, and limits that can be changed while it runs."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import TrialState
+
+from pipeline.config import WHOLE_NUMBERS, Range
+from tft.windows import key
+
+STORAGE = "sqlite:///optuna.db"
+HEARTBEAT_S = 30
+FAULT = "fault"
+"""Attribute of a trial that raised, as against one whose process died and which is therefore run again."""
+
+
+class Report(Protocol):
+    def __call__(self, step: int, value: float) -> None:
+        """Tell the pruner the value so far; ends the trial if the pruner says so."""
+
+
+Objective = Callable[[optuna.Trial, Mapping[str, Any], Report], float]
+
+
+def open_study(name: str, *, storage: str = STORAGE) -> optuna.Study:
+    """The study of that name, created if it is not there. Trials of processes that died are marked failed."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        rdb = optuna.storages.RDBStorage(storage, heartbeat_interval=HEARTBEAT_S, grace_period=4 * HEARTBEAT_S)
+    study = optuna.create_study(
+        study_name=name,
+        storage=rdb,
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
+        load_if_exists=True,
+    )
+    return study
+
+
+def search(
+    study: optuna.Study,
+    space: Mapping[str, Range],
+    untuned: Mapping[str, Any],
+    objective: Objective,
+    *,
+    n_trials: int,
+    timeout_seconds: float,
+    seed: int,
+    on_trial: Callable[[optuna.trial.FrozenTrial], None],
+) -> None:
+    """Run trials until `n_trials` have ended, trial 0 with the untuned values. Resumes a study that was interrupted.
+
+    The sampler is seeded anew by (seed, trial number), so that a resumed study goes on as an uninterrupted one. While
+    it runs, `optuna study set-user-attr` can change `n_trials` and `timeout_seconds` (0: no limit); the timeout keeps
+    new trials from starting and ends none.
+    """
+    started = time.monotonic()
+    if not study.trials:
+        study.enqueue_trial({name: untuned[name] for name in space})
+
+    def evaluate(trial: optuna.Trial) -> float:
+        parameters = {name: suggest(trial, name, values) for name, values in space.items()}
+
+        def report(step: int, value: float) -> None:
+            trial.report(value, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned(f"below the median of the trials after step {step}")
+
+        try:
+            return objective(trial, parameters, report)
+        except (FloatingPointError, ValueError) as error:
+            trial.set_user_attr(FAULT, str(error))
+            raise
+
+    while True:
+        attributes = study.user_attrs
+        limit_s = float(attributes.get("timeout_seconds", timeout_seconds))
+        if len(ended(study)) >= int(float(attributes.get("n_trials", n_trials))):
+            return
+        if limit_s and ended(study) and time.monotonic() - started >= limit_s:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = optuna.samplers.TPESampler(seed=key(seed, "trial", len(study.trials)) % 2**32)
+            study.optimize(
+                evaluate,
+                n_trials=1,
+                catch=(FloatingPointError, ValueError),
+                callbacks=[lambda _, trial: on_trial(trial)],
+            )
+
+
+def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Trials that count: complete, pruned, or refused by the objective; not those whose process died."""
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        or (trial.state == TrialState.FAIL and FAULT in trial.user_attrs)
+    ]
+
+
+def suggest(trial: optuna.Trial, name: str, values: Range) -> Any:
+    if values.choices is not None:
+        return trial.suggest_categorical(name, values.choices)
+    assert values.low is not None and values.high is not None
+    if name in WHOLE_NUMBERS:
+        return trial.suggest_int(name, int(values.low), int(values.high), log=values.log, step=int(values.step or 1))
+    return trial.suggest_float(name, values.low, values.high, log=values.log, step=values.step)

@@ -1,0 +1,373 @@
+"""The training loop: what a fit depends on, what it keeps, and that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CPU, small_panel, small_recipe
+
+from tft.folds import Fold
+from tft.loss import training_loss
+from tft.model import LOSS_MODES, LossMode
+from tft.panel import Panel
+from tft.train import (
+    MAX_GRADIENT_NORM,
+    SMOOTHING_EPOCHS,
+    EpochReport,
+    FoldFit,
+    Market,
+    Recipe,
+    TrainingConfig,
+    _adam,
+    choose_device,
+    fit_folds,
+    forecast_fit,
+    initial_parameters,
+    stack_size,
+)
+from tft.volatility import Timing
+from tft.windows import TrainingSampler
+
+FOLDS = (
+    Fold(0, range(20, 80), range(85, 100), range(105, 120)),
+    Fold(1, range(40, 70), range(75, 95), range(100, 115)),
+    Fold(2, range(50, 110), range(115, 130), range(135, 150)),
+)
+
+
+def market_of(panel: Panel) -> Market:
+    return Market(panel, Timing(), CPU)
+
+
+def fitted(panel: Panel, folds: tuple[Fold, ...], recipe: Recipe, *, stack: int = 1) -> list[FoldFit]:
+    return list(fit_folds(market_of(panel), folds, recipe, stack=stack))
+
+
+def identical(a: FoldFit, b: FoldFit) -> bool:
+    return (
+        a.parameters.keys() == b.parameters.keys()
+        and all(torch.equal(a.parameters[name], b.parameters[name]) for name in a.parameters)
+        and all(
+            np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True)
+            for name in ("train_loss", "validation_score", "validation_position")
+        )
+        and (a.kept_epoch, a.skipped_steps, a.fold) == (b.kept_epoch, b.skipped_steps, b.fold)
+        and np.array_equal(a.scaler.mean, b.scaler.mean, equal_nan=True)
+    )
+
+
+def distance(a: FoldFit, b: FoldFit) -> float:
+    return max(float((a.parameters[name] - b.parameters[name]).abs().max()) for name in a.parameters)
+
+
+# What a fit depends on
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_a_fit_is_bit_identical_when_it_is_run_again(stack: int) -> None:
+    """Whatever the global generator holds, which is left as it was."""
+    panel, recipe = small_panel(), small_recipe()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = fitted(panel, FOLDS, recipe, stack=stack)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = fitted(panel, FOLDS, recipe, stack=stack)
+    assert [fit.fold.index for fit in first] == [0, 1, 2]
+    assert all(identical(a, b) for a, b in zip(first, again, strict=True))
+    assert not identical(first[0], fitted(panel, FOLDS, replace(recipe, seed=6), stack=stack)[0])
+
+
+def test_a_fold_does_not_depend_on_the_folds_of_other_stacks() -> None:
+    panel, recipe = small_panel(), small_recipe()
+    together = fitted(panel, FOLDS, recipe)
+    for fold, fit in zip(FOLDS, together, strict=True):
+        assert identical(fitted(panel, (fold,), recipe)[0], fit)
+
+
+@pytest.mark.parametrize("n_context", [0, 2])
+def test_a_stack_of_unequal_folds_fits_each_as_if_it_were_alone(n_context: int) -> None:
+    """Without dropout, whose draws depend on the stack, up to rounding: the shorter folds skip steps, moments too."""
+    panel, recipe = small_panel(), small_recipe(dropout=0.0, n_context=n_context, lr=0.003)
+    sampler_steps = {len(fold.train) * 2 // 16 for fold in FOLDS}
+    assert len(sampler_steps) > 1
+    stacked_fits = fitted(panel, FOLDS, recipe, stack=3)
+    for fold, fit in zip(FOLDS, stacked_fits, strict=True):
+        (alone,) = fitted(panel, (fold,), recipe)
+        assert distance(alone, fit) < 1e-3  # 3 epochs of lr 0.003 move a weight by up to 0.06
+        assert np.allclose(alone.train_loss, fit.train_loss, rtol=1e-3, atol=1e-3)
+        assert np.allclose(alone.validation_score, fit.validation_score, rtol=1e-3, atol=1e-3)
+
+
+def test_no_value_after_the_validation_labels_enters_a_fit() -> None:
+    """Everything later is corrupted, and the fit is the same to the last bit."""
+    recipe, fold = small_recipe(), FOLDS[0]
+    panel = small_panel()
+    corrupt = small_panel()
+    rng = np.random.default_rng(1)
+    later = corrupt.features[fold.validation.stop :]
+    later[:] = np.where(np.isfinite(later), rng.standard_normal(later.shape) * 100, np.nan)
+    known_returns = fold.validation.stop + recipe.timing.label_bars
+    corrupt.returns[known_returns:] = rng.standard_normal(corrupt.returns[known_returns:].shape)
+    (clean,), (dirty,) = fitted(panel, (fold,), recipe), fitted(corrupt, (fold,), recipe)
+    assert identical(clean, dirty)
+    # The test can fail: one bar earlier the last validation label is hit.
+    corrupt.returns[known_returns - 1] *= 3
+    (hit,) = fitted(corrupt, (fold,), recipe)
+    assert not np.array_equal(hit.validation_score, clean.validation_score)
+    assert np.array_equal(hit.train_loss, clean.train_loss)
+
+
+def test_the_validation_block_does_not_enter_the_updates() -> None:
+    """It chooses the epoch; training losses do not see it."""
+    recipe, fold = small_recipe(), FOLDS[0]
+    corrupt = small_panel()
+    corrupt.features[fold.train.stop :] *= -7.0
+    corrupt.returns[fold.train.stop + recipe.timing.label_bars :] *= -2.0
+    (clean,), (dirty,) = fitted(small_panel(), (fold,), recipe), fitted(corrupt, (fold,), recipe)
+    assert np.array_equal(clean.train_loss, dirty.train_loss)
+    assert not np.array_equal(clean.validation_score, dirty.validation_score)
+
+
+# The update
+
+
+def test_adam_is_adam_and_a_masked_fold_keeps_weights_moments_and_count() -> None:
+    rng = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 40, generator=rng)
+    masked_steps = {1, 2, 5}
+    flat, first, second, count = start.clone(), torch.zeros(2, 40), torch.zeros(2, 40), torch.zeros(2, 1)
+    references = [torch.nn.Parameter(start[k].clone()) for k in range(2)]
+    optimisers = [torch.optim.Adam([one], lr=0.01) for one in references]
+    for step in range(12):
+        gradient = torch.randn(2, 40, generator=rng) * 10.0 ** (step % 3)
+        update = torch.tensor([[1.0], [0.0 if step in masked_steps else 1.0]])
+        before = [value[1].clone() for value in (flat, first, second, count)]
+        _adam(flat, gradient, first, second, count, update, 0.01)
+        for k in range(2):
+            if update[k]:
+                references[k].grad = gradient[k].clone()
+                optimisers[k].step()
+            assert torch.allclose(flat[k], references[k].detach(), rtol=0.0, atol=1e-6)
+        if step in masked_steps:
+            assert all(torch.equal(a, b[1]) for a, b in zip(before, (flat, first, second, count), strict=True))
+    assert count.flatten().tolist() == [12, 9]
+
+
+def by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, clip: bool = True) -> tuple[torch.Tensor, list[float]]:
+    """One epoch as anyone would write it: nn.Module, backward, clip_grad_norm_, torch.optim.Adam."""
+    market = market_of(panel)
+    (reference,) = fit_folds(market, [fold], replace(recipe, epochs=1))
+    space = market.space(reference.scaler, recipe.model)
+    sampler = TrainingSampler(
+        [space], [fold], np.isfinite(market.y), batch_size=recipe.training.batch_size, seed=recipe.seed, device=CPU
+    )
+    model, flat = initial_parameters(panel, [fold], recipe, CPU)
+    torch.nn.utils.vector_to_parameters(flat[0], model.parameters())
+    mean, std = torch.from_numpy(reference.scaler.mean)[None], torch.from_numpy(reference.scaler.std)[None]
+    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.training.lr)
+    norms = []
+    sampler.start_epoch(0)
+    for step in range(sampler.n_steps):
+        batch = sampler.batch(step)
+        x, present, asset = market.on_device.cells(batch.cells, mean, std)
+        output, _ = model(x[0], present[0], asset[0], batch.windows[0], batch.has_context[0])
+        y = torch.from_numpy(market.y.reshape(-1)[batch.targets[0].numpy()]).float()
+        assert torch.isfinite(y).all()
+        loss = training_loss(
+            output.position,
+            output.distribution,
+            y,
+            torch.ones_like(y),
+            loss_mode=recipe.training.loss_mode,
+            mle_weight=recipe.training.mle_weight,
+            periods_per_year=recipe.timing.periods_per_year,
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM if clip else 1e9)))
+        optimiser.step()
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach(), norms
+
+
+def test_an_epoch_equals_plain_torch_with_clip_grad_norm_and_adam() -> None:
+    panel, recipe = small_panel(), small_recipe(epochs=1, dropout=0.0)
+    (fit,) = fitted(panel, FOLDS[:1], recipe)
+    ours = torch.cat([value.flatten() for value in fit.parameters.values()])
+    expected, norms = by_plain_torch(panel, FOLDS[0], recipe)
+    unclipped, _ = by_plain_torch(panel, FOLDS[0], recipe, clip=False)
+    assert max(norms) > MAX_GRADIENT_NORM  # otherwise nothing is clipped
+    # A weight whose gradient is rounding noise moves by up to lr a step either way: such are few.
+    close = (ours - expected).abs() < 1e-4
+    assert close.float().mean() > 0.97
+    assert (unclipped - expected).abs().median() > 10 * (ours - expected).abs().median()
+    assert ((unclipped - expected).abs() < 1e-4).float().mean() < 0.5
+
+
+# Early stopping and the epoch that is kept
+
+
+def kept_by_hand(scores: np.ndarray, patience: int) -> tuple[int, int]:
+    """Epoch kept and epochs used, from the scores: the best mean of the last five, within patience."""
+    best, kept = np.inf, 0
+    for epoch in range(len(scores)):
+        smoothed = np.mean(scores[max(0, epoch - SMOOTHING_EPOCHS + 1) : epoch + 1])
+        if smoothed < best:
+            best, kept = smoothed, epoch
+        if patience and epoch - kept >= patience:
+            return kept, epoch + 1
+    return kept, len(scores)
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_the_kept_epoch_has_the_best_validation_score_smoothed_over_five_epochs(loss_mode: LossMode) -> None:
+    recipe = small_recipe(epochs=14, lr=0.02, loss_mode=loss_mode)
+    (fit,) = fitted(small_panel(), FOLDS[:1], recipe)
+    assert SMOOTHING_EPOCHS == 5
+    assert fit.validation_score.shape == (14,)
+    assert fit.kept_epoch == kept_by_hand(fit.validation_score, 0)[0]
+
+
+def test_a_stopped_fold_is_frozen_and_keeps_the_weights_of_its_own_epoch() -> None:
+    """Its weights are those of a run that ended at the kept epoch, though the other folds of the stack went on."""
+    panel, recipe = small_panel(), small_recipe(epochs=25, patience=3, lr=0.02)
+    fits = fitted(panel, FOLDS, recipe, stack=3)
+    used = [kept_by_hand(fit.validation_score, 3)[1] for fit in fits]
+    assert len({len(fit.validation_score) for fit in fits}) == 1
+    assert len(fits[0].validation_score) == max(used) < 25
+    assert min(used) < max(used)
+    for k, fit in enumerate(fits):
+        assert fit.kept_epoch == kept_by_hand(fit.validation_score, 3)[0]
+        after = fit.validation_position[used[k] - 1 :]
+        assert np.array_equal(after, np.broadcast_to(after[0], after.shape), equal_nan=True)
+        assert not np.array_equal(fit.validation_position[used[k] - 2], after[0], equal_nan=True)
+        ended = fitted(panel, FOLDS, replace(recipe, epochs=fit.kept_epoch + 1), stack=3)[k]
+        assert ended.kept_epoch == fit.kept_epoch
+        assert all(torch.equal(ended.parameters[name], fit.parameters[name]) for name in fit.parameters)
+
+
+def test_without_patience_no_fold_stops() -> None:
+    recipe = small_recipe(epochs=12, lr=0.05, patience=0)
+    (fit,) = fitted(small_panel(), FOLDS[1:2], recipe)
+    assert len(fit.train_loss) == 12
+    assert fit.kept_epoch < 12 - 3  # noise: a patience of 3 would have stopped it
+
+
+def test_the_kept_weights_give_the_validation_positions_of_the_kept_epoch() -> None:
+    panel, recipe = small_panel(), small_recipe(epochs=6, lr=0.03)
+    (fit,) = fitted(panel, FOLDS[:1], recipe)
+    forecasts, cells = forecast_fit(fit, market_of(panel), recipe, fit.fold.validation)
+    shown = fit.validation_position[fit.kept_epoch].reshape(-1)[cells - fit.fold.validation.start * 2]
+    assert np.allclose(forecasts.position, shown, rtol=0.0, atol=1e-6)
+    assert np.isfinite(fit.validation_position[0]).sum() == len(cells)
+
+
+def test_every_epoch_is_reported() -> None:
+    reports: list[EpochReport] = []
+    fits = list(fit_folds(market_of(small_panel()), FOLDS, small_recipe(), stack=2, on_epoch=reports.append))
+    assert [(report.folds, report.epoch) for report in reports] == [
+        *(((0, 1), epoch) for epoch in range(3)),
+        *(((2,), epoch) for epoch in range(3)),
+    ]
+    assert [report.validation_score[1] for report in reports[:3]] == fits[1].validation_score.tolist()
+    assert [report.train_loss[0] for report in reports[3:]] == fits[2].train_loss.tolist()
+
+
+# Learning
+
+
+@pytest.mark.parametrize("n_context", [0, 2])
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_every_loss_mode_lowers_its_training_loss(loss_mode: LossMode, n_context: int) -> None:
+    panel = small_panel(signal=0.8)
+    recipe = small_recipe(epochs=8, loss_mode=loss_mode, n_context=n_context)
+    (fit,) = fitted(panel, FOLDS[:1], recipe)
+    assert np.isfinite(fit.train_loss).all()
+    assert fit.skipped_steps == 0
+    assert fit.train_loss[-3:].mean() < fit.train_loss[:2].mean() - 0.5
+
+
+def test_a_planted_signal_is_found_and_a_shuffled_target_is_not() -> None:
+    """Correlation of the raw positions with what follows, out of sample."""
+    fold = Fold(0, range(20, 230), range(235, 265), range(270, 398))
+    correlation = {}
+    for name in ("planted", "shuffled"):
+        panel = small_panel(400, 2, 3, signal=0.7, missing=0.0)
+        if name == "shuffled":
+            panel.returns[:] = panel.returns[np.random.default_rng(0).permutation(400)]
+        market, recipe = market_of(panel), small_recipe(epochs=8, batch_size=32)
+        (fit,) = fit_folds(market, [fold], recipe)
+        forecasts, cells = forecast_fit(fit, market, recipe, fold.test)
+        y = market.y.reshape(-1)[cells]
+        known = np.isfinite(y)
+        correlation[name] = np.corrcoef(forecasts.position[known], y[known])[0, 1]
+    assert correlation["planted"] > 0.45  # a perfect reading of the signal gives 0.7
+    assert abs(correlation["shuffled"]) < 0.2  # 256 cells: two standard errors are 0.125
+
+
+# Faults are said in one sentence
+
+
+def test_a_fold_without_a_training_target_is_refused() -> None:
+    panel = small_panel()
+    panel.features[20:80] = np.nan
+    with pytest.raises(ValueError, match=r"^fold 0 has no training target: between bars 20 and 79 [^.]+$"):
+        fitted(panel, FOLDS[:1], small_recipe())
+
+
+def test_a_fold_without_a_validation_target_is_refused() -> None:
+    panel = small_panel()
+    panel.features[85:100] = np.nan
+    with pytest.raises(ValueError, match=r"^fold 0 has no validation target: between bars 85 and 99 [^.]+$"):
+        fitted(panel, FOLDS[:1], small_recipe())
+
+
+def test_a_fold_whose_score_is_never_finite_is_named() -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"^the validation score of fold 0 was never finite: lower training.lr"
+    ):
+        fitted(small_panel(), FOLDS[:1], small_recipe(lr=1e30))
+
+
+def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted() -> None:
+    """A label that is beyond all bounds spoils one step an epoch, not the fit."""
+    panel = small_panel(missing=0.0)
+    market = market_of(panel)
+    market.y_on_device[60 * 2] = torch.inf
+    (fit,) = fit_folds(market, FOLDS[:1], small_recipe(epochs=4))
+    assert 1 <= fit.skipped_steps <= 4
+    assert all(torch.isfinite(value).all() for value in fit.parameters.values())
+    assert np.isfinite(fit.validation_score).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is available")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^device is 'cuda', but no GPU is available here: use auto or cpu$"):
+        choose_device("cuda")
+    assert choose_device("auto") == choose_device("cpu") == CPU
+
+
+def test_stacks_are_of_one_on_a_cpu_and_of_up_to_sixteen_on_a_gpu() -> None:
+    assert stack_size(40, CPU) == 1
+    assert stack_size(5, torch.device("cuda")) == 5
+    assert stack_size(40, torch.device("cuda")) == 16
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        (TrainingConfig(), None),
+        (TrainingConfig(lr=0.0), "training.lr is 0.0, it must be positive"),
+        (TrainingConfig(batch_size=1), "training.batch_size is 1, the least is 2"),
+        (TrainingConfig(loss_mode="mse"), "training.loss_mode is 'mse', it must be one of "),  # type: ignore[arg-type]
+        (TrainingConfig(mle_weight=-1.0), "training.mle_weight is -1.0, it must be at least 0"),
+        (TrainingConfig(patience=-1), "training.patience is -1, the least is 0"),
+    ],
+)
+def test_faults_of_the_configuration(config: TrainingConfig, fault: str | None) -> None:
+    found = config.faults()
+    assert len(found) == (fault is not None)
+    assert fault is None or found[0].startswith(fault)
