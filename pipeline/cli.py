@@ -283,7 +283,11 @@ def predict(source: str, out: str, name: str, stage: str, alias: str, version: s
         with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200, tbl_hide_dataframe_shape=True):
             click.echo(str(frame))
         if out:
-            writers = {".csv": frame.write_csv, ".parquet": frame.write_parquet, ".json": frame.write_json}
+            writers: dict[str, Callable[[str], Any]] = {
+                ".csv": frame.write_csv,
+                ".parquet": frame.write_parquet,
+                ".json": frame.write_json,
+            }
             if Path(out).suffix not in writers:
                 raise ValueError(f"--out {out} must end in {', '.join(writers)}")
             writers[Path(out).suffix](out)

@@ -334,7 +334,7 @@ class Config:
         if self.purge_gap < least_gap and not self.allow_label_overlap:
             found.append(
                 f"purge_gap is {self.purge_gap}, but labels reach {least_gap} bars past the first bar of the next "
-                f"block: set purge_gap to at least {least_gap}, or allow_label_overlap: true to compare with the wrong way"
+                f"block: set purge_gap to at least {least_gap}, or allow_label_overlap: true to compare"
             )
         window = self.walk_forward
         if window.train_window - window.validation_window - self.purge_gap < 1:

@@ -6,7 +6,10 @@ Shapes: n bars, K folds. Colours are those of Okabe and Ito, which colour-blind 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import matplotlib
@@ -17,7 +20,7 @@ from matplotlib import colormaps, dates
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
@@ -74,18 +77,19 @@ def training_curves(
     """Loss and validation score by epoch, a line a fold, early folds dark and late ones light, and their median."""
     figure, panels = _panels(6.5, (1, 1))
     shades = colormaps["viridis"](np.linspace(0.0, 0.88, len(fold_indices)))
+    alpha = 0.85 if len(fold_indices) <= _MAX_LEGEND else 0.5
     for axes, curves in zip(panels, (train_loss, validation_score), strict=True):
         for fold, curve, shade in zip(fold_indices, curves, shades, strict=True):
-            marker = "o" if len(curve) == 1 else ""
+            style = "o" if len(curve) == 1 else "-"
             axes.plot(
-                np.arange(1, len(curve) + 1), curve, color=shade, lw=1.2, alpha=0.8, marker=marker, label=f"fold {fold}"
+                np.arange(1, len(curve) + 1), curve, style, color=shade, lw=1.2, alpha=alpha, label=f"fold {fold}"
             )
         if len(curves) > 2:
             axes.plot(*_median_curve(curves), color="black", lw=2.2, label="median of the folds")
     panels[0].set_ylabel("training loss")
     panels[1].set_ylabel("validation score\n(lower is better)")
     panels[1].set_xlabel("epoch")
-    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     handles, labels = panels[0].get_legend_handles_labels()
     if len(fold_indices) > _MAX_LEGEND:  # the oldest and the newest tell which way the colours run
         shown = [0, len(fold_indices) // 2, len(fold_indices) - 1, *range(len(fold_indices), len(handles))]
@@ -105,8 +109,8 @@ def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
     in_holdout = [i for i, row in enumerate(rows) if "holdout" in (row.segment or "")]
     for axes in (above, below):
         axes.axhline(0.0, color="black", lw=0.8)
-        for number, i in enumerate(in_holdout):
-            label = "fold with holdout bars" if number == 0 else None
+        for i in in_holdout:
+            label = "fold with holdout bars" if i == in_holdout[0] and axes is above else None
             axes.axvspan(i - 0.5, i + 0.5, color=SEGMENT_COLOURS["holdout"], lw=0, zorder=0, label=label)
     above.vlines(x, kept, oos, color=GREY, lw=1.2, zorder=2)
     above.scatter(x, best, marker="^", s=34, facecolor="none", edgecolor=GREY, zorder=3, label="validation, best epoch")
@@ -114,7 +118,7 @@ def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
     above.scatter(x, oos, marker="D", s=34, color=VERMILION, zorder=5, label="out-of-sample")
     above.set_ylabel("Sharpe (annual, net)")
     below.bar(x, np.nan_to_num(gap), color=GREY, width=0.7)
-    for i in np.flatnonzero(np.isnan(gap)):
+    for i in np.flatnonzero(np.isnan(gap)).tolist():
         below.annotate("n/a", (i, 0.0), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=7)
     if np.isfinite(gap).any():
         mean = float(np.nanmean(gap))
@@ -122,14 +126,8 @@ def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
         below.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
     below.set_ylabel("kept epoch\nminus out-of-sample")
     shown = _thinned(len(rows))
-    below.set_xticks(
-        shown,
-        [f"{rows[i].fold}: {bar_label(rows[i].test_end)}" for i in shown],
-        rotation=55,
-        ha="right",
-        rotation_mode="anchor",
-        fontsize=9,
-    )
+    labels = [f"{rows[i].fold}: {bar_label(rows[i].test_end)}" for i in shown]
+    below.set_xticks(shown, labels, rotation=55, ha="right", rotation_mode="anchor", fontsize=9)
     below.set_xlabel("fold: last bar of its test block")
     below.set_xlim(-0.6, len(rows) - 0.4)
     figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
@@ -144,27 +142,23 @@ def vsn_heatmap(ranked: Sequence[RankedRow], fold_indices: Sequence[int]) -> Fig
     weights = 100.0 * np.array([row.weights for row in top], dtype=np.float64)  # (columns, K)
     colours = colormaps["YlGnBu"].with_extremes(bad="#BDBDBD")
     known = weights[np.isfinite(weights)]
-    image = axes.imshow(
-        np.ma.masked_invalid(weights),
-        aspect="auto",
-        cmap=colours,
-        vmin=0.0,
-        vmax=float(known.max()) if len(known) else 1.0,
-    )
+    largest = float(known.max()) if len(known) else 1.0
+    image = axes.imshow(np.ma.masked_invalid(weights), aspect="auto", cmap=colours, vmin=0.0, vmax=largest)
     rows = np.arange(len(top))
     axes.set_yticks(rows, [_name(row.feature) for row in top], fontsize=8.5)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(
-        rows, [f"{row.relative_weight:5.2f}×  {row.group[:10]}" for row in top], family="monospace", fontsize=8
-    )
+    weight_and_group = [f"{row.relative_weight:5.2f}×  {_name(row.group)}" for row in top]
+    right.set_yticks(rows, weight_and_group, family="monospace", fontsize=8)
     for ticks in (axes.get_yticklabels(), right.get_yticklabels()):
         for tick, row in zip(ticks, top, strict=True):
             tick.set_color("black" if row.selected else GREY)
     shown = _thinned(len(fold_indices))
-    axes.set_xticks(shown, [str(fold_indices[i]) for i in shown])
+    axes.set_xticks(shown, [str(fold_indices[i]) for i in shown], fontsize=9)
     axes.set_xlabel("fold")
     axes.set_title(f"{len(top)} of {len(ranked)} columns, by mean weight (grey: not selected)", loc="left", fontsize=10)
-    axes.set_title("relative weight, group", loc="right", fontsize=8.5)
+    axes.annotate(
+        "relative, group", (1.0, 1.0), (10, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8
+    )
     figure.colorbar(image, ax=axes, label="selection weight (% of all variables)", shrink=0.6, pad=0.02)
     return figure
 
@@ -177,16 +171,12 @@ def stability_against_weight(
 ) -> Figure:
     """Each column's stability against its mean weight, the probes among them, and the weight that was needed."""
     figure, (axes,) = _panels(6.0, (1,))
-    for chosen, marker, colour, label in (
-        (False, "o", GREY, "column, not selected"),
-        (True, "o", BLUE, "column, selected"),
-    ):
+    for chosen, colour, label in ((False, GREY, "column, not selected"), (True, BLUE, "column, selected")):
         rows = [row for row in ranked if row.selected == chosen]
         axes.scatter(
             [row.relative_weight for row in rows],
             [row.stability for row in rows],
             s=30,
-            marker=marker,
             facecolor=colour if chosen else "none",
             edgecolor=colour,
             alpha=0.75,
@@ -209,9 +199,7 @@ def stability_against_weight(
     known = values[np.isfinite(values)]
     if known.min() > 0.0 and known.max() > 6.0 * np.median(known):  # a few columns dwarf the others
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(ScalarFormatter())
-        axes.tick_params(axis="x", which="minor", labelsize=8)
+        _label_ratios(axes)
     axes.set_xlabel("mean selection weight relative to uniform (×)")
     axes.set_ylabel("stability (share of folds)")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -242,16 +230,21 @@ def equity(record: Record) -> Figure:
         above.text(0.5, 0.5, "no bar with a known return", transform=above.transAxes, ha="center")
         return figure
     net, gross = record.net()[:stop], record.gross()[:stop]
-    time = np.asarray(dates.date2num(record.times[:stop]))
+    time = np.asarray(dates.date2num(record.times[:stop]))  # type: ignore[no-untyped-call]
     for start, end in _runs(record.segment[:stop]):
         segment: Segment = record.segment[start]
         performance = record.performance(segment)
         label = f"{segment} (net Sharpe {performance.sharpe:.2f})" if performance else segment
         for axes in (above, below):
             axes.axvspan(
-                time[start], time[min(end, stop - 1)], facecolor=SEGMENT_COLOURS[segment], edgecolor="#BBBBBB", lw=0.5,
-                zorder=0, label=label,
-            )  # fmt: skip
+                time[start],
+                time[min(end, stop - 1)],
+                facecolor=SEGMENT_COLOURS[segment],
+                edgecolor="#BBBBBB",
+                lw=0.5,
+                zorder=0,
+                label=label,
+            )
     owner = np.maximum.accumulate(record.fold[:stop].max(axis=1))
     borders = np.flatnonzero(np.diff(owner, prepend=-1) > 0)
     for axes in (above, below):
@@ -259,9 +252,15 @@ def equity(record: Record) -> Figure:
             axes.axvline(time[bar], color=GREY, lw=0.6, alpha=0.6, zorder=1)
     for i in _thinned(len(borders)):
         above.annotate(
-            str(owner[borders[i]]), (time[borders[i]], 1.0), (2, -2), xycoords=above.get_xaxis_transform(),
-            textcoords="offset points", va="top", fontsize=7, color="#555555",
-        )  # fmt: skip
+            str(owner[borders[i]]),
+            (time[borders[i]], 1.0),
+            (2, -2),
+            xycoords=above.get_xaxis_transform(),
+            textcoords="offset points",
+            va="top",
+            fontsize=7,
+            color="#555555",
+        )
     above.plot(time, _compounded(gross), color=GREY, lw=1.0, label="before costs")
     above.plot(time, _compounded(net), color=BLUE, lw=1.8, label="net of costs")
     above.axhline(0.0, color="black", lw=0.8)
@@ -272,9 +271,9 @@ def equity(record: Record) -> Figure:
     for axes in (above, below):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.margins(x=0.0)
-    locator = dates.AutoDateLocator()
+    locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
     below.xaxis.set_major_locator(locator)
-    below.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    below.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     return figure
 
@@ -283,37 +282,43 @@ def optuna_figures(study: optuna.Study) -> dict[str, Figure]:
     """Optuna's own figures by name; those for which the study holds too little are left out."""
     trials = study.get_trials(deepcopy=False)
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    parameters = sorted({name for trial in completed for name in trial.params})
+    values = {(name, value) for trial in completed for name, value in trial.params.items()}
+    parameters = sorted(name for name, n in Counter(name for name, _ in values).items() if n > 1)
     target = "OOS Sharpe (development)"
     figures: dict[str, Figure] = {}
+    draw: Callable[[], Any]
     if completed:
-        figures["optimization_history"] = _optuna_figure(
-            lambda: optuna_plots.plot_optimization_history(study, target_name=target), (WIDTH_IN, 5.0)
-        )
+        draw = partial(optuna_plots.plot_optimization_history, study, target_name=target)
+        figures["optimization_history"] = figure = _optuna_figure(draw, (WIDTH_IN, 5.0))
+        figure.axes[0].legend(loc="best")
     if any(trial.intermediate_values for trial in trials):
-        figure = _optuna_figure(lambda: optuna_plots.plot_intermediate_values(study), (WIDTH_IN, 5.0))
+        draw = partial(optuna_plots.plot_intermediate_values, study)
+        figures["intermediate_values"] = figure = _optuna_figure(draw, (WIDTH_IN, 5.0))
+        figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        figure.axes[0].set(xlabel="fold of the trial's walk-forward", ylabel="OOS Sharpe so far (development)")
         legend = figure.axes[0].get_legend()
         if legend is not None and len(legend.get_texts()) > 2 * _MAX_LEGEND:
             legend.remove()
-        figures["intermediate_values"] = figure
     for start in range(0, len(parameters), 4):  # four in a row can still be read
         shown = parameters[start : start + 4]
         size = (2.0 * WIDTH_IN / len(shown) if len(shown) > 1 else WIDTH_IN, 4.0)
-        figures[f"slice_{start // 4 + 1}"] = _optuna_figure(
-            lambda shown=shown: optuna_plots.plot_slice(study, params=shown, target_name=target), size
-        )
+        draw = partial(optuna_plots.plot_slice, study, params=shown, target_name=target)
+        figures[f"slice_{start // 4 + 1}"] = figure = _optuna_figure(draw, size)
+        for axes in figure.axes:
+            if axes.get_xscale() == "log":
+                _label_ratios(axes)
+                axes.tick_params(axis="x", labelsize=8, rotation=40)
     if len({trial.value for trial in completed}) > 1 and parameters:
         evaluator = _quietly(optuna.importance.PedAnovaImportanceEvaluator)
-        figures["param_importances"] = _optuna_figure(
-            lambda: optuna_plots.plot_param_importances(study, evaluator=evaluator, target_name=target), (WIDTH_IN, 5.0)
-        )
+        draw = partial(optuna_plots.plot_param_importances, study, evaluator=evaluator, target_name=target)
+        figures["param_importances"] = _optuna_figure(draw, (WIDTH_IN, 5.0))
     return figures
 
 
 def _optuna_figure(draw: Callable[[], Any], size: tuple[float, float]) -> Figure:
     """The figure `draw` makes through pyplot, taken out of it again, with pyplot's settings as they were."""
     before = set(plt.get_fignums())
-    settings = {"figure.figsize": size, "figure.dpi": DPI, "figure.constrained_layout.use": True}
+    settings: Any = {"figure.figsize": size, "figure.dpi": DPI, "figure.constrained_layout.use": True}
     try:
         with matplotlib.rc_context(settings):
             figure: Figure = np.atleast_1d(_quietly(draw)).flat[0].get_figure()
@@ -340,6 +345,13 @@ def _panels(height: float, ratios: Sequence[float]) -> tuple[Figure, list[Axes]]
     return figure, panels
 
 
+def _label_ratios(axes: Axes) -> None:
+    """A logarithmic x axis labelled 1, 2, 5, 10, and so on."""
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def _name(feature: str) -> str:
     """A column's name, shortened in its middle; a dollar sign is no formula."""
     half = (_MAX_NAME - 1) // 2
@@ -355,11 +367,11 @@ def _thinned(n: int) -> range:
 def _runs(values: NDArray[np.str_]) -> list[tuple[int, int]]:
     """Bounds [start, stop) of stretches of equal values."""
     borders = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)]
-    return list(zip(borders[:-1], borders[1:], strict=True))
+    return list(pairwise(borders))
 
 
 def _compounded(returns: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.cumprod(1.0 + np.nan_to_num(returns, nan=0.0)) - 1.0
+    return np.asarray(np.cumprod(1.0 + np.nan_to_num(returns, nan=0.0)) - 1.0, dtype=np.float64)
 
 
 def _median_curve(curves: Sequence[Sequence[float]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

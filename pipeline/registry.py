@@ -24,7 +24,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, Schema, TensorSpec
 
 import tft
 from pipeline.config import RegistryConfig
@@ -194,14 +194,19 @@ def _returns_after(trained: TrainedModel, panel: Panel, first: int) -> np.ndarra
 
 def signature(trained: TrainedModel, panel: Panel) -> ModelSignature:
     plain = [name for name in trained.feature_names if not name.endswith(AHEAD)]
-    inputs = [
+    inputs: list[ColSpec | TensorSpec] = [
         ColSpec("datetime", _time_name(panel)),
         ColSpec("string", "symbol"),
         ColSpec("double", "ret_1d"),
         *(ColSpec("double", name) for name in dict.fromkeys((*plain, *trained.known))),
     ]
-    outputs = [ColSpec("string", "symbol"), ColSpec("datetime", "time"), *(ColSpec("double", n) for n in _NUMBERS)]
-    return ModelSignature(Schema(inputs), Schema([*outputs, ColSpec("string", "regime")]))
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec("string", "symbol"),
+        ColSpec("datetime", "time"),
+        *(ColSpec("double", n) for n in _NUMBERS),
+    ]
+    outputs.append(ColSpec("string", "regime"))
+    return ModelSignature(Schema(inputs), Schema(outputs))
 
 
 _NUMBERS = (

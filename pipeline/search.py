@@ -33,14 +33,13 @@ def open_study(name: str, *, storage: str = STORAGE) -> optuna.Study:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         rdb = optuna.storages.RDBStorage(storage, heartbeat_interval=HEARTBEAT_S, grace_period=4 * HEARTBEAT_S)
-    study = optuna.create_study(
+    return optuna.create_study(
         study_name=name,
         storage=rdb,
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
         load_if_exists=True,
     )
-    return study
 
 
 def search(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import resource
@@ -48,6 +49,8 @@ def configure() -> None:
         uri = f"sqlite:///{file}"
     mlflow.set_tracking_uri(uri)
     mlflow.set_system_metrics_sampling_interval(5)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
     def end(signum: int, frame: object) -> None:
         raise Killed(f"signal {signum}")

@@ -344,6 +344,8 @@ def test_windows_hold_the_same_cells_in_either_mode_as_in_a_naive_loop(
         batch = sampler.batch(step)
         assert batch.cells.shape == (2, sampler.capacity)
         for k in range(2):
+            reach = sampler.spaces[k].reach(folds[k].train)
+            assert set((batch.cells[k] // 2).tolist()) <= set(reach)  # padding included
             contexts = sampler.spaces[k].contexts(batch.targets[k].numpy(), key(1, folds[k].index, 4))
             last = batch.targets[k].tolist()
             counted = batch.counted[k].numpy() > 0

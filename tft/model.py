@@ -24,6 +24,9 @@ from tft.recurrent import gather, lstm
 LossMode = Literal["sharpe", "joint_mle", "joint_quantile"]
 LOSS_MODES: tuple[LossMode, ...] = get_args(LossMode)
 QUANTILE_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+INITIAL_SELECTION_SPREAD = 0.1
+"""Standard deviation of the initial VSN logits: near uniform, so that weights read after a few epochs say what was
+learned and not how the network was drawn."""
 SIGMA_FLOOR = 1e-3
 """Least predictive standard deviation, in units of the volatility known at the decision."""
 
@@ -168,6 +171,7 @@ class CellEncoder(nn.Module):
         self.select_gate = Dense(h, 2 * v)
         self.select_skip, self.select_skip_bias = uniform(v, h, v, limit=flat), nn.Parameter(torch.zeros(v))
         self.select_norm = nn.LayerNorm(v)
+        nn.init.constant_(self.select_norm.weight, INITIAL_SELECTION_SPREAD)
         self.input_gates = Dense(h, 4 * h)
         self.dropout = config.dropout
 

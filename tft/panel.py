@@ -59,7 +59,7 @@ class Panel:
         sorted). For each of `known` a column `<name>.ahead` is added with its value `lead_bars` later; rows at the
         end of the table that carry no return for any instrument then only feed those columns.
 
-        Raises ValueError for a missing key or feature column, or for two rows with the same bar and symbol.
+        Raises ValueError for a missing key or feature column, an infinite feature, or two rows of one bar and symbol.
         """
         time_key = next((key for key in ("timestamp", "date") if key in columns), None)
         absent = [] if time_key else ["date (or timestamp)"]
@@ -94,6 +94,9 @@ class Panel:
         features = np.full((n_bars, n_assets, len(wanted)), np.nan, dtype=np.float32)
         for i, name in enumerate(wanted):
             features[:, :, i] = pivot(name)
+        infinite = [name for i, name in enumerate(wanted) if np.isinf(features[:, :, i]).any()]
+        if infinite:
+            raise ValueError(f"infinite values in {', '.join(infinite)}: write them as missing")
         returns = pivot("ret_1d") if "ret_1d" in columns else _close_to_close(pivot("close"))
         panel = cls(times=times, symbols=kept_symbols, feature_names=tuple(wanted), features=features, returns=returns)
         if known:

@@ -5,7 +5,7 @@ Shapes: T bars of the table given, n bars decided, A instruments, S seeds, D par
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,7 +106,7 @@ class Predictor:
             (one,) = forecast(self.model, own, on_device, mean, std, [space], [cells], seed=trained.seed + seed)
             positions.append(one.position)
             distributions.append(one.distribution)
-        raw = _grid(np.mean(positions, axis=0), cells - first * n_assets, (len(bars), n_assets))
+        raw = _grid(_mean(positions), cells - first * n_assets, (len(bars), n_assets))
         path = position_path(
             raw, volatility, trained.positions, trained.timing, before=None if before is None else before.path
         )
@@ -139,22 +139,22 @@ class Predictor:
             return None, None, None, None
         if self.trained.loss_mode == "joint_mle":
             mu, sigma = distributions[:, :, 0], distributions[:, :, 1]
-            up = torch.special.ndtr(torch.from_numpy(mu / sigma)).numpy().mean(axis=0)
-            mean = mu.mean(axis=0)
-            spread = np.sqrt((sigma**2 + mu**2).mean(axis=0) - mean**2)  # moments of the seeds' mixture
+            up = _mean(torch.special.ndtr(torch.from_numpy(mu / sigma)).numpy())
+            mean = _mean(mu)
+            spread = np.sqrt(_mean(sigma**2 + mu**2) - mean**2)  # moments of the seeds' mixture
             return (
                 _grid(up, cells, unit.shape),
                 _grid(mean, cells, unit.shape) * unit,
                 _grid(spread, cells, unit.shape) * unit,
                 None,
             )
-        up = np.mean([probability_up(torch.from_numpy(one)).numpy() for one in distributions], axis=0)
-        mean_quantiles = distributions.mean(axis=0)
+        up = _mean([probability_up(torch.from_numpy(one)).numpy() for one in distributions])
+        mean_quantiles = _mean(distributions)
         grids = [_grid(level, cells, unit.shape) * unit for level in mean_quantiles.T]
         return _grid(up, cells, unit.shape), None, None, np.stack(grids, axis=-1)
 
     def table(self, columns: Mapping[str, NDArray[np.generic]]) -> Panel:
-        """A long table of bars, as the model was trained on, to its panel. Raises ValueError naming a lacking column."""
+        """A long table like the one the model was trained on to a panel. Raises ValueError naming a lacking column."""
         trained = self.trained
         own = {name: canonical for canonical, name in trained.key_columns.items()}
         return Panel.from_columns(
@@ -193,6 +193,12 @@ def last_bar(prediction: Prediction) -> dict[str, NDArray[np.generic]]:
         )
     columns["regime"] = np.array([REGIMES[int(code)] for code in prediction.regime[-1]])
     return columns
+
+
+def _mean(of_seeds: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean over seeds, added one after the other: numpy adds a single target's seeds in another order than many's."""
+    values = list(of_seeds)
+    return np.asarray(sum(values[1:], start=values[0]) / len(values))
 
 
 def _grid(values: NDArray[np.float64], cells: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from pipeline import plots, registry, report
 from pipeline.config import Config, to_mapping
@@ -99,8 +100,7 @@ def run(job: Job) -> Produced:
             n_trials=len(tuned.trials),
             best_trial_sharpe=next(t.oos_sharpe for t in tuned.trials if t.number == tuned.best_trial),
             folds=result.folds,
-            development=result.development,
-            holdout=result.holdout,
+            record=record,
             model=(result.model_name, result.model_version, result.promoted, result.promotion_reason),
             trouble=result.trouble,
             figures=figures,
@@ -184,9 +184,7 @@ def _produce(job: Job, config: Config, selected: Sequence[str], run: Run) -> tup
     folder = CHECKPOINTS / job.keys["production"][:16]
     written = CheckpointManager(folder, fallback=FALLBACK / job.keys["production"][:16]).save(trained)
     if written != folder:
-        trouble.append(
-            f"the checkpoint could not be written to {folder}: it is in {written}, move it when there is room"
-        )
+        trouble.append(f"the checkpoint could not be written to {folder}: it is in {written}, move it from there")
     registered = registry.register_and_promote(
         written,
         trained,
@@ -238,8 +236,9 @@ def average(outcomes: Sequence[FoldOutcome]) -> FoldOutcome:
     first = outcomes[0]
     n_epochs = min(len(outcome.train_loss) for outcome in outcomes)
 
-    def mean(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        return np.mean([getattr(outcome, name)[:n_epochs] for outcome in outcomes], axis=0)
+    def mean(name: str) -> NDArray[np.float64]:
+        stacked: NDArray[np.float64] = np.stack([getattr(outcome, name)[:n_epochs] for outcome in outcomes])
+        return np.asarray(stacked.mean(axis=0))
 
     # The validation figures shown are those of the seeds on average, each at its own kept epoch.
     kept = float(np.mean([outcome.validation_sharpe[outcome.kept_epoch] for outcome in outcomes]))

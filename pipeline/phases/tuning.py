@@ -99,8 +99,8 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
     job.reporter.start("tuning", config.tuning.n_trials * len(folds))
     job.reporter.step("", n=len(ended(study)) * len(folds))
     job.reporter.say(
-        f"tuning: study {study.study_name} in {STORAGE}; its limits can be changed while it runs, for example by "
-        f"optuna study set-user-attr --storage {STORAGE} --study-name {study.study_name} --key timeout_seconds --value 0"
+        f"tuning: its limits can be changed while it runs, for example by: optuna study set-user-attr "
+        f"--storage {STORAGE} --study-name {study.study_name} --key timeout_seconds --value 0"
     )
 
     def objective(trial: optuna.Trial, parameters: Mapping[str, Any], report: Report) -> float:
@@ -183,15 +183,13 @@ def _log(run: Run, result: Tuned) -> None:
 def log_trials(run: Run, result: Tuned) -> None:
     """`trials.json`."""
     names = sorted({name for trial in result.trials for name in trial.parameters})
-    run.table(
-        "trials.json",
-        {
-            "trial": [trial.number for trial in result.trials],
-            "state": [trial.state for trial in result.trials],
-            "best": [trial.number == result.best_trial for trial in result.trials],
-            "oos_sharpe": [trial.oos_sharpe for trial in result.trials],
-            "n_folds": [trial.n_folds for trial in result.trials],
-            "seconds": [trial.seconds for trial in result.trials],
-        }
-        | {name: [trial.parameters.get(name) for trial in result.trials] for name in names},
-    )
+    columns: dict[str, list[Any]] = {
+        "trial": [trial.number for trial in result.trials],
+        "state": [trial.state for trial in result.trials],
+        "best": [trial.number == result.best_trial for trial in result.trials],
+        "oos_sharpe": [trial.oos_sharpe for trial in result.trials],
+        "n_folds": [trial.n_folds for trial in result.trials],
+        "seconds": [trial.seconds for trial in result.trials],
+    }
+    columns |= {name: [trial.parameters.get(name) for trial in result.trials] for name in names}
+    run.table("trials.json", columns)
