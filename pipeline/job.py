@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +20,8 @@ from pipeline.tracking import Run, child_run, git_commit
 from tft.folds import Fold, walk_forward
 from tft.panel import Panel
 from tft.train import EpochReport
+
+FITS = Path("checkpoints") / "fits"
 
 Result = TypeVar("Result")
 
@@ -113,7 +117,12 @@ class Job:
             run.text(RESULT, json.dumps(asdict(result)))  # type: ignore[call-overload]
             run.tags({PHASE_KEY: key})
         self._results[name] = result
+        shutil.rmtree(self.fits_folder(name), ignore_errors=True)  # the result is delivered
         return result
+
+    def fits_folder(self, name: str) -> Path:
+        """Where finished folds of a running phase wait in case its process dies: the next one goes on from there."""
+        return FITS / self.keys[name][:16]
 
     def tags(self) -> dict[str, str]:
         """What every run of this job is tagged with."""

@@ -18,7 +18,6 @@ from typing import Literal
 
 import mlflow
 import numpy as np
-import pandas as pd
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -115,7 +114,6 @@ def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, panel:
                 for package in ("mlflow", "torch", "numpy", "pandas", "safetensors")
             ],
             signature=signature(trained, panel),
-            input_example=example(trained, panel),
             registered_model_name=name,
             metadata={"fit_end": trained.fit_end, "data_sha256": trained.data_sha256},
         )
@@ -223,20 +221,6 @@ _NUMBERS = (
     "q90",
     "q95",
 )
-
-
-def example(trained: TrainedModel, panel: Panel) -> pd.DataFrame:
-    """The first rows of a table as the model wants it (too short to decide on)."""
-    n_bars, n_assets = 2, len(panel.symbols)
-    plain = [name for name in trained.feature_names if not name.endswith(AHEAD)]
-    frame: dict[str, object] = {
-        _time_name(panel): np.repeat(panel.times[-n_bars:], n_assets).astype("datetime64[ns]"),
-        "symbol": list(panel.symbols) * n_bars,
-        "ret_1d": panel.returns[-n_bars:].reshape(-1),
-    }
-    for name in dict.fromkeys((*plain, *trained.known)):
-        frame[name] = panel.features[-n_bars:, :, panel.feature_names.index(name)].reshape(-1).astype(np.float64)
-    return pd.DataFrame(frame)
 
 
 def _time_name(panel: Panel) -> str:

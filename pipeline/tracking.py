@@ -42,6 +42,7 @@ def configure() -> None:
     """Choose the store (`MLFLOW_TRACKING_URI`, else a SQLite file here), keep retries short, end runs on SIGTERM."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_STORE)
     if uri.startswith("sqlite:///"):  # absolute, so that it holds wherever the process goes
         file = Path(uri.removeprefix("sqlite:///")).resolve()

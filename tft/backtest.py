@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -214,14 +215,16 @@ def walk(
     *,
     test_until: int | None = None,
     stack: int | None = None,
+    keep: Path | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Iterator[tuple[FoldFit, FoldOutcome]]:
     """Fit the folds, forecast each one's test bars with its kept weights, and read its VSN off its validation rows.
 
-    `test_until`: the last fold goes on forecasting up to this bar, for the bars that have no label yet.
+    `stack`, `keep` and `on_epoch` as in `fit_folds`. `test_until`: the last fold goes on forecasting up to this bar,
+    for the bars that have no label yet.
     """
     panel, n_assets = market.panel, len(market.panel.symbols)
-    for fit in fit_folds(market, folds, recipe, stack=stack, on_epoch=on_epoch):
+    for fit in fit_folds(market, folds, recipe, stack=stack, keep=keep, on_epoch=on_epoch):
         fold = fit.fold
         bars = fold.test
         if test_until is not None and fold.index == folds[-1].index:

@@ -8,17 +8,21 @@ Shapes: K stacked folds, P parameters of one model, E epochs run, B batch, T bar
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
+from tft.checkpoint import tensors_to_bytes, write_folder_atomically
 from tft.folds import Fold
 from tft.forecast import Forecasts, forecast
 from tft.loss import training_loss, validation_score
@@ -142,16 +146,26 @@ def fit_folds(
     recipe: Recipe,
     *,
     stack: int | None = None,
+    keep: Path | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Iterator[FoldFit]:
     """Fit every fold, `stack` at a time (default: `stack_size`), and yield each as soon as its stack is done.
 
     The result of a fold depends on the market, the fold, the recipe and the composition of its stack, on nothing
-    else. Raises ValueError for a fold without training or validation targets.
+    else. With `keep`, finished folds are written to that folder, and a stack whose folds are all there is read back
+    instead of fitted: the folder must belong to this market and recipe alone. Raises ValueError for a fold without
+    training or validation targets.
     """
     size = stack or stack_size(len(folds), market.device)
     for start in range(0, len(folds), size):
-        yield from _fit_stack(market, folds[start : start + size], recipe, on_epoch or (lambda report: None))
+        own = folds[start : start + size]
+        fits = _kept(keep, own) if keep else None
+        if fits is None:
+            fits = _fit_stack(market, own, recipe, on_epoch or (lambda report: None))
+            if keep:
+                for fit in fits:
+                    _keep(keep, fit, own)
+        yield from fits
 
 
 def _fit_stack(
@@ -357,6 +371,46 @@ def _score(forecasts: Forecasts, market: Market, cells: NDArray[np.int64], recip
         periods_per_year=market.timing.periods_per_year,
     )
     return float(score) if math.isfinite(score) else math.inf
+
+
+def _stack_folder(keep: Path, fold: Fold, stack: Sequence[Fold]) -> Path:
+    return keep / f"fold-{fold.index}-of-{'-'.join(str(other.index) for other in stack)}"
+
+
+def _keep(keep: Path, fit: FoldFit, stack: Sequence[Fold]) -> None:
+    tensors = {f"parameters.{name}": value for name, value in fit.parameters.items()}
+    for name in ("train_loss", "validation_score", "validation_position"):
+        tensors[name] = torch.from_numpy(getattr(fit, name))
+    tensors |= {"scaler.mean": torch.from_numpy(fit.scaler.mean), "scaler.std": torch.from_numpy(fit.scaler.std)}
+    numbers = {"kept_epoch": fit.kept_epoch, "skipped_steps": fit.skipped_steps, "seconds": fit.seconds}
+    content = {"fit.safetensors": tensors_to_bytes(tensors), "fit.json": json.dumps(numbers).encode()}
+    write_folder_atomically(_stack_folder(keep, fit.fold, stack), content)
+
+
+def _kept(keep: Path, stack: Sequence[Fold]) -> list[FoldFit] | None:
+    """The stack's fits if every one of them is there."""
+    folders = [_stack_folder(keep, fold, stack) for fold in stack]
+    if not all(folder.is_dir() for folder in folders):
+        return None
+    fits = []
+    for fold, folder in zip(stack, folders, strict=True):
+        tensors = load_file(folder / "fit.safetensors")
+        fits.append(
+            FoldFit(
+                fold=fold,
+                scaler=Scaler(tensors["scaler.mean"].numpy(), tensors["scaler.std"].numpy()),
+                parameters={
+                    name.removeprefix("parameters."): value
+                    for name, value in tensors.items()
+                    if name.startswith("parameters.")
+                },
+                train_loss=tensors["train_loss"].numpy(),
+                validation_score=tensors["validation_score"].numpy(),
+                validation_position=tensors["validation_position"].numpy(),
+                **json.loads((folder / "fit.json").read_text()),
+            )
+        )
+    return fits
 
 
 def _on_grid(values: NDArray[np.float64], cells: NDArray[np.int64], bars: range, n_assets: int) -> NDArray[np.float64]:

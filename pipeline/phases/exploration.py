@@ -98,7 +98,9 @@ def _explore(job: Job, kept: tuple[str, ...]) -> Explored:
     folds = job.folds(job.n_development, step_size=config.exploration.step_size, max_folds=config.exploration.max_folds)
     job.reporter.start("exploration", len(folds) * recipe.epochs)
     on_epoch = job.epoch_reporter(len(folds), recipe.epochs)
-    outcomes = [outcome for _, outcome in walk(market, folds, recipe, config.positions, on_epoch=on_epoch)]
+    keep = job.fits_folder("exploration")
+    walked = walk(market, folds, recipe, config.positions, keep=keep, on_epoch=on_epoch)
+    outcomes = [outcome for _, outcome in walked]
     record = stitch(
         [outcome.forecast for outcome in outcomes],
         panel,

@@ -143,9 +143,10 @@ def _produce(job: Job, config: Config, selected: Sequence[str], run: Run) -> tup
     final: list[FoldFit] = []
     for number in seeds:
         recipe = Recipe(config.model, config.training, config.timing, config.production.epochs, config.seed + number)
-        walked = walk(market, folds, recipe, config.positions, test_until=n_bars, on_epoch=on_epoch)
+        keep = job.fits_folder("production") / f"seed-{recipe.seed}"
+        walked = walk(market, folds, recipe, config.positions, test_until=n_bars, keep=keep, on_epoch=on_epoch)
         by_seed.append([outcome for _, outcome in walked])
-        final += [fit for fit, _ in walk(market, [last], recipe, config.positions, on_epoch=on_epoch)]
+        final += [fit for fit, _ in walk(market, [last], recipe, config.positions, keep=keep, on_epoch=on_epoch)]
 
     def stitched(outcomes: Sequence[FoldOutcome]) -> Record:
         forecasts = [outcome.forecast for outcome in outcomes]
