@@ -173,6 +173,12 @@ class Range:
 
     def faults(self, name: str) -> list[str]:
         where = f"tuning.space.{name}"
+        if name == "loss_mode" and self.choices is None:
+            return [f"{where} needs choices: it is text"]
+        if name in WHOLE_NUMBERS and any(
+            value is not None and value != int(value) for value in (self.low, self.high, self.step)
+        ):
+            return [f"{where} needs a whole low, high and step"]
         if self.choices is not None:
             if self.low is not None or self.high is not None:
                 return [f"{where} has both choices and low/high: give one of them"]
@@ -330,6 +336,11 @@ class Config:
                     )
         if not 0.0 <= self.holdout_fraction < 1.0:
             found.append(f"holdout_fraction is {self.holdout_fraction}, it must lie in [0, 1)")
+        if self.holdout_start is not None:
+            try:
+                np.datetime64(self.holdout_start)
+            except ValueError:
+                found.append(f"holdout_start is {self.holdout_start!r}, it must be an ISO date or time")
         least_gap = self.execution_delay_bars + self.horizon - 1
         if self.purge_gap < least_gap and not self.allow_label_overlap:
             found.append(

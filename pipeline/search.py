@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -55,24 +56,26 @@ def search(
 ) -> None:
     """Run trials until `n_trials` have ended, trial 0 with the untuned values. Resumes a study that was interrupted.
 
-    The sampler is seeded anew by (seed, trial number), so that a resumed study goes on as an uninterrupted one. While
+    The sampler is seeded anew by (seed, trials ended), so that a resumed study goes on as an uninterrupted one. While
     it runs, `optuna study set-user-attr` can change `n_trials` and `timeout_seconds` (0: no limit); the timeout keeps
     new trials from starting and ends none.
     """
     started = time.monotonic()
-    if not study.trials:
+    if not ended(study) and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         study.enqueue_trial({name: untuned[name] for name in space})
 
     def evaluate(trial: optuna.Trial) -> float:
-        parameters = {name: suggest(trial, name, values) for name, values in space.items()}
-
         def report(step: int, value: float) -> None:
             trial.report(value, step)
             if trial.should_prune():
                 raise optuna.TrialPruned(f"below the median of the trials after step {step}")
 
         try:
-            return objective(trial, parameters, report)
+            parameters = {name: suggest(trial, name, values) for name, values in sorted(space.items())}
+            value = objective(trial, parameters, report)
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the objective is {value}")
+            return value
         except (FloatingPointError, ValueError) as error:
             trial.set_user_attr(FAULT, str(error))
             raise
@@ -80,13 +83,14 @@ def search(
     while True:
         attributes = study.user_attrs
         limit_s = float(attributes.get("timeout_seconds", timeout_seconds))
-        if len(ended(study)) >= int(float(attributes.get("n_trials", n_trials))):
+        n_ended = len(ended(study))
+        if n_ended >= int(float(attributes.get("n_trials", n_trials))):
             return
-        if limit_s and ended(study) and time.monotonic() - started >= limit_s:
+        if limit_s and n_ended and time.monotonic() - started >= limit_s:
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = optuna.samplers.TPESampler(seed=key(seed, "trial", len(study.trials)) % 2**32)
+            study.sampler = optuna.samplers.TPESampler(seed=key(seed, "trial", n_ended) % 2**32)
             study.optimize(
                 evaluate,
                 n_trials=1,

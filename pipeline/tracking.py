@@ -152,7 +152,10 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
         pointer, given = given, None
     os.environ.pop("MLFLOW_RUN_ID", None)
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
-    mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+    if given:  # MLflow refuses a run of another experiment than the active one
+        mlflow.set_experiment(experiment_id=client.get_run(given).info.experiment_id)
+    else:
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
     with _run(name, run_id=given, nested=False) as run:
         if pointer:
             client.set_tag(
@@ -187,21 +190,36 @@ def _run(name: str, *, run_id: str | None, nested: bool) -> Iterator[Run]:
         mlflow.end_run(status)
 
 
+_open: list[dict[str, float]] = []
+"""Peaks of the blocks that are open, up to when the latest of them began: it starts the process's marks anew."""
+
+
 @contextmanager
 def peaks() -> Iterator[Any]:
     """Yields a function that gives phase_seconds, peak_rss_bytes and peak_gpu_bytes since the block began."""
     started = time.perf_counter()
+    for outer in _open:
+        outer |= _highest(outer)
+    own: dict[str, float] = {}
+    _open.append(own)
     _reset_peak_rss()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
     def measured() -> dict[str, float]:
-        values = {"phase_seconds": time.perf_counter() - started, "peak_rss_bytes": float(_peak_rss_bytes())}
-        if torch.cuda.is_available():
-            values["peak_gpu_bytes"] = float(torch.cuda.max_memory_allocated())
-        return values
+        return {"phase_seconds": time.perf_counter() - started} | _highest(own)
 
-    yield measured
+    try:
+        yield measured
+    finally:
+        _open.pop()
+
+
+def _highest(before: Mapping[str, float]) -> dict[str, float]:
+    marks = {"peak_rss_bytes": float(_peak_rss_bytes())}
+    if torch.cuda.is_available():
+        marks["peak_gpu_bytes"] = float(torch.cuda.max_memory_allocated())
+    return {name: max(value, before.get(name, 0.0)) for name, value in marks.items()}
 
 
 def _reset_peak_rss() -> None:

@@ -1,9 +1,23 @@
-"""What several test files share: a small panel that is cheap to train on."""
+"""What several test files share: a small panel that is cheap to train on, and one run of the whole job."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import mlflow
 import numpy as np
+import pytest
 import torch
+from mlflow.entities import Run as MlflowRun
+from mlflow.tracking import MlflowClient
 
 from tft.model import ModelConfig
 from tft.panel import Panel
@@ -11,6 +25,8 @@ from tft.train import Recipe, TrainingConfig
 from tft.volatility import Timing
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[1]
+MICRO = ROOT / "configs" / "micro.yaml"
 
 
 def small_panel(
@@ -60,3 +76,100 @@ def small_recipe(
         epochs=epochs,
         seed=seed,
     )
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder in which commands are run as a user would, each in a process of its own: own store, own cache."""
+
+    folder: Path
+
+    def environment(self) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        return own | {
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "HOME": str(self.folder / "home"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", matplotlib.get_cachedir()),  # its list of fonts takes seconds
+            "COLUMNS": "200",
+        }
+
+    def run(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`tft-pipeline` with these arguments; it must end with this code."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", *arguments],
+            cwd=self.folder,
+            env=self.environment() | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == code, f"exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    @property
+    def store(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.store, registry_uri=self.store)
+
+    def children(self, run_id: str) -> dict[str, list[MlflowRun]]:
+        """The nested runs of a run, by phase."""
+        experiment = self.client.get_run(run_id).info.experiment_id
+        found = self.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+        phases: dict[str, list[MlflowRun]] = {}
+        for run in found:
+            phases.setdefault(run.data.tags["phase"], []).append(run)
+        return phases
+
+    def child(self, run_id: str, phase: str) -> MlflowRun:
+        (only,) = self.children(run_id)[phase]
+        return only
+
+
+def artifacts(run: MlflowRun) -> Path:
+    """The folder in which a run's artifacts lie."""
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+@dataclass(frozen=True)
+class WholeJob(Workplace):
+    """A workplace in which the whole job ran once on configs/micro.yaml."""
+
+    run_id: str
+    """Of the parent run."""
+    output: str
+    errors: str
+
+    @property
+    def parent(self) -> MlflowRun:
+        return self.client.get_run(self.run_id)
+
+
+def run_named(output: str) -> str:
+    """The MLflow run that a command's output names."""
+    found = re.search(r"MLflow run\s+([0-9a-f]{32})", output)
+    assert found, output
+    return found[1]
+
+
+@pytest.fixture(scope="session")
+def whole_job(tmp_path_factory: pytest.TempPathFactory) -> WholeJob:
+    """`tft-pipeline production` run once; tests may add runs to its store, and change nothing that is there."""
+    place = Workplace(tmp_path_factory.mktemp("whole_job"))
+    done = place.run("production", "--config", str(MICRO))
+    return WholeJob(place.folder, run_named(done.stdout), done.stdout, done.stderr)
+
+
+@pytest.fixture
+def mlflow_uri() -> Iterator[Callable[[str], None]]:
+    """Points this process's MLflow at a store; afterwards it points nowhere in particular again."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield mlflow.set_tracking_uri
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # set_tracking_uri leaves it there for child processes
+    signal.signal(signal.SIGTERM, before)

@@ -40,6 +40,7 @@ LAYERS = [
     "pipeline/journal.py",
     "pipeline/tracking.py",
     "pipeline/reuse.py",
+    "pipeline/served_model.py",
     "pipeline/registry.py",
     "pipeline/search.py",
     "pipeline/plots.py",
