@@ -192,12 +192,12 @@ def _print_headline(job: Job, result: Produced) -> None:
             for segment in (result.holdout, result.development)
         ]
         table.add_row(label, *cells)
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(table)
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:
         console.print(
-            f"Validation Sharpe exceeds out-of-sample by {sum(gaps) / len(gaps):.2f} on average of {len(gaps)} folds."
+            f"Validation Sharpe minus out-of-sample Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {len(gaps)} folds."
         )
     console.print(f"Columns: {job.data.panel.features.shape[2]} in the table, {len(result.features)} selected.")
     if result.model_version:

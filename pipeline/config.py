@@ -176,7 +176,7 @@ class Range:
         if name == "loss_mode" and self.choices is None:
             return [f"{where} needs choices: it is text"]
         if name in WHOLE_NUMBERS and any(
-            value is not None and value != int(value) for value in (self.low, self.high, self.step)
+            value is not None and not float(value).is_integer() for value in (self.low, self.high, self.step)
         ):
             return [f"{where} needs a whole low, high and step"]
         if self.choices is not None:

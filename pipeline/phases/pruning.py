@@ -169,7 +169,10 @@ def log_vsn_tables(run: Run, result: Pruned) -> None:
     )
     total = Counter(row.group for row in rows)
     selected = Counter(row.group for row in rows if row.selected)
-    weight = {group: sum(row.mean_weight for row in rows if row.group == group) for group in total}
+    weight = {
+        group: sum(row.mean_weight for row in rows if row.group == group and np.isfinite(row.mean_weight))
+        for group in total
+    }
     groups = sorted(total, key=lambda group: (-selected[group], -weight[group]))
     run.table(
         "feature_groups.json",

@@ -1,0 +1,420 @@
+"""The whole job from the command line: what it leaves in MLflow, what it reuses, and what it never looks at."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import MICRO, WholeJob, Workplace, artifacts, run_named
+from mlflow.entities import Run as MlflowRun
+
+from pipeline.tracking import EXPERIMENT, FOLD_METRICS
+
+PHASES = ("prefilter", "exploration", "pruning", "tuning", "production")
+SELECTING = PHASES[:4]
+"""The phases that choose something, and may see development bars only."""
+N_HOLDOUT_BARS = 90
+"""Of the 300 of configs/micro.yaml."""
+
+
+def table(run: MlflowRun, name: str) -> dict[str, list[Any]]:
+    """A logged table by column."""
+    content = json.loads((artifacts(run) / name).read_text())
+    return {column: [row[i] for row in content["data"]] for i, column in enumerate(content["columns"])}
+
+
+def without_seconds(value: Any) -> Any:
+    """A result without its wall times, the only thing in it that may differ between two runs."""
+    if isinstance(value, dict):
+        return {name: without_seconds(inner) for name, inner in value.items() if name != "seconds"}
+    return [without_seconds(inner) for inner in value] if isinstance(value, list) else value
+
+
+def result(run: MlflowRun) -> Any:
+    return without_seconds(json.loads((artifacts(run) / "result.json").read_text()))
+
+
+# What the job leaves behind
+
+
+def test_a_parent_run_and_five_child_runs_in_the_experiment(whole_job: WholeJob) -> None:
+    """All of them finished, each child tagged with its phase."""
+    experiment = whole_job.client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None and EXPERIMENT == "tft-production"
+    assert whole_job.parent.info.experiment_id == experiment.experiment_id
+    children = whole_job.children(whole_job.run_id)
+    assert sorted(children) == sorted(PHASES)
+    assert all(len(runs) == 1 for runs in children.values())
+    assert {run.info.status for runs in children.values() for run in runs} == {"FINISHED"}
+    assert whole_job.parent.info.status == "FINISHED"
+
+
+def test_each_trial_is_a_run_below_tuning(whole_job: WholeJob) -> None:
+    """With the trial's parameters, so that trials compare in the UI."""
+    trials = whole_job.children(whole_job.child(whole_job.run_id, "tuning").info.run_id)["trial"]
+    assert len(trials) == 3
+    assert all({"lr", "d_hidden", "max_position"} <= run.data.params.keys() for run in trials)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_every_phase_says_how_long_and_how_much_memory(whole_job: WholeJob, phase: str) -> None:
+    """phase_seconds and peak_rss_bytes, of a plausible size."""
+    metrics = whole_job.child(whole_job.run_id, phase).data.metrics
+    assert 0.0 < metrics["phase_seconds"] < 300.0
+    assert 1e8 < metrics["peak_rss_bytes"] < 1e11
+
+
+@pytest.mark.parametrize("phase", ["", *PHASES])
+def test_every_run_says_what_it_ran_on(whole_job: WholeJob, phase: str) -> None:
+    """Tags with the hashes of data and configuration, the commit and the purge gap, and the table as an input."""
+    run = whole_job.child(whole_job.run_id, phase) if phase else whole_job.parent
+    tags = run.data.tags
+    assert len(tags["data_sha256"]) == len(tags["config_sha256"]) == 64
+    assert tags["git_commit"]
+    assert tags["purge_gap"] == "2"
+    (given,) = run.inputs.dataset_inputs
+    assert json.loads(given.dataset.source)["uri"] == "data/micro.parquet"
+    assert tags["data_sha256"].startswith(given.dataset.digest)
+
+
+@pytest.mark.parametrize("phase", ["", "production"])
+def test_the_headline_metrics_are_on_the_parent_and_on_production(whole_job: WholeJob, phase: str) -> None:
+    run = whole_job.child(whole_job.run_id, phase) if phase else whole_job.parent
+    names = (
+        "oos_sharpe oos_sharpe_gross oos_sharpe_development val_oos_gap_mean "
+        "n_features_initial n_features_prefiltered n_features_selected"
+    ).split()
+    assert all(math.isfinite(run.data.metrics[name]) for name in (*names, *FOLD_METRICS))
+    initial, prefiltered, selected = (run.data.metrics[name] for name in names[-3:])
+    assert (initial, prefiltered) == (16, 12)
+    assert 1 <= selected <= 8
+
+
+@pytest.mark.parametrize("phase", ["exploration", "production"])
+def test_fold_metrics_by_step_are_the_fold_table(whole_job: WholeJob, phase: str) -> None:
+    """Step = fold; a fold without a figure has no step."""
+    run = whole_job.child(whole_job.run_id, phase)
+    folds = table(run, "folds.json")
+    assert len(folds["fold"]) == {"exploration": 2, "production": 4}[phase]
+    for metric, column in FOLD_METRICS.items():
+        logged = {m.step: m.value for m in whole_job.client.get_metric_history(run.info.run_id, metric)}
+        assert logged == {
+            fold: value for fold, value in zip(folds["fold"], folds[column], strict=True) if value is not None
+        }
+    gaps = [value for value in folds["val_oos_gap"] if value is not None]
+    assert run.data.metrics["val_oos_gap_mean"] == pytest.approx(sum(gaps) / len(gaps), abs=1e-12)
+
+
+def test_the_gap_is_validation_less_out_of_sample(whole_job: WholeJob) -> None:
+    """And the best epoch's validation Sharpe is never below the kept one's."""
+    folds = table(whole_job.parent, "folds.json")
+    columns = ("val_sharpe", "oos_sharpe", "val_oos_gap", "val_sharpe_best_epoch")
+    for kept, oos, gap, best in zip(*(folds[name] for name in columns), strict=True):
+        assert best >= kept
+        if oos is not None:
+            assert gap == pytest.approx(kept - oos, abs=1e-12)
+
+
+@pytest.mark.parametrize("phase", ["", "pruning"])
+def test_the_selection_tables_have_their_columns(whole_job: WholeJob, phase: str) -> None:
+    """Best first, a column a fold; the groups add up to the rows."""
+    run = whole_job.child(whole_job.run_id, phase) if phase else whole_job.parent
+    weights, groups = table(run, "vsn_weights.json"), table(run, "feature_groups.json")
+    columns = ["rank", "feature", "group", "mean_weight", "relative_weight", "stability", "selected"]
+    assert list(weights)[:7] == columns
+    assert len(weights) == 9 and all(name.startswith("fold_") for name in list(weights)[7:])
+    assert weights["rank"] == list(range(1, 13))
+    assert weights["relative_weight"] == sorted(weights["relative_weight"], reverse=True)
+    assert sum(weights["selected"]) == whole_job.parent.data.metrics["n_features_selected"]
+    assert sum(groups["n_features"]) == 12 and sum(groups["n_selected"]) == sum(weights["selected"])
+    by_fold = np.array([weights[name] for name in list(weights)[7:]])
+    assert np.allclose(by_fold.mean(axis=0), weights["mean_weight"])
+
+
+def test_prefilter_gives_a_reason_for_every_column_it_drops(whole_job: WholeJob) -> None:
+    run = whole_job.child(whole_job.run_id, "prefilter")
+    dropped, truth = table(run, "dropped.json"), json.loads((whole_job.folder / "data/micro.truth.json").read_text())
+    assert all(dropped["reason"])
+    assert len(dropped["feature"]) == 4
+    assert set(truth["planted"]) <= set(table(run, "kept.json")["feature"])
+
+
+@pytest.mark.parametrize("phase", ["", "tuning"])
+def test_the_trials_table_holds_every_trial(whole_job: WholeJob, phase: str) -> None:
+    """Trial 0 is the untuned configuration; the best completed one is marked."""
+    trials = table(whole_job.child(whole_job.run_id, phase) if phase else whole_job.parent, "trials.json")
+    assert trials["trial"] == [0, 1, 2]
+    assert (trials["lr"][0], trials["d_hidden"][0], trials["max_position"][0]) == (0.005, 8, 0.5)
+    done = [s for s, state in zip(trials["oos_sharpe"], trials["state"], strict=True) if state == "COMPLETE"]
+    assert [s for s, best in zip(trials["oos_sharpe"], trials["best"], strict=True) if best] == [max(done)]
+
+
+@pytest.mark.parametrize(
+    ("phase", "names"),
+    [
+        ("", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves"),
+        ("production", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves"),
+        ("exploration", "validation_vs_oos training_curves"),
+        ("pruning", "vsn_heatmap stability_against_weight"),
+    ],
+)
+def test_the_figures_are_pictures(whole_job: WholeJob, phase: str, names: str) -> None:
+    run = whole_job.child(whole_job.run_id, phase) if phase else whole_job.parent
+    for name in names.split():
+        assert (artifacts(run) / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+
+
+def test_tuning_has_the_plots_of_its_study(whole_job: WholeJob) -> None:
+    plots = list((artifacts(whole_job.child(whole_job.run_id, "tuning")) / "optuna").glob("*.png"))
+    assert len(plots) >= 2
+
+
+@pytest.mark.parametrize("segment", ["holdout", "development"])
+def test_the_record_gives_the_logged_sharpe(whole_job: WholeJob, segment: str) -> None:
+    """Mean over instruments by bar, then mean over standard deviation (ddof 1), annual: net, and gross of costs."""
+    record = pl.read_parquet(artifacts(whole_job.parent) / "oos_record.parquet")
+    names = ["time", "symbol", "fold", "raw_position", "position", "return", "pnl"]
+    assert record.columns[:7] == names and "segment" in record.columns
+    portfolio = (
+        record.filter(pl.col("segment") == segment)
+        .with_columns(pl.col("pnl", "pnl_gross").fill_nan(None))
+        .group_by("time")
+        .agg(pl.col("pnl", "pnl_gross").mean())
+        .drop_nulls()
+    )
+    suffix = "" if segment == "holdout" else "_development"
+    for column, metric in (("pnl", f"oos_sharpe{suffix}"), ("pnl_gross", f"oos_sharpe{suffix}_gross")):
+        annual = portfolio[column].mean() / portfolio[column].std(ddof=1) * math.sqrt(252)  # type: ignore[operator]
+        assert whole_job.parent.data.metrics[metric] == pytest.approx(annual, rel=1e-9)
+    assert portfolio.height == whole_job.parent.data.metrics[f"{segment}_n_bars"]
+
+
+def test_the_record_reaches_the_last_bar_and_holds_no_bar_twice(whole_job: WholeJob) -> None:
+    """The bars without a label are forecast; the holdout is the last 90 bars."""
+    record = pl.read_parquet(artifacts(whole_job.parent) / "oos_record.parquet")
+    bars = pl.read_parquet(whole_job.folder / "data/micro.parquet")["date"].unique().sort()
+    assert record["time"].max() == bars.cast(pl.Datetime("us"))[-1]
+    assert not record.select("time", "symbol").is_duplicated().any()
+    holdout = record.filter(pl.col("segment") == "holdout")["time"].unique().sort().cast(pl.Date)
+    assert holdout.to_list() == bars[-N_HOLDOUT_BARS:].to_list()
+
+
+def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:
+    """It embeds its pictures, and loads nothing from elsewhere."""
+    page = (artifacts(whole_job.parent) / "report.html").read_text()
+    loaded: list[str] = []
+
+    class Loads(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            for name, value in attrs:
+                if name in ("src", "srcset", "href", "data", "poster", "action", "xlink:href", "background"):
+                    loaded.append(value or "")
+
+    Loads().feed(page)
+    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 5
+    assert not [value for value in loaded if value.lstrip().lower().startswith(("http:", "https:", "//"))]
+    assert "@import" not in page
+    assert not [part for part in page.split("url(")[1:] if not part.lstrip("'\" ").startswith("data:")]
+    assert whole_job.run_id not in page  # the same page is logged to two runs
+
+
+def test_nothing_is_pickled(whole_job: WholeJob) -> None:
+    """Neither by name nor by content, in artifacts, registered models and checkpoints."""
+    files = [path for name in ("mlruns", "checkpoints") for path in (whole_job.folder / name).rglob("*")]
+    files = [path for path in files if path.is_file()]
+    kinds = {path.suffix for path in files}
+    assert {".safetensors", ".json", ".png", ".parquet"} <= kinds
+    assert not kinds & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".cloudpickle", ".npy"}
+    for path in files:
+        start = path.read_bytes()[:4]
+        pickled = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+        assert not pickled and start != b"PK\x03\x04", path  # torch.save writes the latter
+
+
+def test_the_checkpoint_is_named_and_the_fits_that_led_to_it_are_gone(whole_job: WholeJob) -> None:
+    folder = whole_job.folder / whole_job.parent.data.tags["checkpoint"]
+    assert sorted(path.name for path in folder.iterdir()) == ["meta.json", "model.safetensors"]
+    assert not list((whole_job.folder / "checkpoints").rglob("*fit*.safetensors"))
+
+
+def test_the_command_says_what_it_did(whole_job: WholeJob) -> None:
+    """The missing table that was generated, each phase, the headline, the model version and how to look at it."""
+    assert "data/micro.parquet did not exist: generated it" in whole_job.errors
+    assert all(f"{phase}: running" in whole_job.errors for phase in PHASES)
+    assert f"{whole_job.parent.data.metrics['oos_sharpe']:.2f}" in whole_job.output
+    assert "tft-production version 1: promoted to Production" in whole_job.output
+    assert f"mlflow ui --workers 1 --backend-store-uri {whole_job.store}" in whole_job.output
+    assert "Traceback" not in whole_job.errors
+
+
+# Reuse
+
+
+def test_a_second_run_reuses_phases_1_to_4_and_gives_the_same(whole_job: WholeJob) -> None:
+    """By hash; it says so on the terminal and in a tag, and its own five runs are complete."""
+    done = whole_job.run("production", "--config", str(MICRO))
+    run_id = run_named(done.stdout)
+    for phase in SELECTING:
+        source = whole_job.child(whole_job.run_id, phase)
+        again = whole_job.child(run_id, phase)
+        assert again.data.tags["reused_from"] == source.info.run_id
+        assert f"{phase}: nothing it depends on has changed, reusing run {source.info.run_id}" in done.stderr
+        assert result(again) == result(source)
+    assert "reused_from" not in whole_job.child(run_id, "production").data.tags
+    second = whole_job.client.get_run(run_id)
+    for name in ("oos_sharpe", "oos_sharpe_development", "val_oos_gap_mean", "n_features_selected"):
+        assert second.data.metrics[name] == whole_job.parent.data.metrics[name]
+
+
+def test_a_changed_setting_reruns_what_depends_on_it_alone(whole_job: WholeJob) -> None:
+    """pruning.max_features is read by pruning: it runs again and tuning after it, the two phases before do not."""
+    limit = int(whole_job.parent.data.metrics["n_features_selected"]) + 20
+    done = whole_job.run("tuning", "--config", str(MICRO), "--set", f"pruning.max_features={limit}")
+    children = whole_job.children(
+        whole_job.client.get_run(run_named(done.stdout)).data.tags["mlflow.parentRunId"]
+    )
+    reused = {phase for phase, runs in children.items() if "reused_from" in runs[0].data.tags}
+    assert reused == {"prefilter", "exploration"}
+    assert "pruning: running" in done.stderr
+
+
+def test_at_most_max_features_are_kept(whole_job: WholeJob) -> None:
+    """The best of those kept without the limit; and the two phases before pruning are reused."""
+    done = whole_job.run("pruning", "--config", str(MICRO), "--set", "pruning.weight_threshold=0;pruning.max_features=3")
+    run = whole_job.client.get_run(run_named(done.stdout))
+    weights = table(run, "vsn_weights.json")
+    assert weights["selected"] == [rank <= sum(weights["selected"]) for rank in weights["rank"]]
+    assert 1 <= sum(weights["selected"]) <= 3
+    assert done.stderr.count("reusing run") == 2
+
+
+def test_a_run_can_be_gone_on_with(whole_job: WholeJob) -> None:
+    """--run-id: the phases become children of the run given, and no other parent appears."""
+    client = whole_job.client
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    given = client.create_run(experiment.experiment_id, run_name="mine").info.run_id
+    whole_job.run("prefilter", "--config", str(MICRO), "--run-id", given, "--fresh", "true")
+    child = whole_job.child(given, "prefilter")
+    assert child.info.status == client.get_run(given).info.status == "FINISHED"
+    assert client.get_run(given).info.run_name == "mine"
+    assert "reused_from" not in child.data.tags  # --fresh true
+
+
+# The holdout
+
+
+def corrupted(source: Path, target: Path) -> None:
+    """Another value in every cell of the holdout; dates, symbols and what is missing stay as they are."""
+    frame = pl.read_parquet(source)
+    rng = np.random.default_rng(0)
+    in_holdout = pl.col("date") >= frame["date"].unique().sort()[-N_HOLDOUT_BARS]
+    changed = [
+        pl.when(in_holdout & pl.col(name).is_not_null())
+        .then(pl.Series(name, 0.02 * rng.standard_normal(frame.height) + (100.0 if name == "close" else 0.0)))
+        .otherwise(pl.col(name))
+        .cast(frame.schema[name])
+        .alias(name)
+        for name in frame.columns
+        if name not in ("date", "symbol")
+    ]
+    other = frame.with_columns(changed)
+    assert other.null_count().equals(frame.null_count())
+    assert other.filter(~in_holdout).equals(frame.filter(~in_holdout))
+    assert not any(other.filter(in_holdout)[name].equals(frame.filter(in_holdout)[name]) for name in ("ret_1d", "close"))
+    other.write_parquet(target)
+
+
+def test_phases_1_to_4_never_see_the_holdout(whole_job: WholeJob, tmp_path: Path) -> None:
+    """With other values in every cell of the holdout, and a store that knows nothing, their results are the same to
+    the last bit. So `tuning` alone on a fresh store works too."""
+    place = Workplace(tmp_path)
+    corrupted(whole_job.folder / "data/micro.parquet", tmp_path / "other.parquet")
+    done = place.run("tuning", "--config", str(MICRO), "--set", "data.source=other.parquet")
+    tuning = place.client.get_run(run_named(done.stdout))
+    children = place.children(tuning.data.tags["mlflow.parentRunId"])
+    assert sorted(children) == sorted(SELECTING)
+    for phase in SELECTING:
+        first, other = whole_job.child(whole_job.run_id, phase), children[phase][0]
+        assert other.data.tags["data_sha256"] != first.data.tags["data_sha256"]
+        assert "reused_from" not in other.data.tags
+        assert result(other) == result(first), phase
+
+
+# Phases alone, and ends that nobody wished for
+
+
+@pytest.mark.parametrize("phase", SELECTING[:3])
+def test_a_phase_alone_runs_what_it_needs(whole_job: WholeJob, tmp_path: Path, phase: str) -> None:
+    """On a fresh store, and nothing after it."""
+    place = Workplace(tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.copy(whole_job.folder / "data/micro.parquet", tmp_path / "data")
+    done = place.run(phase, "--config", str(MICRO))
+    assert f"{phase} is done" in done.stdout
+    run = place.client.get_run(run_named(done.stdout))
+    children = place.children(run.data.tags["mlflow.parentRunId"])
+    assert sorted(children) == sorted(SELECTING[: SELECTING.index(phase) + 1])
+    assert result(run) == result(whole_job.child(whole_job.run_id, phase))
+
+
+def test_a_terminated_run_ends_as_killed(whole_job: WholeJob) -> None:
+    """SIGTERM in the middle of training: the phase's run and its parent say KILLED, neither goes on as RUNNING."""
+    endless = "exploration.epochs=1000000;training.patience=0"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "exploration", "--config", str(MICRO), "--set", endless],
+        cwd=whole_job.folder,
+        env=whole_job.environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if "exploration: running" in line:
+                break
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode not in (0, None), rest
+    experiment = whole_job.parent.info.experiment_id
+    runs = whole_job.client.search_runs([experiment], "attributes.status = 'KILLED'")
+    assert sorted(run.data.tags.get("phase", "") for run in runs) == ["", "exploration"]
+    assert not whole_job.client.search_runs([experiment], "attributes.status = 'RUNNING'")
+    (killed,) = (run for run in runs if run.data.tags.get("phase") == "exploration")
+    assert killed.data.metrics["phase_seconds"] > 0.0
+
+
+def test_a_registry_that_cannot_be_reached_loses_nothing(whole_job: WholeJob) -> None:
+    """The command says so and ends with 3; the checkpoint, the record and the report are there."""
+    done = whole_job.run(
+        "production",
+        *("--config", str(MICRO), "--set", "production.epochs=1"),
+        code=3,
+        MLFLOW_REGISTRY_URI="http://127.0.0.1:9",
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+    )
+    run = whole_job.client.get_run(run_named(done.stdout))
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(complaints) == 1
+    assert complaints[0].startswith("Error: the model could not be registered as tft-production (")
+    assert run.data.tags["checkpoint"] in complaints[0]
+    assert run.data.tags["trouble"] == complaints[0].removeprefix("Error: ")
+    assert "Traceback" not in done.stderr
+    assert (whole_job.folder / run.data.tags["checkpoint"] / "model.safetensors").exists()
+    assert (artifacts(run) / "oos_record.parquet").exists() and (artifacts(run) / "report.html").exists()
+    assert run.info.status == "FINISHED"

@@ -1,0 +1,439 @@
+"""Registering and promoting: who gets the stage and the alias, and what the registered model holds."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import CPU, ROOT, WholeJob, artifacts, small_panel, small_recipe
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pipeline import registry
+from pipeline.config import RegistryConfig
+from pipeline.registry import ALIAS, ARTIFACT, STAGE, RegistryError, find_version, promote, register_and_promote
+from pipeline.tracking import Run
+from tft.checkpoint import CheckpointManager, TrainedModel, load_checkpoint
+from tft.folds import final_fold
+from tft.panel import Panel
+from tft.positions import PositionsConfig, RegimeConfig
+from tft.train import Market, fit_folds
+from tft.volatility import Timing
+
+N_FITTED = 160
+"""Bars the models are fitted on; the panel has 160 more."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store of this file's own; each test uses its own model name in it."""
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture
+def client(
+    store: Path, mlflow_uri: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> MlflowClient:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(store / "cache"))
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    monkeypatch.chdir(store)
+    mlflow_uri(f"sqlite:///{store / 'mlflow.db'}")
+    return MlflowClient()
+
+
+@pytest.fixture(scope="module")
+def panel() -> Panel:
+    """Its first feature says nearly all about the return in which the position is held."""
+    return small_panel(320, 2, 3, signal=0.9)
+
+
+@pytest.fixture(scope="module")
+def good(panel: Panel) -> TrainedModel:
+    """Fitted on the first 160 bars; it has found the signal."""
+    recipe = small_recipe(epochs=10, n_context=0, dropout=0.0)
+    market = Market(panel, recipe.timing, CPU)
+    fold = final_fold(0, N_FITTED, train_window=N_FITTED - 6, validation_window=20, purge_gap=2)
+    (fit,) = fit_folds(market, [fold], recipe)
+    return TrainedModel(
+        config=recipe.model,
+        loss_mode="joint_mle",
+        feature_names=panel.feature_names,
+        known=(),
+        symbols=panel.symbols,
+        scaler=fit.scaler,
+        parameters={name: value[None] for name, value in fit.parameters.items()},
+        timing=Timing(),
+        positions=PositionsConfig(cost_bps=0.0),
+        regime=RegimeConfig(),
+        seed=5,
+        fit_end=str(panel.times[N_FITTED + 2]),
+        data_sha256="0" * 64,
+    )
+
+
+@pytest.fixture(scope="module")
+def bad(good: TrainedModel) -> TrainedModel:
+    """The same network with the sign of mu turned: it takes the opposite positions."""
+    turned = dict(good.parameters)
+    for name in ("windows.head.weight", "windows.head.bias"):
+        turned[name] = turned[name].clone()
+        turned[name][:, 0] *= -1.0
+    return replace(good, parameters=turned)
+
+
+def deliver(
+    trained: TrainedModel,
+    panel: Panel,
+    folder: Path,
+    name: str,
+    promote: registry.Rule,
+    *,
+    holdout_sharpe: float | None = 1.0,
+) -> registry.Registered:
+    """Save, register and promote, as the production phase does."""
+    CheckpointManager(folder).save(trained)
+    with mlflow.start_run() as active:
+        return register_and_promote(
+            folder,
+            trained,
+            RegistryConfig(name, promote),
+            run=Run(active.info.run_id),
+            panel=panel,
+            holdout_sharpe=holdout_sharpe,
+            card=f"# Card of {folder.name}",
+        )
+
+
+def standing(client: MlflowClient, name: str) -> dict[str, tuple[str, list[str]]]:
+    """(stage, aliases) by version."""
+    return {str(one.version): (one.current_stage or "", list(one.aliases)) for one in registry.versions(name)}
+
+
+def test_the_opposite_positions_are_taken_by_construction(good: TrainedModel, bad: TrainedModel, panel: Panel) -> None:
+    """What the comparisons below rest on: one earns, the other loses as much."""
+    gain, loss = (registry._returns_after(trained, panel, N_FITTED + 3) for trained in (good, bad))
+    assert np.allclose(gain, -loss, atol=1e-9)
+    assert gain.mean() / gain.std() * np.sqrt(252) > 2.0
+
+
+def test_always_promotes(client: MlflowClient, bad: TrainedModel, panel: Panel, tmp_path: Path) -> None:
+    """Even what loses: stage and alias, exclusively; the version before is archived."""
+    first = deliver(bad, panel, tmp_path / "one", "always", "always", holdout_sharpe=-3.0)
+    assert (first.version, first.promoted, first.trouble) == ("1", True, ())
+    assert standing(client, "always") == {"1": (STAGE, [ALIAS])}
+    second = deliver(bad, panel, tmp_path / "two", "always", "always", holdout_sharpe=-4.0)
+    assert second.promoted
+    assert standing(client, "always") == {"2": (STAGE, [ALIAS]), "1": ("Archived", [])}
+    assert (STAGE, ALIAS) == ("Production", "production")
+    tags = client.get_model_version("always", "2").tags
+    assert tags["oos_sharpe"] == "-4.0000"
+    assert tags["promoted_at"].startswith("20")
+
+
+def test_never_promotes_nothing(client: MlflowClient, good: TrainedModel, panel: Panel, tmp_path: Path) -> None:
+    """However good; the version is registered all the same, and says why."""
+    done = deliver(good, panel, tmp_path / "one", "never", "never", holdout_sharpe=9.0)
+    assert (done.version, done.promoted, done.reason) == ("1", False, "the rule is never to promote")
+    assert standing(client, "never") == {"1": ("None", [])}
+
+
+@pytest.mark.parametrize(
+    ("sharpe", "promoted", "said"),
+    [(0.4, True, "holdout Sharpe is 0.40"), (-0.4, False, "holdout Sharpe is -0.40"), (None, False, "no holdout")],
+)
+def test_without_an_incumbent_the_holdout_sharpe_must_be_positive(
+    client: MlflowClient,
+    good: TrainedModel,
+    panel: Panel,
+    tmp_path: Path,
+    sharpe: float | None,
+    promoted: bool,
+    said: str,
+) -> None:
+    name = f"alone-{promoted}-{sharpe is None}"
+    done = deliver(good, panel, tmp_path / "one", name, "if_better", holdout_sharpe=sharpe)
+    assert done.promoted is promoted
+    assert said in done.reason
+    assert standing(client, name) == {"1": (STAGE, [ALIAS]) if promoted else ("None", [])}
+
+
+def test_better_than_the_incumbent_is_promoted(
+    client: MlflowClient, good: TrainedModel, bad: TrainedModel, panel: Panel, tmp_path: Path
+) -> None:
+    """Over the bars after both fits, whatever its holdout Sharpe was."""
+    deliver(bad, panel, tmp_path / "one", "better", "always")
+    done = deliver(good, panel, tmp_path / "two", "better", "if_better", holdout_sharpe=-1.0)
+    assert done.promoted
+    n_bars = 320 - (N_FITTED + 3) - 2
+    assert re.fullmatch(
+        rf"its annual Sharpe is \+\d+\.\d\d against version 1 over {n_bars} bars after both fits "
+        r"\(p = 0\.[01]\d, the limit is 0\.2\)",
+        done.reason,
+    )
+    assert standing(client, "better") == {"2": (STAGE, [ALIAS]), "1": ("Archived", [])}
+
+
+def test_worse_than_the_incumbent_is_not_promoted(
+    client: MlflowClient, good: TrainedModel, bad: TrainedModel, panel: Panel, tmp_path: Path
+) -> None:
+    """Significantly worse is as little a reason as any: the incumbent stays."""
+    deliver(good, panel, tmp_path / "one", "worse", "always")
+    done = deliver(bad, panel, tmp_path / "two", "worse", "if_better", holdout_sharpe=5.0)
+    assert not done.promoted
+    assert "its annual Sharpe is -" in done.reason
+    assert standing(client, "worse") == {"2": ("None", []), "1": (STAGE, [ALIAS])}
+
+
+def test_as_good_as_the_incumbent_is_not_promoted(
+    client: MlflowClient, good: TrainedModel, panel: Panel, tmp_path: Path
+) -> None:
+    """The difference has to be positive: the same model again is no better."""
+    deliver(good, panel, tmp_path / "one", "same", "always")
+    done = deliver(good, panel, tmp_path / "two", "same", "if_better")
+    assert not done.promoted, done.reason
+    assert not done.trouble
+
+
+@pytest.mark.parametrize("who", ["candidate", "incumbent"])
+def test_too_few_bars_after_both_fits_are_refused_with_a_sentence(
+    client: MlflowClient, good: TrainedModel, bad: TrainedModel, panel: Panel, tmp_path: Path, who: str
+) -> None:
+    """The later of the two fits counts, whichever of them it is; 62 bars are too few."""
+    late = str(panel.times[320 - 62 - 2 - 1])
+    name = f"few-{who}"
+    deliver(replace(bad, fit_end=late) if who == "incumbent" else bad, panel, tmp_path / "one", name, "always")
+    new = replace(good, fit_end=late) if who == "candidate" else good
+    done = deliver(new, panel, tmp_path / "two", name, "if_better")
+    assert not done.promoted
+    assert done.reason == (
+        "62 bars lie after the fit of both it and the incumbent (version 1), 63 are needed to compare them: promote "
+        "it later, or set registry.promote: always"
+    )
+    assert standing(client, name)["1"] == (STAGE, [ALIAS])
+
+
+def test_63_bars_after_both_fits_are_enough(
+    client: MlflowClient, good: TrainedModel, bad: TrainedModel, panel: Panel, tmp_path: Path
+) -> None:
+    late = str(panel.times[320 - 63 - 2 - 1])
+    deliver(replace(bad, fit_end=late), panel, tmp_path / "one", "enough", "always")
+    done = deliver(good, panel, tmp_path / "two", "enough", "if_better")
+    assert "over 63 bars after both fits" in done.reason
+    assert done.promoted
+
+
+def test_an_incumbent_of_other_instruments_is_not_compared(
+    client: MlflowClient, good: TrainedModel, bad: TrainedModel, panel: Panel, tmp_path: Path
+) -> None:
+    deliver(replace(bad, symbols=("A", "B")), panel, tmp_path / "one", "other", "always")
+    done = deliver(good, panel, tmp_path / "two", "other", "if_better")
+    assert not done.promoted
+    assert "the incumbent (version 1) uses other instruments or columns" in done.reason
+
+
+def test_a_version_registered_earlier_can_be_promoted_later(
+    client: MlflowClient, good: TrainedModel, bad: TrainedModel, panel: Panel, tmp_path: Path
+) -> None:
+    deliver(bad, panel, tmp_path / "one", "later", "always")
+    deliver(good, panel, tmp_path / "two", "later", "never")
+    assert promote("later", "2", rule="if_better", panel=panel, holdout_sharpe=None)[0]
+    assert find_version("later", alias=ALIAS) == find_version("later", stage=STAGE) == "2"
+
+
+def test_the_description_is_the_model_card(client: MlflowClient, good: TrainedModel, panel: Panel, tmp_path: Path) -> None:
+    """And tags name the run, the end of the fit and the data."""
+    deliver(good, panel, tmp_path / "carded", "card", "never")
+    version = client.get_model_version("card", "1")
+    assert version.description == "# Card of carded"
+    assert version.tags["fit_end"] == good.fit_end
+    assert version.tags["data_sha256"] == good.data_sha256
+    assert client.get_run(version.tags["run_id"]).info.status == "FINISHED"
+
+
+def test_the_card_of_a_job_says_what_the_model_is_worth(whole_job: WholeJob) -> None:
+    """Holdout and development apart, folds and purge gap, and that of the final weights nothing is known."""
+    version = whole_job.client.get_model_version("tft-production", "1")
+    card = version.description or ""
+    metrics = whole_job.parent.data.metrics
+    assert f"Holdout, never seen by selection: annual net Sharpe {metrics['oos_sharpe']:.2f}" in card
+    assert f"not out-of-sample: annual net Sharpe {metrics['oos_sharpe_development']:.2f}" in card
+    assert "4 walk-forward folds with a purge gap of 2 bars" in card
+    assert "no performance of them is known" in card
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"), [("register", "could not be registered"), ("promote", "is registered but could not be promoted")]
+)
+def test_a_registry_that_fails_is_said_and_the_checkpoint_stays(
+    client: MlflowClient,
+    good: TrainedModel,
+    panel: Panel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: str,
+    said: str,
+) -> None:
+    """Whether it fails before or after the version is there: a sentence, not an exception."""
+
+    def gone(*_: object, **__: object) -> None:
+        raise MlflowException("nobody\n answers")
+
+    monkeypatch.setattr(registry, stored, gone)
+    done = deliver(good, panel, tmp_path / "kept", f"gone-{stored}", "always")
+    assert not done.promoted
+    (sentence,) = done.trouble
+    assert said in sentence and "(nobody answers)" in sentence
+    assert load_checkpoint(tmp_path / "kept").seed == good.seed
+    assert done.version == ("" if stored == "register" else "1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"stage": "Staging"}, "stage 'Staging'"),
+        ({"stage": "Nonsense"}, "stage 'Nonsense'"),
+        ({"alias": "champion"}, "alias 'champion'"),
+        ({"version": "17"}, "version 17"),
+        ({"version": "latest"}, "version latest"),
+    ],
+)
+def test_what_is_not_in_the_registry_is_said(
+    whole_job: WholeJob, mlflow_uri: Callable[[str], None], asked: dict[str, str], said: str
+) -> None:
+    """Name, what was asked for, and which registry; the same for a model nobody registered."""
+    mlflow_uri(whole_job.store)
+    for name in ("tft-production", "tft-nowhere"):
+        with pytest.raises(RegistryError) as raised:
+            find_version(name, **asked)
+        assert f"no model {name} with {said} in the registry {whole_job.store}" in str(raised.value)
+
+
+# What is registered
+
+
+@pytest.fixture(scope="module")
+def registered(whole_job: WholeJob) -> tuple[ModelVersion, Path]:
+    """The first version of the whole job, and the folder its model is stored in."""
+    version = whole_job.client.get_model_version("tft-production", "1")
+    uri = whole_job.client.get_model_version_download_uri("tft-production", "1")
+    if uri.startswith("models:/"):
+        uri = whole_job.client.get_logged_model(uri.removeprefix("models:/")).artifact_location
+    return version, Path(uri.removeprefix("file://"))
+
+
+def test_the_model_belongs_to_the_production_run(whole_job: WholeJob, registered: tuple[ModelVersion, Path]) -> None:
+    version, _ = registered
+    production = whole_job.child(whole_job.run_id, "production")
+    assert version.tags["run_id"] == production.info.run_id
+    assert production.data.tags["model_version"] == "1"
+    assert artifacts(production).exists()
+
+
+def test_the_script_of_the_model_is_named_without_this_machines_folders(
+    registered: tuple[ModelVersion, Path],
+) -> None:
+    """Models from code: MLmodel names the script beside it, not where it was taken from."""
+    _, folder = registered
+    text = (folder / "MLmodel").read_text()
+    flavor = yaml.safe_load(text)["flavors"]["python_function"]
+    assert flavor["model_code_path"] == "served_model.py"
+    assert (folder / "served_model.py").read_bytes() == (ROOT / "pipeline" / "served_model.py").read_bytes()
+    assert str(ROOT) not in text
+    assert flavor["loader_module"] == "mlflow.pyfunc.loaders.code_model"
+    assert not list(folder.rglob("*.pkl"))
+
+
+def test_the_model_carries_the_network_and_nothing_of_the_pipeline(registered: tuple[ModelVersion, Path]) -> None:
+    """tft/ travels along, caches do not; the requirements are pinned and few."""
+    _, folder = registered
+    assert (folder / "code" / "tft" / "model.py").exists()
+    assert not (folder / "code" / "pipeline").exists()
+    assert not [path for path in folder.rglob("*") if path.name == "__pycache__"]
+    required = (folder / "requirements.txt").read_text().split()
+    assert {line.split("==")[0] for line in required} == {"mlflow", "torch", "numpy", "pandas", "safetensors"}
+    assert f"torch=={torch.__version__.split('+')[0]}" in required
+
+
+def test_the_signature_names_the_columns(whole_job: WholeJob, registered: tuple[ModelVersion, Path]) -> None:
+    """Keys and selected columns in; one row per instrument with positions, distribution and regime out."""
+    _, folder = registered
+    trained = load_checkpoint(next((folder / "artifacts").iterdir()))
+    declared = mlflow.models.Model.load(str(folder)).signature
+    assert declared.inputs.input_names() == ["date", "symbol", "ret_1d", *trained.feature_names]
+    outputs = declared.outputs.input_names()
+    assert outputs[:7] == ["symbol", "time", "position", "raw_position", "probability_up", "mu", "sigma"]
+    assert outputs[-1] == "regime"
+
+
+def test_the_model_loads_where_unpickling_is_forbidden_and_the_project_is_not_installed(
+    whole_job: WholeJob, tmp_path: Path
+) -> None:
+    """In another process and folder, with the project hidden from the import system: tft comes out of the model."""
+    code = """
+import importlib.util, sys
+
+class Hide:  # the project's own copy cannot be found; the one that travels with the model is on sys.path
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "pipeline":
+            raise ModuleNotFoundError(name)
+
+# An editable install finds the project by a hook or by an entry of sys.path: take both away.
+sys.meta_path[:] = [Hide(), *(hook for hook in sys.meta_path if "editable" not in str(hook).lower())]
+sys.path[:] = [entry for entry in sys.path if entry != sys.argv[1]]
+assert importlib.util.find_spec("tft") is None
+
+import mlflow
+model = mlflow.pyfunc.load_model("models:/tft-production@production")
+assert model.metadata is not None
+import tft
+print(tft.__file__)
+"""
+    environment = whole_job.environment() | {
+        "MLFLOW_TRACKING_URI": whole_job.store,
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    }
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(ROOT)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    home = Path(done.stdout.split()[-1])
+    assert ROOT not in home.parents
+    assert home.parts[-2:] == ("tft", "__init__.py")
+
+
+def test_the_downloaded_checkpoint_is_the_one_that_was_written(
+    whole_job: WholeJob, mlflow_uri: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Downloaded once: the second time nothing is fetched."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    mlflow_uri(whole_job.store)
+    folder = registry.download("tft-production", "1") / ARTIFACT
+    written = whole_job.folder / whole_job.parent.data.tags["checkpoint"]
+    for name in ("model.safetensors", "meta.json"):
+        assert (folder / name).read_bytes() == (written / name).read_bytes()
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("downloaded twice")
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", refused)
+    assert registry.download("tft-production", "1") / ARTIFACT == folder
+    assert os.environ["XDG_CACHE_HOME"] in str(folder)
