@@ -197,7 +197,8 @@ def _print_headline(job: Job, result: Produced) -> None:
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:
         console.print(
-            f"Validation Sharpe minus out-of-sample Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {len(gaps)} folds."
+            f"Validation Sharpe minus out-of-sample Sharpe: {sum(gaps) / len(gaps):+.2f} "
+            f"on average of {len(gaps)} folds."
         )
     console.print(f"Columns: {job.data.panel.features.shape[2]} in the table, {len(result.features)} selected.")
     if result.model_version:
@@ -213,15 +214,15 @@ def _print_headline(job: Job, result: Produced) -> None:
 @click.option(
     "--out", default="data/sample.parquet", show_default=True, help="File to write: .parquet, .csv or .arrow."
 )
-@click.option("--seed", default=7, show_default=True)
+@click.option("--seed", default=7, show_default=True, help="The same seed and sizes give the same table.")
 @click.option(
     "--oracle-sharpe",
     default=0.0,
     show_default=True,
     help="Annual Sharpe of a trader who knew the truth, before costs; 0 is pure noise without drift.",
 )
-@click.option("--n-bars", default=600, show_default=True)
-@click.option("--n-symbols", default=4, show_default=True)
+@click.option("--n-bars", default=600, show_default=True, help="Trading days.")
+@click.option("--n-symbols", default=4, show_default=True, help="Instruments.")
 @click.option("--n-features", default=276, show_default=True, help="Columns that survive prefilter.")
 @click.option("--n-degenerate", default=36, show_default=True, help="Columns that prefilter is there for.")
 def sample_data(
@@ -248,9 +249,9 @@ def sample_data(
 @click.option("--data", "source", required=True, help="Table of the latest bars: file, glob or s3://bucket/key.")
 @click.option("--out", default="", help="Write the decisions to this .csv, .parquet or .json file too.")
 @click.option("--name", default="tft-production", show_default=True, help="Registered model.")
-@click.option("--stage", default="Production", show_default=True)
-@click.option("--alias", default="", help="Prevails over the stage.")
-@click.option("--version", default="", help="Prevails over both.")
+@click.option("--stage", default="Production", show_default=True, help="Stage of the version to use.")
+@click.option("--alias", default="", help="Alias of the version to use; prevails over the stage.")
+@click.option("--version", default="", help="Number of the version to use; prevails over both.")
 def predict(source: str, out: str, name: str, stage: str, alias: str, version: str) -> None:
     """Decide on the last bar of a table with a registered model."""
     with _plain_errors():

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
@@ -102,12 +102,15 @@ def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, panel:
     """Log the checkpoint as a pyfunc model of the active run, holding nothing pickled, and register it. Returns the
     version.
     """
-    script, checkpoint = Path(__file__).with_name("served_model.py"), str(folder.resolve())
-    with _quiet(), chdir(script.parent):  # a relative path, so that the model does not hold this machine's
+    script = Path(__file__).with_name("served_model.py")
+    client = MlflowClient()
+    with _quiet(), tempfile.TemporaryDirectory() as scratch:
+        checkpoint = Path(scratch) / ARTIFACT  # MLflow keeps the folder's own name
+        shutil.copytree(folder, checkpoint)
         info = mlflow.pyfunc.log_model(
             name="model",
-            python_model=script.name,
-            artifacts={ARTIFACT: checkpoint},
+            python_model=str(script),
+            artifacts={ARTIFACT: str(checkpoint)},
             code_paths=[str(Path(tft.__file__).parent)],
             pip_requirements=[
                 f"{package}=={installed_version(package).split('+')[0]}"
@@ -117,8 +120,12 @@ def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, panel:
             registered_model_name=name,
             metadata={"fit_end": trained.fit_end, "data_sha256": trained.data_sha256},
         )
+        # MLflow writes down where the script was taken from; loading looks for it beside MLmodel, by its name.
+        stored = client.get_logged_model(info.model_id).artifact_location
+        described = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{stored}/MLmodel", dst_path=scratch))
+        described.write_text(described.read_text().replace(str(script.resolve()), script.name))
+        client.log_model_artifact(info.model_id, str(described))
     version = str(info.registered_model_version)
-    client = MlflowClient()
     client.update_model_version(name, version, description=card)
     for tag, value in {"run_id": run.run_id, "fit_end": trained.fit_end, "data_sha256": trained.data_sha256}.items():
         client.set_model_version_tag(name, version, tag, value)

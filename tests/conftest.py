@@ -91,7 +91,9 @@ class Workplace:
             "OMP_WAIT_POLICY": "PASSIVE",
             "HOME": str(self.folder / "home"),
             "XDG_CACHE_HOME": str(self.folder / "cache"),
-            "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", matplotlib.get_cachedir()),  # its list of fonts takes seconds
+            "MPLCONFIGDIR": os.environ.get(
+                "MPLCONFIGDIR", matplotlib.get_cachedir()
+            ),  # its list of fonts takes seconds
             "COLUMNS": "200",
         }
 

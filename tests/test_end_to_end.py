@@ -91,12 +91,10 @@ def test_every_run_says_what_it_ran_on(whole_job: WholeJob, phase: str) -> None:
 @pytest.mark.parametrize("phase", ["", "production"])
 def test_the_headline_metrics_are_on_the_parent_and_on_production(whole_job: WholeJob, phase: str) -> None:
     run = whole_job.child(whole_job.run_id, phase) if phase else whole_job.parent
-    names = (
-        "oos_sharpe oos_sharpe_gross oos_sharpe_development val_oos_gap_mean "
-        "n_features_initial n_features_prefiltered n_features_selected"
-    ).split()
-    assert all(math.isfinite(run.data.metrics[name]) for name in (*names, *FOLD_METRICS))
-    initial, prefiltered, selected = (run.data.metrics[name] for name in names[-3:])
+    names = ("oos_sharpe", "oos_sharpe_gross", "oos_sharpe_development", "val_oos_gap_mean", *FOLD_METRICS)
+    assert all(math.isfinite(run.data.metrics[name]) for name in names)
+    counts = ("n_features_initial", "n_features_prefiltered", "n_features_selected")
+    initial, prefiltered, selected = (run.data.metrics[name] for name in counts)
     assert (initial, prefiltered) == (16, 12)
     assert 1 <= selected <= 8
 
@@ -281,9 +279,7 @@ def test_a_changed_setting_reruns_what_depends_on_it_alone(whole_job: WholeJob) 
     """pruning.max_features is read by pruning: it runs again and tuning after it, the two phases before do not."""
     limit = int(whole_job.parent.data.metrics["n_features_selected"]) + 20
     done = whole_job.run("tuning", "--config", str(MICRO), "--set", f"pruning.max_features={limit}")
-    children = whole_job.children(
-        whole_job.client.get_run(run_named(done.stdout)).data.tags["mlflow.parentRunId"]
-    )
+    children = whole_job.children(whole_job.client.get_run(run_named(done.stdout)).data.tags["mlflow.parentRunId"])
     reused = {phase for phase, runs in children.items() if "reused_from" in runs[0].data.tags}
     assert reused == {"prefilter", "exploration"}
     assert "pruning: running" in done.stderr
@@ -291,7 +287,9 @@ def test_a_changed_setting_reruns_what_depends_on_it_alone(whole_job: WholeJob) 
 
 def test_at_most_max_features_are_kept(whole_job: WholeJob) -> None:
     """The best of those kept without the limit; and the two phases before pruning are reused."""
-    done = whole_job.run("pruning", "--config", str(MICRO), "--set", "pruning.weight_threshold=0;pruning.max_features=3")
+    done = whole_job.run(
+        "pruning", "--config", str(MICRO), "--set", "pruning.weight_threshold=0;pruning.max_features=3"
+    )
     run = whole_job.client.get_run(run_named(done.stdout))
     weights = table(run, "vsn_weights.json")
     assert weights["selected"] == [rank <= sum(weights["selected"]) for rank in weights["rank"]]
@@ -332,7 +330,9 @@ def corrupted(source: Path, target: Path) -> None:
     other = frame.with_columns(changed)
     assert other.null_count().equals(frame.null_count())
     assert other.filter(~in_holdout).equals(frame.filter(~in_holdout))
-    assert not any(other.filter(in_holdout)[name].equals(frame.filter(in_holdout)[name]) for name in ("ret_1d", "close"))
+    assert not any(
+        other.filter(in_holdout)[name].equals(frame.filter(in_holdout)[name]) for name in ("ret_1d", "close")
+    )
     other.write_parquet(target)
 
 

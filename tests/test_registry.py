@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import yaml
-from conftest import CPU, ROOT, WholeJob, artifacts, small_panel, small_recipe
+from conftest import ROOT, WholeJob, artifacts, small_panel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -23,16 +25,17 @@ from mlflow.tracking import MlflowClient
 from pipeline import registry
 from pipeline.config import RegistryConfig
 from pipeline.registry import ALIAS, ARTIFACT, STAGE, RegistryError, find_version, promote, register_and_promote
+from pipeline.strategy import TFTStrategy
 from pipeline.tracking import Run
 from tft.checkpoint import CheckpointManager, TrainedModel, load_checkpoint
-from tft.folds import final_fold
+from tft.model import ModelConfig, TemporalFusionTransformer
 from tft.panel import Panel
 from tft.positions import PositionsConfig, RegimeConfig
-from tft.train import Market, fit_folds
+from tft.scaling import Scaler
 from tft.volatility import Timing
 
-N_FITTED = 160
-"""Bars the models are fitted on; the panel has 160 more."""
+FIT_END = 162
+"""The last bar of the fit; the panel's last is 319."""
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def client(
-    store: Path, mlflow_uri: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> MlflowClient:
+def client(store: Path, mlflow_uri: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     monkeypatch.setenv("XDG_CACHE_HOME", str(store / "cache"))
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     monkeypatch.chdir(store)
@@ -60,24 +61,23 @@ def panel() -> Panel:
 
 @pytest.fixture(scope="module")
 def good(panel: Panel) -> TrainedModel:
-    """Fitted on the first 160 bars; it has found the signal."""
-    recipe = small_recipe(epochs=10, n_context=0, dropout=0.0)
-    market = Market(panel, recipe.timing, CPU)
-    fold = final_fold(0, N_FITTED, train_window=N_FITTED - 6, validation_window=20, purge_gap=2)
-    (fit,) = fit_folds(market, [fold], recipe)
+    """An untrained network whose random opinion happens to follow the signal; said to be fitted on bars 0 to 162."""
+    config = ModelConfig(d_hidden=8, n_heads=2, seq_len=6, n_context=0)
+    torch.manual_seed(6)
+    network = TemporalFusionTransformer(config, n_variables=3, n_assets=2, loss_mode="joint_mle")
     return TrainedModel(
-        config=recipe.model,
+        config=config,
         loss_mode="joint_mle",
         feature_names=panel.feature_names,
         known=(),
         symbols=panel.symbols,
-        scaler=fit.scaler,
-        parameters={name: value[None] for name, value in fit.parameters.items()},
+        scaler=Scaler.fit(panel.features),
+        parameters={name: value.detach()[None].clone() for name, value in network.named_parameters()},
         timing=Timing(),
-        positions=PositionsConfig(cost_bps=0.0),
+        positions=PositionsConfig(cost_bps=0.0, position_smooth=0.0),
         regime=RegimeConfig(),
         seed=5,
-        fit_end=str(panel.times[N_FITTED + 2]),
+        fit_end=str(panel.times[FIT_END]),
         data_sha256="0" * 64,
     )
 
@@ -88,7 +88,7 @@ def bad(good: TrainedModel) -> TrainedModel:
     turned = dict(good.parameters)
     for name in ("windows.head.weight", "windows.head.bias"):
         turned[name] = turned[name].clone()
-        turned[name][:, 0] *= -1.0
+        turned[name][..., 0] *= -1.0
     return replace(good, parameters=turned)
 
 
@@ -122,9 +122,9 @@ def standing(client: MlflowClient, name: str) -> dict[str, tuple[str, list[str]]
 
 def test_the_opposite_positions_are_taken_by_construction(good: TrainedModel, bad: TrainedModel, panel: Panel) -> None:
     """What the comparisons below rest on: one earns, the other loses as much."""
-    gain, loss = (registry._returns_after(trained, panel, N_FITTED + 3) for trained in (good, bad))
-    assert np.allclose(gain, -loss, atol=1e-9)
-    assert gain.mean() / gain.std() * np.sqrt(252) > 2.0
+    gain, loss = (registry._returns_after(trained, panel, FIT_END + 1) for trained in (good, bad))
+    assert np.allclose(gain, -loss, atol=1e-7)
+    assert gain.mean() / gain.std() * np.sqrt(252) > 10.0
 
 
 def test_always_promotes(client: MlflowClient, bad: TrainedModel, panel: Panel, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_better_than_the_incumbent_is_promoted(
     deliver(bad, panel, tmp_path / "one", "better", "always")
     done = deliver(good, panel, tmp_path / "two", "better", "if_better", holdout_sharpe=-1.0)
     assert done.promoted
-    n_bars = 320 - (N_FITTED + 3) - 2
+    n_bars = 319 - FIT_END - 2
     assert re.fullmatch(
         rf"its annual Sharpe is \+\d+\.\d\d against version 1 over {n_bars} bars after both fits "
         r"\(p = 0\.[01]\d, the limit is 0\.2\)",
@@ -251,7 +251,9 @@ def test_a_version_registered_earlier_can_be_promoted_later(
     assert find_version("later", alias=ALIAS) == find_version("later", stage=STAGE) == "2"
 
 
-def test_the_description_is_the_model_card(client: MlflowClient, good: TrainedModel, panel: Panel, tmp_path: Path) -> None:
+def test_the_description_is_the_model_card(
+    client: MlflowClient, good: TrainedModel, panel: Panel, tmp_path: Path
+) -> None:
     """And tags name the run, the end of the fit and the data."""
     deliver(good, panel, tmp_path / "carded", "card", "never")
     version = client.get_model_version("card", "1")
@@ -273,7 +275,8 @@ def test_the_card_of_a_job_says_what_the_model_is_worth(whole_job: WholeJob) -> 
 
 
 @pytest.mark.parametrize(
-    ("stored", "said"), [("register", "could not be registered"), ("promote", "is registered but could not be promoted")]
+    ("stored", "said"),
+    [("register", "could not be registered"), ("promote", "is registered but could not be promoted")],
 )
 def test_a_registry_that_fails_is_said_and_the_checkpoint_stays(
     client: MlflowClient,
@@ -359,7 +362,7 @@ def test_the_model_carries_the_network_and_nothing_of_the_pipeline(registered: t
     _, folder = registered
     assert (folder / "code" / "tft" / "model.py").exists()
     assert not (folder / "code" / "pipeline").exists()
-    assert not [path for path in folder.rglob("*") if path.name == "__pycache__"]
+    assert not [path for path in (folder / "code").rglob("*") if path.suffix == ".pyc"]
     required = (folder / "requirements.txt").read_text().split()
     assert {line.split("==")[0] for line in required} == {"mlflow", "torch", "numpy", "pandas", "safetensors"}
     assert f"torch=={torch.__version__.split('+')[0]}" in required
@@ -379,9 +382,10 @@ def test_the_signature_names_the_columns(whole_job: WholeJob, registered: tuple[
 def test_the_model_loads_where_unpickling_is_forbidden_and_the_project_is_not_installed(
     whole_job: WholeJob, tmp_path: Path
 ) -> None:
-    """In another process and folder, with the project hidden from the import system: tft comes out of the model."""
+    """In another process and folder, with the project hidden from the import system: tft comes out of the model, and
+    decides as the project's own does."""
     code = """
-import importlib.util, sys
+import importlib.util, json, sys
 
 class Hide:  # the project's own copy cannot be found; the one that travels with the model is on sys.path
     def find_spec(self, name, path=None, target=None):
@@ -393,11 +397,11 @@ sys.meta_path[:] = [Hide(), *(hook for hook in sys.meta_path if "editable" not i
 sys.path[:] = [entry for entry in sys.path if entry != sys.argv[1]]
 assert importlib.util.find_spec("tft") is None
 
-import mlflow
+import mlflow, pandas
 model = mlflow.pyfunc.load_model("models:/tft-production@production")
-assert model.metadata is not None
+decided = model.predict(pandas.read_parquet(sys.argv[2]))
 import tft
-print(tft.__file__)
+print(json.dumps([tft.__file__, dict(zip(decided["symbol"], decided["position"]))]))
 """
     environment = whole_job.environment() | {
         "MLFLOW_TRACKING_URI": whole_job.store,
@@ -405,7 +409,7 @@ print(tft.__file__)
     }
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(ROOT)],
+        [sys.executable, "-I", "-c", code, str(ROOT), str(whole_job.folder / "data/micro.parquet")],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -414,9 +418,12 @@ print(tft.__file__)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    home = Path(done.stdout.split()[-1])
-    assert ROOT not in home.parents
-    assert home.parts[-2:] == ("tft", "__init__.py")
+    file, positions = json.loads(done.stdout.splitlines()[-1])
+    assert ROOT not in Path(file).parents
+    assert Path(file).parts[-2:] == ("tft", "__init__.py")
+    strategy = TFTStrategy(load_checkpoint(whole_job.folder / whole_job.parent.data.tags["checkpoint"]))
+    signals = strategy.decide(pl.read_parquet(whole_job.folder / "data/micro.parquet"))
+    assert positions == pytest.approx({name: signal.position for name, signal in signals.items()}, abs=1e-5)
 
 
 def test_the_downloaded_checkpoint_is_the_one_that_was_written(

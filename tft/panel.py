@@ -66,7 +66,7 @@ class Panel:
         absent += [] if "symbol" in columns else ["symbol"]
         absent += [] if "ret_1d" in columns or "close" in columns else ["ret_1d (or close)"]
         plain = [name for name in feature_names or () if not name.endswith(AHEAD)]
-        absent += [name for name in (*plain, *known) if name not in columns]
+        absent += [name for name in dict.fromkeys((*plain, *known)) if name not in columns]
         if absent:
             raise ValueError(f"the table lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}")
         assert time_key is not None

@@ -132,7 +132,13 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is {name!r}, but no GPU is available here: use auto or cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device is {name!r}, which is none: use auto, cpu, cuda or cuda:1")
+    return device
 
 
 def stack_size(n_folds: int, device: torch.device) -> int:

@@ -1,0 +1,89 @@
+"""MLproject: every entry point is a command of the same name, with parameters that the command takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import click
+import pytest
+import yaml
+from conftest import ROOT
+
+from pipeline.cli import PHASES, main
+
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+ENTRY_POINTS: dict[str, dict[str, Any]] = PROJECT["entry_points"]
+COMMANDS = {name: point for name, point in ENTRY_POINTS.items() if name != "setup"}
+
+
+def words(name: str, **given: str) -> list[str]:
+    """The command line of an entry point as a shell splits it, its parameters quoted as MLflow quotes them."""
+    parameters = ENTRY_POINTS[name].get("parameters", {})
+    values = {key: given.get(key, declared.get("default", "X")) for key, declared in parameters.items()}
+    line = ENTRY_POINTS[name]["command"].format(**{key: shlex.quote(str(value)) for key, value in values.items()})
+    return shlex.split(line)
+
+
+def command_of(name: str) -> click.Command:
+    return main.commands["production" if name == "main" else name]
+
+
+def parsed(name: str, **given: str) -> dict[str, Any]:
+    """What the command gets, parsed as click does; it must take every word."""
+    line = words(name, **given)
+    start = line.index("pipeline.cli")
+    assert line[start - 2 : start] == ["python", "-m"]
+    assert line[start + 1] == ("production" if name == "main" else name)
+    return command_of(name).make_context(name, line[start + 2 :]).params
+
+
+def test_every_command_is_an_entry_point_and_the_other_way_round() -> None:
+    """`main`, which `mlflow run .` starts, is the whole job; `setup` only makes the environment."""
+    assert COMMANDS.keys() == main.commands.keys() | {"main"}
+    assert ENTRY_POINTS["main"]["command"] == ENTRY_POINTS["production"]["command"]
+    assert "parameters" not in ENTRY_POINTS["setup"]
+
+
+@pytest.mark.parametrize("name", ["main", *PHASES])
+def test_a_phase_declares_the_four_parameters(name: str) -> None:
+    """With the defaults of the command itself: entry point and command do the same."""
+    declared = {key: one["default"] for key, one in ENTRY_POINTS[name]["parameters"].items()}
+    assert declared == {"config": "configs/quickstart.yaml", "set": "", "run_id": "", "fresh": "false"}
+    taken = parsed(name)
+    plain = command_of(name).make_context(name, []).params
+    assert taken | {"overrides": ()} == plain
+    assert taken["overrides"] == ("",)  # an empty override is dropped
+
+
+@pytest.mark.parametrize("name", ["main", *PHASES])
+def test_values_arrive_as_they_were_given(name: str) -> None:
+    """Spaces, brackets and semicolons included."""
+    several = "production.epochs=20; data.exclude=[a, b]"
+    taken = parsed(name, config="my configs/a b.yaml", set=several, run_id="abc", fresh="true")
+    assert taken == {"path": "my configs/a b.yaml", "overrides": (several,), "run_id": "abc", "fresh": True}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_takes_what_the_entry_point_gives(name: str) -> None:
+    """Every parameter is used, and every option given exists; what has no default is what the command requires."""
+    parameters = ENTRY_POINTS[name]["parameters"]
+    used = set(re.findall(r"{(\w+)}", ENTRY_POINTS[name]["command"]))
+    assert used == set(parameters)
+    numbers = {key: "3" for key in parameters if "default" not in parameters[key]}
+    parsed(name, **numbers)
+    required = {option.name for option in command_of(name).params if option.required}
+    assert {key for key in parameters if "default" not in parameters[key]} == (required and {"data"})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_waiting_threads_sleep_before_torch_loads(name: str) -> None:
+    """Whatever loads torch is started with OMP_WAIT_POLICY=PASSIVE; the two that do not need not be."""
+    assert ("OMP_WAIT_POLICY=PASSIVE" in words(name)) == (name not in ("sample-data", "models"))
+
+
+def test_no_environment_is_named() -> None:
+    """With one, MLflow would ask for conda or pyenv; without, it takes python_env.yaml beside the file."""
+    assert set(PROJECT) == {"name", "entry_points"}
+    assert (ROOT / "python_env.yaml").exists()
