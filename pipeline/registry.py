@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
 
 import tft
 from pipeline.config import RegistryConfig
@@ -198,13 +199,13 @@ def _returns_after(trained: TrainedModel, panel: Panel, first: int) -> np.ndarra
 
 
 def signature(trained: TrainedModel, panel: Panel) -> ModelSignature:
+    """Names of the columns that go in and types of those that come out. Types of the input are left open: a table's
+    whole numbers, flags and dates are read as they were in training.
+    """
     plain = [name for name in trained.feature_names if not name.endswith(AHEAD)]
-    inputs: list[ColSpec | TensorSpec] = [
-        ColSpec("datetime", _time_name(panel)),
-        ColSpec("string", "symbol"),
-        ColSpec("double", "ret_1d"),
-        *(ColSpec("double", name) for name in dict.fromkeys((*plain, *trained.known))),
-    ]
+    needed = [_time_name(panel), "symbol", *dict.fromkeys((*plain, *trained.known))]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name) for name in needed]
+    inputs += [ColSpec(AnyType(), name, required=False) for name in ("ret_1d", "close")]
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec("string", "symbol"),
         ColSpec("datetime", "time"),

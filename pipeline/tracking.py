@@ -168,13 +168,20 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
 @contextmanager
 def child_run(name: str) -> Iterator[Run]:
     """A nested run of a phase, with its wall time and memory peaks as metrics."""
-    with _run(name, run_id=None, nested=True) as run:
+    with nested_run(name) as run:
         run.tags({"phase": name})
         with peaks() as measured:
             try:
                 yield run
             finally:
                 run.metrics(measured())
+
+
+@contextmanager
+def nested_run(name: str) -> Iterator[Run]:
+    """A run below the active one."""
+    with _run(name, run_id=None, nested=True) as run:
+        yield run
 
 
 @contextmanager

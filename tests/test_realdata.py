@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from conftest import ROOT, Workplace, artifacts, run_named
@@ -35,7 +34,7 @@ def test_the_whole_job_runs_on_a_real_table(tmp_path: Path) -> None:
 
     record = pl.read_parquet(artifacts(place.child(run_id, "production")) / "oos_record.parquet")
     assert record["symbol"].n_unique() == 12
-    assert np.isfinite(record["position"]).all()
+    assert record["position"].is_finite().all()
     assert record["time"].max() == pl.read_parquet(PANEL, columns=["date"])["date"].cast(pl.Datetime("us")).max()
     assert not place.client.get_run(run_id).data.tags.get("trouble")
     assert "tft-realdata version 1" in done.stdout

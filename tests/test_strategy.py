@@ -108,8 +108,8 @@ def test_an_unknown_stage_is_a_sentence(
 def web_registry(whole_job: WholeJob) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The registry over HTTP, in a process that can be killed, and its address."""
     code = """
-from mlflow.exceptions import MlflowException
 from mlflow.server import app
+from werkzeug.serving import make_server
 
 server = make_server("127.0.0.1", 0, app, threaded=True)
 print(server.server_port, flush=True)

@@ -6,7 +6,7 @@ Shapes: T bars of the panel, A instruments, V variables, E epochs, n bars of a b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -118,7 +118,8 @@ def stitch(
 ) -> Record:
     """One path per instrument across fold borders, starting flat at the first test bar.
 
-    Where test blocks overlap, a (bar, instrument) belongs to the most recently fitted fold that forecasts it.
+    Where test blocks overlap, a (bar, instrument) belongs to the most recently fitted fold that forecasts it. Bars
+    between test blocks that do not touch are no part of the record.
     """
     bars = range(min(f.bars.start for f in forecasts), max(f.bars.stop for f in forecasts))
     raw = np.full((len(bars), len(panel.symbols)), np.nan)
@@ -128,18 +129,26 @@ def stitch(
         known = np.isfinite(one.raw_position)
         raw[rows][known] = one.raw_position[known]
         owner[rows][known] = one.fold.index
-    path = position_path(raw, sigma[bars.start : bars.stop], positions, timing)
+    position = position_path(raw, sigma[bars.start : bars.stop], positions, timing).position
+    earned = block_earnings(position, bars, panel.returns, positions, timing)
+    tested = np.zeros(len(bars), dtype=bool)
+    for one in forecasts:
+        tested[one.bars.start - bars.start : one.bars.stop - bars.start] = True
     return Record(
         bars=bars,
         times=panel.times[bars.start : bars.stop],
         symbols=panel.symbols,
         fold=owner,
         raw_position=raw,
-        position=path.position,
-        earned=block_earnings(path.position, bars, panel.returns, positions, timing),
+        position=_only(position, tested),
+        earned=Earnings(*(_only(getattr(earned, each.name), tested) for each in fields(Earnings))),
         segment=segments(bars, n_development=n_development, timing=timing),
         timing=timing,
     )
+
+
+def _only(values: NDArray[np.float64], rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.where(rows[:, None], values, np.nan)
 
 
 def block_earnings(
@@ -154,7 +163,7 @@ def block_earnings(
     known = returns[bars.start : bars.stop + lead]
     longer = np.concatenate([position, np.full((len(known) - len(position), position.shape[1]), np.nan)])
     earned = earnings(longer, known, positions, timing)
-    return Earnings(*(getattr(earned, name)[: len(position)] for name in ("held_return", "gross", "net", "change")))
+    return Earnings(*(getattr(earned, each.name)[: len(position)] for each in fields(Earnings)))
 
 
 def validation_returns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 
@@ -87,6 +88,11 @@ def prune(explored: Explored, config: PruningConfig) -> Pruned:
     )
     chosen = [column for column in order if passed[column]][: config.max_features]
     warning = ""
+    if not np.isfinite(mean_relative).any():
+        raise ValueError(
+            "no column is present in the validation rows of any exploration fold: start the table later, or widen "
+            "walk_forward.validation_window"
+        )
     if not chosen:
         chosen = [column for column in order if np.isfinite(mean_relative[column])][: config.max_features]
         warning = (
@@ -183,4 +189,4 @@ def log_vsn_tables(run: Run, result: Pruned) -> None:
             "weight": [weight[group] for group in groups],
         },
     )
-    run.metrics({f"n_selected_{group}": selected[group] for group in groups})
+    run.metrics({f"n_selected_{re.sub('[^A-Za-z0-9_.-]', '_', group)}": selected[group] for group in groups})

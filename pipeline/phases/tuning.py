@@ -15,7 +15,7 @@ from pipeline.config import to_mapping
 from pipeline.job import Job
 from pipeline.phases import pruning
 from pipeline.search import STORAGE, Report, ended, open_study, search
-from pipeline.tracking import Run, child_run
+from pipeline.tracking import Run, nested_run
 from tft.backtest import RawForecast, stitch, walk
 from tft.folds import Fold
 from tft.metrics import sharpe
@@ -95,9 +95,9 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
     market = Market(panel, config.timing, job.device)
     folds = tuning_folds(job)
     times = [str(panel.times[bar]) for fold in folds for bar in fold.test]
-    study = open_study(f"tuning-{job.keys['tuning'][:16]}")
-    job.reporter.start("tuning", config.tuning.n_trials * len(folds))
-    job.reporter.step("", n=len(ended(study)) * len(folds))
+    name = f"tuning-{job.keys['tuning'][:16]}"
+    study = open_study(f"{name}-{run.run_id[:8]}" if job.fresh else name)
+    job.reporter.start("tuning", max(0, config.tuning.n_trials - len(ended(study))) * len(folds))
     job.reporter.say(
         f"tuning: its limits can be changed while it runs, for example by: optuna study set-user-attr "
         f"--storage {STORAGE} --study-name {study.study_name} --key timeout_seconds --value 0"
@@ -127,7 +127,8 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
         return value
 
     def on_trial(trial: optuna.trial.FrozenTrial) -> None:
-        with child_run(f"trial {trial.number}") as child:  # each trial is a run of its own, comparable in the UI
+        job.reporter.skip(len(folds) - len(trial.intermediate_values))
+        with nested_run(f"trial {trial.number}") as child:  # each trial is a run of its own, comparable in the UI
             child.tags({"phase": "trial", "trial_state": trial.state.name})
             child.params(trial.params)
             child.metric_steps({"oos_sharpe_so_far": dict(trial.intermediate_values)})
