@@ -104,7 +104,7 @@ def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | Non
 
     from pipeline.config import load_config, split_overrides, to_mapping
     from pipeline.data import load_panel
-    from pipeline.job import Job
+    from pipeline.job import Job, flattened
     from pipeline.progress import Reporter
     from pipeline.tracking import configure, parent_run
     from tft.train import choose_device
@@ -123,6 +123,7 @@ def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | Non
             job = Job(config=config, data=data, parent=parent, reporter=reporter, device=device, fresh=fresh)
             parent.tags(job.tags() | {"command": name, "config": path})
             parent.dataset("feature table", data.source, data.sha256)
+            parent.params(flattened(to_mapping(config)))
             parent.text("config.json", _json(to_mapping(config)))
             result = import_module(f"pipeline.phases.{name}").run(job)
     if name == "production":

@@ -155,7 +155,9 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
     if given:  # MLflow refuses a run of another experiment than the active one
         mlflow.set_experiment(experiment_id=client.get_run(given).info.experiment_id)
     else:
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+        chosen = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+        # The UI opens such an experiment with its runs, not with the pages for language models.
+        client.set_experiment_tag(chosen.experiment_id, "mlflow.experimentKind", "custom_model_development")
     with _run(name, run_id=given, nested=False) as run:
         if pointer:
             client.set_tag(
