@@ -25,11 +25,11 @@ EXIT_TROUBLE = 3
 """The work is finished and safe, but something after it could not be done."""
 
 PHASES = {
-    "prefilter": "Phase 1: drop constant, mostly missing and collinear columns.",
-    "exploration": "Phase 2: train on all columns and read variable selection weights fold by fold.",
-    "pruning": "Phase 3: keep the columns whose weight is high, stable and above what noise gets.",
-    "tuning": "Phase 4: search hyper-parameters, each trial a mini walk-forward.",
-    "production": "Phase 5, and the whole job: walk forward, fit the final model, register it.",
+    "prefilter": "Phase 1: drop columns without information.",
+    "exploration": "Phase 2: train on all columns, read their VSN weights.",
+    "pruning": "Phase 3: keep columns that beat what noise gets.",
+    "tuning": "Phase 4: search hyper-parameters, fold by fold.",
+    "production": "Phase 5, and the whole job: walk forward and register.",
 }
 
 
@@ -37,6 +37,7 @@ PHASES = {
 def _plain_errors() -> Iterator[None]:
     """Faults of input are one sentence and exit code 2; whatever else is a defect of ours and keeps its traceback."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
@@ -49,6 +50,9 @@ def _plain_errors() -> Iterator[None]:
         from pipeline.tracking import store
 
         raise click.exceptions.Exit(_complain(f"MLflow at {store()}: {error.message}")) from None
+    except SQLAlchemyError as error:  # of the MLflow or the Optuna store
+        reason = " ".join(str(error).split())[:300]
+        raise click.exceptions.Exit(_complain(f"a store is damaged or cannot be written: {reason}")) from None
 
 
 def _complain(text: str) -> int:
@@ -57,7 +61,14 @@ def _complain(text: str) -> int:
     return EXIT_FAULT
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class _InOrder(click.Group):
+    """Lists its commands in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="tft-pipeline")
 def main() -> None:
     """From a table of features to a registered Temporal Fusion Transformer, and what it is worth.
@@ -229,7 +240,10 @@ def _print_headline(job: Job, result: Produced) -> None:
 def sample_data(
     out: str, seed: int, oracle_sharpe: float, n_bars: int, n_symbols: int, n_features: int, n_degenerate: int
 ) -> None:
-    """Write a seeded feature table that looks like a real one, and its truth beside it as JSON."""
+    """Write a seeded table that looks like a real one.
+
+    What is true of it goes beside it as JSON: the planted columns, their weights, the oracle's Sharpe.
+    """
     with _plain_errors():
         from pipeline.sample_data import write_sample
 
@@ -254,7 +268,10 @@ def sample_data(
 @click.option("--alias", default="", help="Alias of the version to use; prevails over the stage.")
 @click.option("--version", default="", help="Number of the version to use; prevails over both.")
 def predict(source: str, out: str, name: str, stage: str, alias: str, version: str) -> None:
-    """Decide on the last bar of a table with a registered model."""
+    """Decide on the last bar of a table with a registered model.
+
+    Prints position, probability, expected return and regime of every instrument.
+    """
     with _plain_errors():
         import polars as pl
 
@@ -298,7 +315,10 @@ def predict(source: str, out: str, name: str, stage: str, alias: str, version: s
 @main.command("models")
 @click.option("--name", default="tft-production", show_default=True, help="Registered model.")
 def models(name: str) -> None:
-    """List the versions of a registered model: stage, alias, Sharpe, when it was fitted."""
+    """List the versions of a registered model.
+
+    With stage, aliases, holdout Sharpe, the last bar of the fit, and the MLflow run.
+    """
     with _plain_errors():
         from rich.console import Console
         from rich.table import Table

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
@@ -21,7 +20,6 @@ class ServedModel(PythonModel):
     """A long table of the last bars in; one row per instrument out, decided on the last bar."""
 
     def load_context(self, context: Any) -> None:
-        torch.set_num_threads(min(2, torch.get_num_threads()))
         self.predictor = Predictor(load_checkpoint(context.artifacts["checkpoint"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -80,6 +80,18 @@ def test_a_cell_belongs_to_the_most_recently_fitted_fold_that_forecasts_it() -> 
     assert len(owners) == len(forecasts) + 1
 
 
+def test_bars_between_test_blocks_that_do_not_touch_are_no_part_of_the_record() -> None:
+    """Positions are carried across them by the path, but nothing is earned, counted or listed there."""
+    panel, forecasts, record = the_record(step=20, test=8)
+    tested = {bar for forecast in forecasts for bar in forecast.bars}
+    untested = [row for row, bar in enumerate(record.bars) if bar not in tested]
+    assert untested
+    assert np.isnan(record.net()[untested]).all()
+    assert np.isnan(record.position[untested]).all()
+    listed = set(record.to_columns()["time"].tolist())
+    assert listed.isdisjoint(panel.times[[record.bars[row] for row in untested]].tolist())
+
+
 def test_the_order_in_which_folds_arrive_does_not_matter() -> None:
     panel, forecasts, record = the_record()
     sigma = ewm_volatility(panel.returns)

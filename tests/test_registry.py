@@ -373,7 +373,8 @@ def test_the_signature_names_the_columns(whole_job: WholeJob, registered: tuple[
     _, folder = registered
     trained = load_checkpoint(next((folder / "artifacts").iterdir()))
     declared = mlflow.models.Model.load(str(folder)).signature
-    assert declared.inputs.input_names() == ["date", "symbol", "ret_1d", *trained.feature_names]
+    assert declared.inputs.input_names() == ["date", "symbol", *trained.feature_names, "ret_1d", "close"]
+    assert declared.inputs.optional_input_names() == ["ret_1d", "close"]  # one of them is enough
     outputs = declared.outputs.input_names()
     assert outputs[:7] == ["symbol", "time", "position", "raw_position", "probability_up", "mu", "sigma"]
     assert outputs[-1] == "regime"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +101,33 @@ def test_a_stack_of_unequal_folds_fits_each_as_if_it_were_alone(n_context: int) 
         assert distance(alone, fit) < 1e-3  # 3 epochs of lr 0.003 move a weight by up to 0.06
         assert np.allclose(alone.train_loss, fit.train_loss, rtol=1e-3, atol=1e-3)
         assert np.allclose(alone.validation_score, fit.validation_score, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_a_killed_walk_goes_on_from_its_finished_stacks(stack: int, tmp_path: Path) -> None:
+    """What was kept is read back bit for bit and not fitted again; a stack that lacks a fold is."""
+    panel, recipe, folds = small_panel(), small_recipe(epochs=2), FOLDS
+    whole = fitted(panel, folds, recipe, stack=stack)
+    started = fit_folds(market_of(panel), folds, recipe, stack=stack, keep=tmp_path)
+    for _ in range(stack):
+        next(started)  # the first stack is finished, and the process dies
+    started.close()
+    epochs: list[tuple[int, ...]] = []
+    resumed = list(
+        fit_folds(
+            market_of(panel),
+            folds,
+            recipe,
+            stack=stack,
+            keep=tmp_path,
+            on_epoch=lambda report: epochs.append(report.folds),
+        )
+    )
+    assert all(identical(a, b) for a, b in zip(whole, resumed, strict=True))
+    assert {fold for stacked in epochs for fold in stacked} == {fold.index for fold in folds[stack:]}
+    epochs.clear()
+    list(fit_folds(market_of(panel), FOLDS, recipe, stack=3, keep=tmp_path, on_epoch=lambda r: epochs.append(r.folds)))
+    assert set(epochs) == {(0, 1, 2)}  # another composition of stacks is fitted anew
 
 
 def test_no_value_after_the_validation_labels_enters_a_fit() -> None:
