@@ -17,7 +17,8 @@ from pipeline.registry import ARTIFACT, resolve_and_download
 from tft.checkpoint import TrainedModel, load_checkpoint
 from tft.predict import Prediction, Predictor, Regime, State, last_bar
 
-Side = Literal["buy", "sell"]
+Side = Literal["buy", "sell", "long", "short"]
+_DIRECTION = {"buy": 1, "long": 1, "sell": -1, "short": -1}
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class RegimeOverlay:
     signal: Signal
 
     def allows(self, side: Side) -> bool:
-        """Whether new positions on this side are. Raises ValueError for a side that is neither `buy` nor `sell`."""
-        if side not in ("buy", "sell"):
-            raise ValueError(f"side is {side!r}, it must be 'buy' or 'sell'")
-        return self.signal.regime == "neutral" or (self.signal.regime == "bullish") == (side == "buy")
+        """Whether new positions on this side are. Raises ValueError for a side that is none."""
+        if side not in _DIRECTION:
+            raise ValueError(f"side is {side!r}, it must be one of {', '.join(_DIRECTION)}")
+        return self.signal.regime == "neutral" or (self.signal.regime == "bullish") == (_DIRECTION[side] > 0)
 
     def position_limit(self, base: float) -> float:
         """The largest absolute position, of at most `base` >= 0."""

@@ -345,6 +345,7 @@ def test_the_overlay(regime: str, buy: bool, sell: bool, conviction: float) -> N
     """Bullish only buys, bearish only sells, neutral does both; limit and size go with the conviction."""
     asked = overlay(regime, conviction)
     assert (asked.allows("buy"), asked.allows("sell")) == (buy, sell)
+    assert (asked.allows("long"), asked.allows("short")) == (buy, sell)
     assert asked.position_limit(200.0) == 200.0 * conviction
     assert asked.scale(100.0) == (100.0 * conviction if buy else 0.0)
     assert asked.scale(-100.0) == (-100.0 * conviction if sell else 0.0)
@@ -352,7 +353,7 @@ def test_the_overlay(regime: str, buy: bool, sell: bool, conviction: float) -> N
 
 
 def test_the_overlay_refuses_nonsense() -> None:
-    with pytest.raises(ValueError, match="side is 'hold', it must be 'buy' or 'sell'"):
+    with pytest.raises(ValueError, match="side is 'hold', it must be one of buy, sell, long, short"):
         overlay("neutral", 1.0).allows("hold")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"base is -1\.0, a limit must be at least 0"):
         overlay("neutral", 1.0).position_limit(-1.0)
