@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 EXIT_FAULT = 2
 """Bad input: one sentence, no traceback."""
+EXIT_KILLED = 143
+"""128 + SIGTERM, as a shell says it."""
 EXIT_TROUBLE = 3
 """The work is finished and safe, but something after it could not be done."""
 
@@ -39,6 +41,8 @@ def _plain_errors() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    from pipeline.tracking import Killed
+
     try:
         yield
     except (ValueError, FloatingPointError) as error:
@@ -50,6 +54,9 @@ def _plain_errors() -> Iterator[None]:
         from pipeline.tracking import store
 
         raise click.exceptions.Exit(_complain(f"MLflow at {store()}: {error.message}")) from None
+    except Killed as error:
+        _complain(f"stopped by {error}: run the same command again, it goes on from the last finished fold or trial")
+        raise click.exceptions.Exit(EXIT_KILLED) from None
     except SQLAlchemyError as error:  # of the MLflow or the Optuna store
         reason = " ".join(str(error).split())[:300]
         raise click.exceptions.Exit(_complain(f"a store is damaged or cannot be written: {reason}")) from None

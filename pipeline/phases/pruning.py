@@ -58,17 +58,20 @@ class Pruned:
 def run(job: Job) -> Pruned:
     """The columns that tuning and production use."""
     explored = exploration.run(job)
-    result = job.run_phase(
+
+    def log(run: Run, result: Pruned) -> None:
+        _log(run, result)
+        if result.warning:
+            job.reporter.say(f"pruning: {result.warning}")
+
+    return job.run_phase(
         "pruning",
         Pruned,
         settings={"pruning": asdict(job.config.pruning)},
         upstream=("exploration",),
         compute=lambda run: prune(explored, job.config.pruning),
-        log=_log,
+        log=log,
     )
-    if result.warning:
-        job.reporter.say(f"pruning: {result.warning}")
-    return result
 
 
 def prune(explored: Explored, config: PruningConfig) -> Pruned:
