@@ -38,6 +38,7 @@ PHASES = {
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Faults of input are one sentence and exit code 2; whatever else is a defect of ours and keeps its traceback."""
+    from botocore.exceptions import BotoCoreError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -45,7 +46,7 @@ def _plain_errors() -> Iterator[None]:
 
     try:
         yield
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, BotoCoreError) as error:
         raise click.exceptions.Exit(_complain(str(error))) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -157,12 +158,17 @@ def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | Non
 
 def ensure_sample(config: Config, say: Callable[[str], None]) -> None:
     """Generate the table the configuration describes where its file does not exist yet."""
-    sample, source = config.data.sample, Path(config.data.source)
-    if sample is None or config.data.source.startswith("s3://") or source.exists():
-        return
     from dataclasses import asdict
 
+    from pipeline.config import DataConfig, SampleConfig
     from pipeline.sample_data import write_sample
+
+    sample, source = config.data.sample, Path(config.data.source)
+    if sample is None and config.data.source == DataConfig().source:
+        sample = SampleConfig()
+    a_file = not config.data.source.startswith("s3://") and not set("*?[") & set(config.data.source)
+    if sample is None or not a_file or source.exists():
+        return
 
     write_sample(
         source,
@@ -229,67 +235,92 @@ def _print_headline(job: Job, result: Produced) -> None:
     console.print(f"  {_ui_command()}", soft_wrap=True)
 
 
+def _configured(help_text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """--config and --set of the commands that need no configuration; `help_text` says what they take from one."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        override = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for the phases.")
+        return click.option("--config", "path", default="", help=help_text)(override(command))
+
+    return add
+
+
+def _config_of(path: str, overrides: Sequence[str]) -> Config | None:
+    """The configuration asked for, if any."""
+    from pipeline.config import load_config, split_overrides
+
+    return load_config(path, split_overrides(overrides)) if path else None
+
+
 @main.command("sample-data")
-@click.option(
-    "--out", default="data/sample.parquet", show_default=True, help="File to write: .parquet, .csv or .arrow."
-)
-@click.option("--seed", default=7, show_default=True, help="The same seed and sizes give the same table.")
+@_configured("Take file and sizes from data.source and data.sample of this YAML file; the options below prevail.")
+@click.option("--out", default=None, help="A .parquet, .csv or .arrow file (data/sample.parquet).")
+@click.option("--seed", default=None, type=int, help="The same seed and sizes give the same table (7).")
 @click.option(
     "--oracle-sharpe",
-    default=0.0,
-    show_default=True,
-    help="Annual Sharpe of a trader who knew the truth, before costs; 0 is pure noise without drift.",
+    default=None,
+    type=float,
+    help="Annual Sharpe of a trader who knew the truth, before costs; 0 is pure noise without drift (0).",
 )
-@click.option("--n-bars", default=600, show_default=True, help="Trading days.")
-@click.option("--n-symbols", default=4, show_default=True, help="Instruments.")
-@click.option("--n-features", default=276, show_default=True, help="Columns that survive prefilter.")
-@click.option("--n-degenerate", default=36, show_default=True, help="Columns that prefilter is there for.")
-def sample_data(
-    out: str, seed: int, oracle_sharpe: float, n_bars: int, n_symbols: int, n_features: int, n_degenerate: int
-) -> None:
+@click.option("--n-bars", default=None, type=int, help="Trading days (600).")
+@click.option("--n-symbols", default=None, type=int, help="Instruments (4).")
+@click.option("--n-features", default=None, type=int, help="Columns that survive prefilter (276).")
+@click.option("--n-degenerate", default=None, type=int, help="Columns that prefilter is there for (36).")
+def sample_data(path: str, overrides: Sequence[str], out: str | None, **sizes: float | None) -> None:
     """Write a seeded table that looks like a real one.
 
     What is true of it goes beside it as JSON: the planted columns, their weights, the oracle's Sharpe.
     """
     with _plain_errors():
+        from dataclasses import asdict
+
+        from pipeline.config import Config, SampleConfig
         from pipeline.sample_data import write_sample
 
+        config = _config_of(path, overrides) or Config()
+        chosen = asdict(config.data.sample or SampleConfig())
+        chosen |= {name: value for name, value in sizes.items() if value is not None}
+        file = Path(out or config.data.source)
         truth = write_sample(
-            Path(out),
-            n_bars=n_bars,
-            n_symbols=n_symbols,
-            n_features=n_features,
-            n_degenerate=n_degenerate,
-            seed=seed,
-            oracle_sharpe=oracle_sharpe,
+            file,
+            **chosen,
+            execution_delay_bars=config.execution_delay_bars,
+            periods_per_year=config.periods_per_year,
         )
         planted = f"; planted columns: {', '.join(truth.planted)}" if truth.planted else ""
-        click.echo(f"Wrote {out} and {Path(out).with_suffix('.truth.json')}{planted}")
+        click.echo(f"Wrote {file} and {file.with_suffix('.truth.json')}{planted}")
 
 
 @main.command("predict")
+@_configured("Take the model's name from registry.name of this YAML file, and how to read the table from its data.")
 @click.option("--data", "source", required=True, help="Table of the latest bars: file, glob or s3://bucket/key.")
 @click.option("--out", default="", help="Write the decisions to this .csv, .parquet or .json file too.")
-@click.option("--name", default="tft-production", show_default=True, help="Registered model.")
+@click.option("--name", default="", help="Registered model (tft-production).")
 @click.option("--stage", default="Production", show_default=True, help="Stage of the version to use.")
 @click.option("--alias", default="", help="Alias of the version to use; prevails over the stage.")
 @click.option("--version", default="", help="Number of the version to use; prevails over both.")
-def predict(source: str, out: str, name: str, stage: str, alias: str, version: str) -> None:
+def predict(
+    path: str, overrides: Sequence[str], source: str, out: str, name: str, stage: str, alias: str, version: str
+) -> None:
     """Decide on the last bar of a table with a registered model.
 
     Prints position, probability, expected return and regime of every instrument.
     """
     with _plain_errors():
+        from dataclasses import replace
+
         import polars as pl
 
-        from pipeline.config import DataConfig
+        from pipeline.config import Config
         from pipeline.data import read_table
         from pipeline.strategy import TFTStrategy
         from pipeline.tracking import configure
 
         configure()
+        config = _config_of(path, overrides) or Config()
+        name = name or config.registry.name
         strategy = TFTStrategy.from_registry(name, stage, alias=alias or None, version=version or None)
-        signals = strategy.decide(read_table(DataConfig(source=source)))
+        signals = strategy.decide(read_table(replace(config.data, source=source)))
         rows = [
             {
                 "symbol": signal.symbol,
@@ -320,8 +351,10 @@ def predict(source: str, out: str, name: str, stage: str, alias: str, version: s
 
 
 @main.command("models")
-@click.option("--name", default="tft-production", show_default=True, help="Registered model.")
-def models(name: str) -> None:
+@_configured("Take the model's name from registry.name of this YAML file, and for --promote the rule and the table.")
+@click.option("--name", default="", help="Registered model (tft-production).")
+@click.option("--promote", "candidate", default="", help="Promote this version if the configured rule lets it.")
+def models(path: str, overrides: Sequence[str], name: str, candidate: str) -> None:
     """List the versions of a registered model.
 
     With stage, aliases, holdout Sharpe, the last bar of the fit, and the MLflow run.
@@ -330,10 +363,17 @@ def models(name: str) -> None:
         from rich.console import Console
         from rich.table import Table
 
+        from pipeline.config import Config
         from pipeline.registry import versions
         from pipeline.tracking import configure, store
 
         configure()
+        config = _config_of(path, overrides) or Config()
+        name = name or config.registry.name
+        if candidate:
+            if not path:
+                raise ValueError("--promote needs --config: the rule and the table of newer bars are named there")
+            click.echo(_promote(config, name, candidate))
         found = versions(name)
         if not found:
             raise ValueError(f"no model {name} in the registry {store()}: run `tft-pipeline production` first")
@@ -352,6 +392,19 @@ def models(name: str) -> None:
                 one.run_id or tags.get("run_id", ""),
             )
         Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _promote(config: Config, name: str, candidate: str) -> str:
+    """Apply the configured rule to a version on the bars of the configured table; returns what came of it."""
+    from pipeline.data import load_panel
+    from pipeline.registry import find_version, promote, versions
+
+    version = find_version(name, version=candidate)
+    (tags,) = (one.tags for one in versions(name) if str(one.version) == version)
+    holdout_sharpe = float(tags["oos_sharpe"]) if "oos_sharpe" in tags else None
+    panel = load_panel(config.data, execution_delay_bars=config.execution_delay_bars).panel
+    promoted, reason = promote(name, version, rule=config.registry.promote, panel=panel, holdout_sharpe=holdout_sharpe)
+    return f"Version {version} is {'promoted' if promoted else 'not promoted'}: {reason}."
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ import yaml
 from numpy.typing import NDArray
 
 from tft.folds import WalkForwardConfig, bars_needed
-from tft.model import ModelConfig
+from tft.metrics import MIN_BARS
+from tft.model import LOSS_MODES, ModelConfig
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.train import TrainingConfig
 from tft.volatility import Timing
@@ -182,7 +183,12 @@ class Range:
         if self.choices is not None:
             if self.low is not None or self.high is not None:
                 return [f"{where} has both choices and low/high: give one of them"]
-            return [] if self.choices else [f"{where}.choices is empty: give at least one value"]
+            if not self.choices:
+                return [f"{where}.choices is empty: give at least one value"]
+            kind = (str,) if name == "loss_mode" else (int,) if name in WHOLE_NUMBERS else (int, float)
+            odd = [value for value in self.choices if not isinstance(value, kind) or isinstance(value, bool)]
+            odd += [value for value in self.choices if name == "loss_mode" and value not in (*LOSS_MODES, *odd)]
+            return [f"{where}.choices has {value!r}, which {name} cannot be" for value in odd]
         if self.low is None or self.high is None:
             return [f"{where} needs choices, or low and high"]
         if self.low > self.high:
@@ -274,9 +280,9 @@ class Config:
 
     @property
     def min_development_bars(self) -> int:
-        """Development bars for which every phase has its folds."""
+        """Development bars for which every phase has its folds, those of tuning with bars enough for a Sharpe."""
         one_fold = bars_needed(train_window=self.walk_forward.train_window, purge_gap=self.purge_gap)
-        return self.warm_up_bars + one_fold + self.tuning.folds - 1 + self.timing.label_bars
+        return self.warm_up_bars + one_fold + MIN_BARS * self.tuning.folds - 1 + self.timing.label_bars
 
     @property
     def min_bars(self) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from pipeline.config import Config, build, sha256_of
@@ -18,7 +19,7 @@ from pipeline.progress import Reporter
 from pipeline.reuse import PHASE_KEY, RESULT, find_finished, phase_key
 from pipeline.tracking import Run, child_run, git_commit
 from tft.folds import Fold, walk_forward
-from tft.panel import Panel
+from tft.panel import AHEAD, Panel
 from tft.train import EpochReport
 
 FITS = Path("checkpoints") / "fits"
@@ -47,8 +48,14 @@ class Job:
 
     @cached_property
     def development(self) -> Panel:
-        """What phases 1-4 may see: the bars before the holdout."""
-        return self.data.panel.first_bars(self.n_development)
+        """What phases 1-4 may see: the bars before the holdout, none of which looks ahead into it."""
+        panel = self.data.panel.first_bars(self.n_development)
+        ahead = [i for i, name in enumerate(panel.feature_names) if name.endswith(AHEAD)]
+        if not ahead:
+            return panel
+        features = panel.features.copy()
+        features[-1 - self.config.execution_delay_bars :, :, ahead] = np.nan
+        return replace(panel, features=features)
 
     @cached_property
     def development_sha256(self) -> str:
@@ -81,11 +88,13 @@ class Job:
         compute: Callable[[Run], Result],
         log: Callable[[Run, Result], None],
         reusable: bool = True,
+        complete: Callable[[Result], bool] = lambda result: True,
     ) -> Result:
         """The phase's result: remembered, reused from a finished run with the same key, or computed.
 
         Either way it is logged in a nested run of its own, so that every production run shows all of its phases.
-        `settings`: the parts of the configuration that the phase reads. `upstream`: phases whose results it uses.
+        A result that is not `complete` serves this job and is not found again. `settings`: the parts of the
+        configuration that the phase reads. `upstream`: phases whose results it uses.
         """
         if name in self._results:
             remembered: Result = self._results[name]
@@ -100,6 +109,8 @@ class Job:
         )
         self.keys[name] = key
         found = find_finished(key) if reusable and not self.fresh else None
+        if self.fresh:
+            shutil.rmtree(self.fits_folder(name), ignore_errors=True)
         with child_run(name) as run:
             self.run_ids[name] = run.run_id
             run.tags(self.tags())
@@ -115,7 +126,8 @@ class Job:
                 result = compute(run)
             log(run, result)
             run.text(RESULT, json.dumps(asdict(result)))  # type: ignore[call-overload]
-            run.tags({PHASE_KEY: key})
+            if complete(result):
+                run.tags({PHASE_KEY: key})
         self._results[name] = result
         shutil.rmtree(self.fits_folder(name), ignore_errors=True)  # the result is delivered
         return result
@@ -131,6 +143,8 @@ class Job:
             "config_sha256": sha256_of(self.config),
             "git_commit": git_commit(),
             "purge_gap": str(self.config.purge_gap),
+            "device": str(self.device),
+            "n_threads": str(torch.get_num_threads()),
         }
 
     def epoch_reporter(self, n_folds: int, epochs: int) -> Callable[[EpochReport], None]:

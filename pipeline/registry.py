@@ -18,6 +18,7 @@ from typing import Literal
 
 import mlflow
 import numpy as np
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -42,7 +43,7 @@ ARTIFACT = "checkpoint"
 MIN_COMPARED_BARS = 63
 """Fewer bars allow no inference."""
 PROMOTION_P = 0.2
-UNREACHABLE = (MlflowException, OSError, BotoCoreError, ClientError)
+UNREACHABLE = (MlflowException, OSError, Boto3Error, BotoCoreError, ClientError)
 """What a registry or artifact store that cannot be reached or written raises."""
 
 Rule = Literal["always", "never", "if_better"]
@@ -75,7 +76,7 @@ def register_and_promote(
     is said, not raised: the training is finished and its checkpoint is on disk.
     """
     try:
-        registered = register(folder, trained, config.name, run=run, panel=panel, card=card)
+        registered = register(folder, trained, config.name, run=run, card=card)
     except UNREACHABLE as error:
         reason = " ".join(str(error).split())[:300]
         return Registered(
@@ -99,7 +100,7 @@ def register_and_promote(
     return Registered(registered, promoted, why)
 
 
-def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, panel: Panel, card: str) -> str:
+def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, card: str) -> str:
     """Log the checkpoint as a pyfunc model of the active run, holding nothing pickled, and register it. Returns the
     version.
     """
@@ -117,7 +118,7 @@ def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, panel:
                 f"{package}=={installed_version(package).split('+')[0]}"
                 for package in ("mlflow", "torch", "numpy", "pandas", "safetensors")
             ],
-            signature=signature(trained, panel),
+            signature=signature(trained),
             registered_model_name=name,
             metadata={"fit_end": trained.fit_end, "data_sha256": trained.data_sha256},
         )
@@ -128,8 +129,10 @@ def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, panel:
         client.log_model_artifact(info.model_id, str(described))
     version = str(info.registered_model_version)
     client.update_model_version(name, version, description=card)
-    for tag, value in {"run_id": run.run_id, "fit_end": trained.fit_end, "data_sha256": trained.data_sha256}.items():
-        client.set_model_version_tag(name, version, tag, value)
+    for metric, value in trained.metrics.items():
+        client.set_model_version_tag(name, version, metric, f"{value:.4f}")
+    for tag, text in {"run_id": run.run_id, "fit_end": trained.fit_end, "data_sha256": trained.data_sha256}.items():
+        client.set_model_version_tag(name, version, tag, text)
     return version
 
 
@@ -161,8 +164,6 @@ def promote(
                 client.transition_model_version_stage(name, version, STAGE, archive_existing_versions=True)
         client.set_registered_model_alias(name, ALIAS, version)
         client.set_model_version_tag(name, version, "promoted_at", datetime.now(UTC).isoformat(timespec="seconds"))
-        if holdout_sharpe is not None:
-            client.set_model_version_tag(name, version, "oos_sharpe", f"{holdout_sharpe:.4f}")
     return passed, reason
 
 
@@ -176,7 +177,8 @@ def _better(client: MlflowClient, name: str, candidate: str, incumbent: str, pan
     if n_bars < MIN_COMPARED_BARS:
         return False, (
             f"{max(n_bars, 0)} bars lie after the fit of both it and the incumbent (version {incumbent}), "
-            f"{MIN_COMPARED_BARS} are needed to compare them: promote it later, or set registry.promote: always"
+            f"{MIN_COMPARED_BARS} are needed to compare them: try `tft-pipeline models --promote {candidate}` with "
+            f"newer bars, or set registry.promote: always"
         )
     if old.symbols != panel.symbols or not set(old.feature_names) <= set(panel.feature_names):
         return False, f"the incumbent (version {incumbent}) uses other instruments or columns: compare them by hand"
@@ -198,14 +200,15 @@ def _returns_after(trained: TrainedModel, panel: Panel, first: int) -> np.ndarra
     return portfolio_return(net)[: len(position) - 1 - trained.timing.delay_bars]
 
 
-def signature(trained: TrainedModel, panel: Panel) -> ModelSignature:
+def signature(trained: TrainedModel) -> ModelSignature:
     """Names of the columns that go in and types of those that come out. Types of the input are left open: a table's
     whole numbers, flags and dates are read as they were in training.
     """
     plain = [name for name in trained.feature_names if not name.endswith(AHEAD)]
-    needed = [_time_name(panel), "symbol", *dict.fromkeys((*plain, *trained.known))]
-    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name) for name in needed]
-    inputs += [ColSpec(AnyType(), name, required=False) for name in ("ret_1d", "close")]
+    usual = ("date", "timestamp", "symbol", "ret_1d", "close")
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name) for name in dict.fromkeys((*plain, *trained.known))]
+    # The model itself says which of these it lacks: one of the first two, the symbol, and one of the last two.
+    inputs += [ColSpec(AnyType(), trained.key_columns.get(name, name), required=False) for name in usual]
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec("string", "symbol"),
         ColSpec("datetime", "time"),
@@ -229,11 +232,6 @@ _NUMBERS = (
     "q90",
     "q95",
 )
-
-
-def _time_name(panel: Panel) -> str:
-    midnight = panel.times.astype("datetime64[D]").astype(panel.times.dtype)
-    return "date" if (panel.times == midnight).all() else "timestamp"
 
 
 def find_version(name: str, *, stage: str | None = None, alias: str | None = None, version: str | None = None) -> str:
@@ -268,27 +266,28 @@ def resolve_and_download(
     """
     memory = _cache(name) / "resolved.json"
     question = f"{stage}|{alias}|{version}"
-    known: dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
+    known: dict[str, list[str]] = json.loads(memory.read_text()) if memory.exists() else {}
     try:
         found = find_version(name, stage=stage, alias=alias, version=version)
         folder = download(name, found)
     except UNREACHABLE as error:
         if question not in known:
             raise
-        found = known[question]
-        folder = _cache(name) / found
+        found, folder = known[question][0], _cache(name) / known[question][1]
         warnings.warn(f"the registry cannot be reached ({error}): using version {found} as before", stacklevel=2)
-    if known.get(question) != found:
+    if known.get(question) != [found, folder.name]:
         memory.parent.mkdir(parents=True, exist_ok=True)
         scratch = memory.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(known | {question: found}))
+        scratch.write_text(json.dumps(known | {question: [found, folder.name]}))
         scratch.replace(memory)
     return found, folder
 
 
 def download(name: str, version: str) -> Path:
     """The folder of artifacts of a version, downloaded once to the user's cache."""
-    folder = _cache(name) / version
+    # By the version's model too: a registry that was deleted and made anew counts from 1 again.
+    source = MlflowClient().get_model_version(name, version).source or ""
+    folder = _cache(name) / f"{version}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))

@@ -167,6 +167,14 @@ def whole_job(tmp_path_factory: pytest.TempPathFactory) -> WholeJob:
     return WholeJob(place.folder, run_named(done.stdout), done.stdout, done.stderr)
 
 
+@pytest.fixture(autouse=True)
+def no_active_experiment() -> Iterator[None]:
+    """An experiment that one test makes active, of a store that is gone by then, is not the next test's."""
+    yield
+    mlflow.tracking.fluent._active_experiment_id = None
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+
+
 @pytest.fixture
 def mlflow_uri() -> Iterator[Callable[[str], None]]:
     """Points this process's MLflow at a store; afterwards it points nowhere in particular again."""

@@ -16,7 +16,6 @@ from tft.backtest import (
     block_earnings,
     fold_row,
     segments,
-    sharpe_by_epoch,
     stitch,
     validation_returns,
     walk,
@@ -105,16 +104,16 @@ def test_positions_and_earnings_equal_a_naive_loop(timing: Timing) -> None:
     """One path per instrument across fold borders, starting flat; costs on every change; the last bars earn nothing."""
     panel, _, record = the_record(timing)
     sigma = ewm_volatility(panel.returns)
-    lead = 1 + timing.delay_bars
+    lead, to_label = 1 + timing.delay_bars, timing.delay_bars + timing.horizon
     for asset in range(3):
         smoothed, position, held = 0.0, np.nan, 0.0
         for row, bar in enumerate(record.bars):
             raw, vol = record.raw_position[row, asset], sigma[bar, asset]
-            if np.isfinite(raw) and np.isfinite(vol):
+            if np.isfinite(raw) and np.isfinite(vol) and np.isfinite(panel.returns[bar, asset]):
                 smoothed = 0.4 * smoothed + 0.6 * min(max(raw, -0.6), 0.6)
                 position = smoothed * min(0.15 / (vol * timing.periods_per_year**0.5), 1.2)
             assert record.position[row, asset] == pytest.approx(position, nan_ok=True, rel=1e-12)
-            if not np.isfinite(position) or bar + lead >= 170:
+            if not np.isfinite(position) or bar + to_label >= 170:
                 assert np.isnan(record.earned.net[row, asset])
                 assert np.isnan(record.earned.gross[row, asset])
             else:
@@ -124,8 +123,8 @@ def test_positions_and_earnings_equal_a_naive_loop(timing: Timing) -> None:
                 net = gross - 7e-4 * abs(position - held)
                 assert record.earned.net[row, asset] == pytest.approx(net, rel=1e-12)
             held = position if np.isfinite(position) else 0.0
-    assert np.isnan(record.net()[-lead:]).all()
-    assert np.isfinite(record.net()[: -lead - 1]).all()
+    assert np.isnan(record.net()[-to_label:]).all()
+    assert np.isfinite(record.net()[: -to_label - 1]).all()
 
 
 def test_the_bars_before_the_end_of_the_panel_earn_what_comes_after_the_block() -> None:
@@ -249,8 +248,6 @@ def test_validation_returns_take_each_epoch_as_a_path_from_flat() -> None:
         one = RawForecast(Fold(0, range(1), range(1), bars), bars, raw[epoch].astype(np.float64))
         record = stitch([one], panel, sigma, POSITIONS, Timing(), n_development=0)
         assert np.array_equal(returns[epoch], record.net(), equal_nan=True)
-    known = pd.DataFrame(returns.T)
-    assert np.allclose(sharpe_by_epoch(returns, periods_per_year=252.0), known.mean() / known.std() * 252.0**0.5)
 
 
 # The walk
@@ -296,7 +293,9 @@ def test_a_walk_forecasts_each_test_block_and_reads_the_selection_off_the_valida
     assert (row.train_start, row.train_end) == (str(panel.times[0]), str(panel.times[62]))
     assert (row.test_start, row.test_end) == (str(panel.times[85]), str(panel.times[114]))
     assert row.segment == "development/between/holdout"
-    assert row.val_sharpe == pytest.approx(outcomes[0].validation_sharpe[outcomes[0].kept_epoch])
-    assert row.val_sharpe_best_epoch == pytest.approx(outcomes[0].validation_sharpe.max())
+    by_epoch = pd.DataFrame(outcomes[0].validation_returns.T)
+    by_epoch = by_epoch.mean() / by_epoch.std() * 252.0**0.5
+    assert row.val_sharpe == pytest.approx(by_epoch[outcomes[0].kept_epoch])
+    assert row.val_sharpe_best_epoch == pytest.approx(by_epoch.max())
     assert row.oos_sharpe == pytest.approx(record.fold_sharpe(0))
     assert row.val_oos_gap == pytest.approx(row.val_sharpe - row.oos_sharpe)

@@ -68,11 +68,19 @@ def test_known_columns_come_ahead_and_future_rows_only_feed_them() -> None:
 def test_symbols_and_features_can_be_chosen_in_order() -> None:
     """A model asks for its own symbols and columns in its own order; a symbol without rows is missing throughout."""
     panel = Panel.from_columns(
-        TABLE, feature_names=["vix_up", "px_x.ahead"], symbols=["Z", B], known=["px_x"], lead_bars=2
+        TABLE, feature_names=["vix_up", "px_x.ahead"], symbols=["Z", B, A], known=["px_x"], lead_bars=2
     )
-    assert (panel.symbols, panel.feature_names) == (("Z", B), ("vix_up", "px_x.ahead"))
+    assert (panel.symbols, panel.feature_names) == (("Z", B, A), ("vix_up", "px_x.ahead"))
     assert np.isnan(panel.features[:, 0]).all()
     np.testing.assert_array_equal(panel.features[:, 1], [[NAN, NAN], [1, 40], [NAN, NAN], [1, NAN]])
+
+
+def test_bars_of_symbols_that_are_left_out_are_left_out() -> None:
+    """Another instrument's calendar puts no empty bars between those of the symbols asked for."""
+    panel = Panel.from_columns(TABLE, symbols=[B])
+    np.testing.assert_array_equal(panel.features[:, 0, 0], [20, 40])
+    with pytest.raises(ValueError, match="no row of Z"):
+        Panel.from_columns(TABLE, symbols=["Z"])
 
 
 def test_first_bars_is_the_past() -> None:

@@ -132,7 +132,8 @@ def test_always_promotes(client: MlflowClient, bad: TrainedModel, panel: Panel, 
     first = deliver(bad, panel, tmp_path / "one", "always", "always", holdout_sharpe=-3.0)
     assert (first.version, first.promoted, first.trouble) == ("1", True, ())
     assert standing(client, "always") == {"1": (STAGE, [ALIAS])}
-    second = deliver(bad, panel, tmp_path / "two", "always", "always", holdout_sharpe=-4.0)
+    worse = replace(bad, metrics={"oos_sharpe": -4.0})
+    second = deliver(worse, panel, tmp_path / "two", "always", "always", holdout_sharpe=-4.0)
     assert second.promoted
     assert standing(client, "always") == {"2": (STAGE, [ALIAS]), "1": ("Archived", [])}
     assert (STAGE, ALIAS) == ("Production", "production")
@@ -217,8 +218,8 @@ def test_too_few_bars_after_both_fits_are_refused_with_a_sentence(
     done = deliver(new, panel, tmp_path / "two", name, "if_better")
     assert not done.promoted
     assert done.reason == (
-        "62 bars lie after the fit of both it and the incumbent (version 1), 63 are needed to compare them: promote "
-        "it later, or set registry.promote: always"
+        "62 bars lie after the fit of both it and the incumbent (version 1), 63 are needed to compare them: try "
+        "`tft-pipeline models --promote 2` with newer bars, or set registry.promote: always"
     )
     assert standing(client, name)["1"] == (STAGE, [ALIAS])
 
@@ -373,8 +374,9 @@ def test_the_signature_names_the_columns(whole_job: WholeJob, registered: tuple[
     _, folder = registered
     trained = load_checkpoint(next((folder / "artifacts").iterdir()))
     declared = mlflow.models.Model.load(str(folder)).signature
-    assert declared.inputs.input_names() == ["date", "symbol", *trained.feature_names, "ret_1d", "close"]
-    assert declared.inputs.optional_input_names() == ["ret_1d", "close"]  # one of them is enough
+    keys = ["date", "timestamp", "symbol", "ret_1d", "close"]
+    assert declared.inputs.input_names() == [*trained.feature_names, *keys]
+    assert declared.inputs.optional_input_names() == keys  # the model itself says which of them it lacks
     outputs = declared.outputs.input_names()
     assert outputs[:7] == ["symbol", "time", "position", "raw_position", "probability_up", "mu", "sigma"]
     assert outputs[-1] == "regime"

@@ -353,7 +353,7 @@ def test_the_overlay(regime: str, buy: bool, sell: bool, conviction: float) -> N
 
 
 def test_the_overlay_refuses_nonsense() -> None:
-    with pytest.raises(ValueError, match="side is 'hold', it must be one of buy, sell, long, short"):
+    with pytest.raises(ValueError, match="side is 'hold', it must be one of buy, long, sell, short"):
         overlay("neutral", 1.0).allows("hold")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"base is -1\.0, a limit must be at least 0"):
         overlay("neutral", 1.0).position_limit(-1.0)

@@ -129,7 +129,9 @@ def stitch(
         known = np.isfinite(one.raw_position)
         raw[rows][known] = one.raw_position[known]
         owner[rows][known] = one.fold.index
-    position = position_path(raw, sigma[bars.start : bars.stop], positions, timing).position
+    rows_of_panel = slice(bars.start, bars.stop)
+    traded = np.isfinite(panel.returns[rows_of_panel])
+    position = position_path(raw, sigma[rows_of_panel], positions, timing, traded=traded).position
     earned = block_earnings(position, bars, panel.returns, positions, timing)
     tested = np.zeros(len(bars), dtype=bool)
     for one in forecasts:
@@ -159,7 +161,7 @@ def block_earnings(
     timing: Timing,
 ) -> Earnings:
     """What positions (n, A) of `bars` earn in returns (T, A); the last bars of the panel have no return yet."""
-    lead = 1 + timing.delay_bars
+    lead = timing.label_bars
     known = returns[bars.start : bars.stop + lead]
     longer = np.concatenate([position, np.full((len(known) - len(position), position.shape[1]), np.nan)])
     earned = earnings(longer, known, positions, timing)
@@ -176,15 +178,11 @@ def validation_returns(
 ) -> NDArray[np.float64]:
     """Net portfolio returns (E, n) of raw positions (E, n, A) after each epoch, each path starting flat."""
     out = []
+    traded = np.isfinite(panel.returns[bars.start : bars.stop])
     for raw in raw_positions:
-        path = position_path(raw.astype(np.float64), sigma[bars.start : bars.stop], positions, timing)
+        path = position_path(raw.astype(np.float64), sigma[bars.start : bars.stop], positions, timing, traded=traded)
         out.append(portfolio_return(block_earnings(path.position, bars, panel.returns, positions, timing).net))
     return np.stack(out)
-
-
-def sharpe_by_epoch(returns: NDArray[np.float64], *, periods_per_year: float) -> NDArray[np.float64]:
-    """(E, n) -> (E,) annual Sharpe after each epoch."""
-    return np.array([sharpe(one, periods_per_year=periods_per_year) for one in returns])
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,8 +200,10 @@ class FoldOutcome:
     """(n_validation, A) raw, at the kept epoch"""
     validation_returns: NDArray[np.float64]
     """(E, n_validation) net portfolio returns after each epoch"""
-    validation_sharpe: NDArray[np.float64]
-    """(E,) annual"""
+    val_sharpe: float
+    """Annual, net, at the kept epoch; NaN where it is not defined."""
+    val_sharpe_best_epoch: float
+    """The best over epochs."""
     vsn_weight: NDArray[np.float64]
     """(V,) mean over the validation rows in which the variable is present; NaN if in none"""
     vsn_weight_relative: NDArray[np.float64]
@@ -246,6 +246,7 @@ def walk(
         returns = validation_returns(
             fit.validation_position, fold.validation, panel, market.sigma, positions, recipe.timing
         )
+        sharpes = [sharpe(one, periods_per_year=recipe.timing.periods_per_year) for one in returns]
         yield (
             fit,
             FoldOutcome(
@@ -255,7 +256,8 @@ def walk(
                 validation_score=fit.validation_score,
                 validation_position=fit.validation_position[fit.kept_epoch].astype(np.float64),
                 validation_returns=returns,
-                validation_sharpe=sharpe_by_epoch(returns, periods_per_year=recipe.timing.periods_per_year),
+                val_sharpe=sharpes[fit.kept_epoch],
+                val_sharpe_best_epoch=max((one for one in sharpes if np.isfinite(one)), default=float("nan")),
                 vsn_weight=weight,
                 vsn_weight_relative=relative,
                 skipped_steps=fit.skipped_steps,
@@ -301,8 +303,7 @@ class FoldRow:
 
 def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]) -> FoldRow:
     fold = outcome.fold
-    val_sharpe = _known(outcome.validation_sharpe[outcome.kept_epoch])
-    best = outcome.validation_sharpe[np.isfinite(outcome.validation_sharpe)]
+    val_sharpe = _known(outcome.val_sharpe)
     oos_sharpe = record.fold_sharpe(fold.index) if len(fold.test) else None
 
     def first(block: range) -> str:
@@ -323,7 +324,7 @@ def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]
         n_epochs=len(outcome.train_loss),
         kept_epoch=outcome.kept_epoch,
         val_sharpe=val_sharpe,
-        val_sharpe_best_epoch=_known(best.max()) if len(best) else None,
+        val_sharpe_best_epoch=_known(outcome.val_sharpe_best_epoch),
         oos_sharpe=oos_sharpe,
         val_oos_gap=None if val_sharpe is None or oos_sharpe is None else val_sharpe - oos_sharpe,
         segment="/".join(dict.fromkeys(own.tolist())) or None,

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -70,12 +71,14 @@ class TrainedModel:
         return max(reach, MEMORY_BARS, self.config.seq_len) + 1
 
     def network(self) -> TemporalFusionTransformer:
-        return TemporalFusionTransformer(
-            self.config,
-            n_variables=len(self.feature_names),
-            n_assets=len(self.symbols),
-            loss_mode=self.loss_mode,
-        )
+        """The network these parameters belong to; its own initial ones mean nothing."""
+        with torch.random.fork_rng(devices=[]):
+            return TemporalFusionTransformer(
+                self.config,
+                n_variables=len(self.feature_names),
+                n_assets=len(self.symbols),
+                loss_mode=self.loss_mode,
+            )
 
 
 def _aside(folder: Path) -> Path:
@@ -114,6 +117,10 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
+def _readable(values: NDArray[np.float32]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
 def _digest(meta: Mapping[str, Any]) -> str:
     """SHA-256 of what meta.json says, however it is laid out."""
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
@@ -128,7 +135,7 @@ class CheckpointManager:
 
     def save(self, trained: TrainedModel) -> Path:
         """Write the checkpoint and read it back. Returns the folder it is in: not `self.folder` if the fallback was
-        needed. Raises OSError only if neither can be written.
+        needed. Raises OSError (or CheckpointError) only if neither can be written.
         """
         tensors = dict(trained.parameters)
         tensors["scaler.mean"] = torch.from_numpy(trained.scaler.mean)
@@ -142,6 +149,7 @@ class CheckpointManager:
             "feature_names": list(trained.feature_names),
             "known": list(trained.known),
             "symbols": list(trained.symbols),
+            "scaler": {name: _readable(getattr(trained.scaler, name)) for name in ("mean", "std")},
             "timing": asdict(trained.timing),
             "positions": asdict(trained.positions),
             "regime": asdict(trained.regime),
@@ -159,7 +167,7 @@ class CheckpointManager:
             write_folder_atomically(self.folder, files)
             load_checkpoint(self.folder)
             return self.folder
-        except OSError:
+        except (OSError, CheckpointError):  # not written, or not what was written
             if self.fallback is None:
                 raise
             write_folder_atomically(self.fallback, files)

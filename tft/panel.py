@@ -38,6 +38,9 @@ class Panel:
             raise ValueError(f"features have shape {self.features.shape}, times, symbols and names say {expected}")
         if self.returns.shape != expected[:2]:
             raise ValueError(f"returns have shape {self.returns.shape}, times and symbols say {expected[:2]}")
+        for name, kind in (("features", np.float32), ("returns", np.float64)):
+            if getattr(self, name).dtype != kind:
+                raise ValueError(f"{name} are {getattr(self, name).dtype}, they must be {np.dtype(kind)}")
         if len(self.times) > 1 and not (np.diff(self.times) > np.timedelta64(0)).all():
             raise ValueError("times are not strictly increasing: sort the bars and remove duplicates")
 
@@ -74,13 +77,15 @@ class Panel:
             plain = [name for name in columns if name not in {"date", "timestamp", "symbol", "close", "ret_1d"}]
         wanted = list(dict.fromkeys((*plain, *known)))
 
-        times, bar = np.unique(np.asarray(columns[time_key]).astype("datetime64[us]"), return_inverse=True)
         names = np.asarray(columns["symbol"]).astype(str)
         kept_symbols = tuple(symbols) if symbols is not None else tuple(np.unique(names).tolist())
         code = {symbol: i for i, symbol in enumerate(kept_symbols)}
         asset = np.array([code.get(name, -1) for name in names.tolist()], dtype=np.int64)
         rows = np.flatnonzero(asset >= 0)
-        bar, asset = bar[rows], asset[rows]
+        if not len(rows):
+            raise ValueError(f"the table holds no row of {', '.join(kept_symbols[:12])}: check its symbols")
+        asset = asset[rows]
+        times, bar = np.unique(np.asarray(columns[time_key])[rows].astype("datetime64[us]"), return_inverse=True)
         n_bars, n_assets = len(times), len(kept_symbols)
         cell = bar * n_assets + asset
         if len(np.unique(cell)) < len(cell):
@@ -98,6 +103,8 @@ class Panel:
         if infinite:
             raise ValueError(f"infinite values in {', '.join(infinite)}: write them as missing")
         returns = pivot("ret_1d") if "ret_1d" in columns else _close_to_close(pivot("close"))
+        if np.isinf(returns).any():
+            raise ValueError("infinite returns in ret_1d (or from a close of 0): write them as missing")
         panel = cls(times=times, symbols=kept_symbols, feature_names=tuple(wanted), features=features, returns=returns)
         if known:
             panel = panel._with_ahead(known, lead_bars)
@@ -127,7 +134,8 @@ class Panel:
         if absent:
             raise ValueError(f"the panel lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}")
         columns = [position[name] for name in feature_names]
-        return replace(self, feature_names=tuple(feature_names), features=self.features[:, :, columns])
+        features = np.ascontiguousarray(self.features[:, :, columns])  # a cell's variables side by side
+        return replace(self, feature_names=tuple(feature_names), features=features)
 
 
 def group_of(feature_name: str) -> str:

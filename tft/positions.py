@@ -67,12 +67,13 @@ def position_path(
     config: PositionsConfig,
     timing: Timing,
     *,
+    traded: NDArray[np.bool_] | None = None,
     before: Path | None = None,
 ) -> Path:
     """Raw positions (T, A), NaN = no forecast, to positions (T, A): cap, smooth, scale by volatility.
 
-    One path per instrument, starting flat, or from where `before` ended. A bar without a forecast (the instrument was
-    not traded, or its volatility is not known) keeps the position as it is.
+    One path per instrument, starting flat, or from where `before` ended. A bar without a forecast or a known
+    volatility, or in which the instrument was not `traded` (T, A), keeps the position as it is.
     """
     n_assets = raw.shape[1]
     smoothed = np.full(n_assets, np.nan) if before is None else before.smoothed.copy()
@@ -82,6 +83,8 @@ def position_path(
     for t in range(len(raw)):
         capped = np.clip(raw[t], -config.max_position, config.max_position)
         decided = np.isfinite(capped) & np.isfinite(scale[t])
+        if traded is not None:
+            decided &= traded[t]
         previous = np.nan_to_num(smoothed, nan=0.0)
         blended = config.position_smooth * previous + (1.0 - config.position_smooth) * capped
         smoothed = np.where(decided, blended, smoothed)
@@ -107,10 +110,10 @@ def earnings(
     """pnl_t = position_t * return_(t+1+delay) - cost_bps * 1e-4 * |position_t - position_(t-1)|.
 
     `position` and `returns` (T, A) cover the same bars. An instrument that is not traded in the bar in which the
-    position is held earns 0 there.
+    position is held earns 0 there; the last bars, which have no label yet, earn NaN.
     """
     held = held_return(returns, timing)
-    known = np.arange(len(held)) < len(held) - 1 - timing.delay_bars
+    known = np.arange(len(held)) < len(held) - timing.label_bars
     earned = np.where(known[:, None], np.nan_to_num(held, nan=0.0), np.nan)
     change = np.abs(np.diff(np.nan_to_num(position, nan=0.0), axis=0, prepend=0.0))
     gross = position * earned

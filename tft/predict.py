@@ -108,7 +108,12 @@ class Predictor:
             distributions.append(one.distribution)
         raw = _grid(_mean(positions), cells - first * n_assets, (len(bars), n_assets))
         path = position_path(
-            raw, volatility, trained.positions, trained.timing, before=None if before is None else before.path
+            raw,
+            volatility,
+            trained.positions,
+            trained.timing,
+            traded=np.isfinite(panel.returns[first:]),
+            before=None if before is None else before.path,
         )
 
         unit = volatility * np.sqrt(trained.timing.horizon)  # y units to returns

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +137,9 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"device is {name!r}, which is none: use auto, cpu, cuda or cuda:1")
+    n_gpus = torch.cuda.device_count()
+    if device is None or device.type not in ("cpu", "cuda") or (device.index or 0) >= max(1, n_gpus):
+        raise ValueError(f"device is {name!r}, which is none here: use auto, cpu" + ", cuda" * (n_gpus > 0))
     return device
 
 
@@ -159,7 +161,7 @@ def fit_folds(
 
     The result of a fold depends on the market, the fold, the recipe and the composition of its stack, on nothing
     else. With `keep`, finished folds are written to that folder, and a stack whose folds are all there is read back
-    instead of fitted: the folder must belong to this market and recipe alone. Raises ValueError for a fold without
+    instead of fitted: the folder must belong to this market, recipe and folds. Raises ValueError for a fold without
     training or validation targets.
     """
     size = stack or stack_size(len(folds), market.device)
@@ -169,8 +171,11 @@ def fit_folds(
         if fits is None:
             fits = _fit_stack(market, own, recipe, on_epoch or (lambda report: None))
             if keep:
-                for fit in fits:
-                    _keep(keep, fit, own)
+                try:
+                    for fit in fits:
+                        _keep(keep, fit, own)
+                except OSError as error:  # only a restart would have read it
+                    warnings.warn(f"finished folds cannot be kept in {keep} ({error.strerror})", stacklevel=2)
         yield from fits
 
 
@@ -313,25 +318,24 @@ def initial_parameters(
     with torch.random.fork_rng(devices=[]):
         for fold in folds:
             torch.manual_seed(key(recipe.seed, "initial", fold.index))
-            model = TemporalFusionTransformer(
-                recipe.model,
-                n_variables=len(panel.feature_names),
-                n_assets=len(panel.symbols),
-                loss_mode=recipe.training.loss_mode,
-            )
-            rows.append(torch.cat([value.detach().flatten() for value in model.parameters()]))
-    return model.to(device), torch.stack(rows).to(device)
+            rows.append(torch.cat([value.detach().flatten() for value in network(panel, recipe).parameters()]))
+        return network(panel, recipe).to(device), torch.stack(rows).to(device)
 
 
-def forecast_fit(fit: FoldFit, market: Market, recipe: Recipe, bars: range) -> tuple[Forecasts, NDArray[np.int64]]:
-    """Forecasts of the fold's kept weights for `bars`, and the flat cells (M,) they are of."""
-    device, panel = market.device, market.panel
-    model = TemporalFusionTransformer(
+def network(panel: Panel, recipe: Recipe) -> TemporalFusionTransformer:
+    return TemporalFusionTransformer(
         recipe.model,
         n_variables=len(panel.feature_names),
         n_assets=len(panel.symbols),
         loss_mode=recipe.training.loss_mode,
-    ).to(device)
+    )
+
+
+def forecast_fit(fit: FoldFit, market: Market, recipe: Recipe, bars: range) -> tuple[Forecasts, NDArray[np.int64]]:
+    """Forecasts of the fold's kept weights for `bars`, and the flat cells (M,) they are of."""
+    device = market.device
+    with torch.random.fork_rng(devices=[]):
+        model = network(market.panel, recipe).to(device)
     space = market.space(fit.scaler, recipe.model)
     cells = space.targets(bars)
     (forecasts,) = forecast(

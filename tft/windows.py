@@ -122,7 +122,7 @@ class WindowSpace:
 
     def reach(self, bars: range) -> range:
         """Bars that windows of targets in `bars` can touch."""
-        back = self.pool_bars if self.n_context else self.seq_len
+        back = max(self.pool_bars, self.seq_len) if self.n_context else self.seq_len
         return range(max(bars.start - back + 1, 0), bars.stop)
 
 

@@ -17,10 +17,12 @@ from pipeline.config import Config, to_mapping
 from pipeline.job import Job
 from pipeline.phases import exploration, prefilter, pruning, tuning
 from pipeline.tracking import Run, log_folds
-from tft.backtest import FoldOutcome, FoldRow, RawForecast, Record, fold_row, stitch, walk
+from tft.backtest import FoldOutcome, FoldRow, RawForecast, Record, fold_row, stitch, validation_returns, walk
 from tft.checkpoint import CheckpointManager, TrainedModel
 from tft.folds import Fold, final_fold
-from tft.metrics import Performance
+from tft.metrics import Performance, sharpe
+from tft.panel import AHEAD
+from tft.positions import PositionsConfig
 from tft.train import FoldFit, Market, Recipe
 
 CHECKPOINTS = Path("checkpoints")
@@ -52,7 +54,7 @@ class Produced:
 def run(job: Job) -> Produced:
     """Run whatever upstream is missing, then walk forward through all bars, fit the final model, and register it."""
     filtered = prefilter.run(job)
-    explored = exploration.run(job)
+    exploration.run(job)
     pruned = pruning.run(job)
     tuned = tuning.run(job)
     config = job.config.with_tuned(tuned.best)
@@ -116,7 +118,6 @@ def run(job: Job) -> Produced:
                 pl.DataFrame(dict(record.to_columns())).write_parquet(path)
                 target.file(path)
         tuning.log_trials(job.parent, tuned)
-        assert explored.features
 
     return job.run_phase(
         "production",
@@ -152,7 +153,7 @@ def _produce(job: Job, config: Config, selected: Sequence[str], run: Run) -> tup
         forecasts = [outcome.forecast for outcome in outcomes]
         return stitch(forecasts, panel, market.sigma, config.positions, config.timing, n_development=job.n_development)
 
-    outcomes = [average(same_fold) for same_fold in zip(*by_seed, strict=True)]
+    outcomes = [average(same_fold, market, config.positions) for same_fold in zip(*by_seed, strict=True)]
     record = stitched(outcomes)
     rows = tuple(fold_row(outcome, record, panel.times) for outcome in outcomes)
     development, holdout = record.performance("development"), record.performance("holdout")
@@ -162,7 +163,7 @@ def _produce(job: Job, config: Config, selected: Sequence[str], run: Run) -> tup
         config=config.model,
         loss_mode=config.training.loss_mode,
         feature_names=tuple(selected),
-        known=config.data.known,
+        known=tuple(name for name in config.data.known if name + AHEAD in selected),
         symbols=panel.symbols,
         scaler=final[0].scaler,
         parameters={name: torch.stack([fit.parameters[name] for fit in final]) for name in final[0].parameters},
@@ -230,34 +231,36 @@ def _final_fold(job: Job, index: int) -> Fold:
     return fold.shifted(config.warm_up_bars)
 
 
-def average(outcomes: Sequence[FoldOutcome]) -> FoldOutcome:
-    """Outcomes of one fold under several seeds: raw positions and validation Sharpes averaged."""
+def average(outcomes: Sequence[FoldOutcome], market: Market, positions: PositionsConfig) -> FoldOutcome:
+    """Outcomes of one fold under several seeds as one: raw positions averaged, each seed's at its own kept epoch.
+
+    The Sharpe of the validation block is that of the averaged positions; of the best epochs, the seeds' mean.
+    """
     if len(outcomes) == 1:
         return outcomes[0]
     first = outcomes[0]
     n_epochs = min(len(outcome.train_loss) for outcome in outcomes)
 
-    def mean(name: str) -> NDArray[np.float64]:
-        stacked: NDArray[np.float64] = np.stack([getattr(outcome, name)[:n_epochs] for outcome in outcomes])
-        return np.asarray(stacked.mean(axis=0))
+    def mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return np.asarray(np.stack(values).mean(axis=0))
 
-    # The validation figures shown are those of the seeds on average, each at its own kept epoch.
-    kept = float(np.mean([outcome.validation_sharpe[outcome.kept_epoch] for outcome in outcomes]))
-    by_epoch = mean("validation_sharpe")
-    kept_epoch = min(round(float(np.mean([outcome.kept_epoch for outcome in outcomes]))), n_epochs - 1)
-    by_epoch[kept_epoch] = kept
-    raw = np.mean([outcome.forecast.raw_position for outcome in outcomes], axis=0)
+    position = mean([outcome.validation_position for outcome in outcomes])
+    (returns,) = validation_returns(
+        position[None], first.fold.validation, market.panel, market.sigma, positions, market.timing
+    )
+    raw = mean([outcome.forecast.raw_position for outcome in outcomes])
     return replace(
         first,
         forecast=RawForecast(first.fold, first.forecast.bars, raw),
-        kept_epoch=kept_epoch,
-        train_loss=mean("train_loss"),
-        validation_score=mean("validation_score"),
-        validation_position=np.mean([outcome.validation_position for outcome in outcomes], axis=0),
-        validation_returns=mean("validation_returns"),
-        validation_sharpe=by_epoch,
-        vsn_weight=np.mean([outcome.vsn_weight for outcome in outcomes], axis=0),
-        vsn_weight_relative=np.mean([outcome.vsn_weight_relative for outcome in outcomes], axis=0),
+        kept_epoch=min(round(float(np.mean([outcome.kept_epoch for outcome in outcomes]))), n_epochs - 1),
+        train_loss=mean([outcome.train_loss[:n_epochs] for outcome in outcomes]),
+        validation_score=mean([outcome.validation_score[:n_epochs] for outcome in outcomes]),
+        validation_position=position,
+        validation_returns=mean([outcome.validation_returns[:n_epochs] for outcome in outcomes]),
+        val_sharpe=sharpe(returns, periods_per_year=market.timing.periods_per_year),
+        val_sharpe_best_epoch=float(np.mean([outcome.val_sharpe_best_epoch for outcome in outcomes])),
+        vsn_weight=mean([outcome.vsn_weight for outcome in outcomes]),
+        vsn_weight_relative=mean([outcome.vsn_weight_relative for outcome in outcomes]),
         skipped_steps=sum(outcome.skipped_steps for outcome in outcomes),
         seconds=sum(outcome.seconds for outcome in outcomes),
     )

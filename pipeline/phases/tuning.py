@@ -69,6 +69,7 @@ def run(job: Job) -> Tuned:
         upstream=("pruning",),
         compute=lambda run: _tune(job, pruned.selected, run),
         log=_log,
+        complete=lambda result: len(result.trials) >= config.tuning.n_trials,  # its time may have run out
     )
 
 
@@ -151,7 +152,7 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
         raise ValueError(
             f"none of the {len(trials)} trials completed ({'; '.join(sorted(reasons))}): narrow tuning.space"
         )
-    best = max(completed, key=lambda trial: trial.oos_sharpe or -np.inf)
+    best = max(completed, key=lambda trial: trial.oos_sharpe if trial.oos_sharpe is not None else -np.inf)
     for name, figure in plots.optuna_figures(study).items():
         run.figure(f"optuna/{name}.png", figure)
     return Tuned(best.parameters, best.number, trials, tuple(times), study.study_name)
