@@ -418,3 +418,12 @@ def test_a_registry_that_cannot_be_reached_loses_nothing(whole_job: WholeJob) ->
     assert (whole_job.folder / run.data.tags["checkpoint"] / "model.safetensors").exists()
     assert (artifacts(run) / "oos_record.parquet").exists() and (artifacts(run) / "report.html").exists()
     assert run.info.status == "FINISHED"
+
+
+def test_a_version_can_be_promoted_later(whole_job: WholeJob) -> None:
+    """By the configured rule, on the configured table; the list that follows shows the stage."""
+    done = whole_job.run("models", "--promote", "1", "--config", str(MICRO))
+    assert "Version 1 is promoted: the rule is to promote always." in done.stdout
+    assert "Production" in done.stdout
+    refused = whole_job.run("models", "--promote", "1", "--config", str(MICRO), "--set", "registry.promote=never")
+    assert "Version 1 is not promoted: the rule is never to promote." in refused.stdout
