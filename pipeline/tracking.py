@@ -159,6 +159,8 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
         # The UI opens such an experiment with its runs, not with the pages for language models.
         client.set_experiment_tag(chosen.experiment_id, "mlflow.experimentKind", "custom_model_development")
     with _run(name, run_id=given, nested=False) as run:
+        if given and not run_id:
+            client.update_run(given, name=name)  # `mlflow run` gives it a name of its own invention
         if pointer:
             client.set_tag(
                 pointer, "mlflow.note.content", f"The runs of this job are in experiment {EXPERIMENT}: {run.run_id}"
