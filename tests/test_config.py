@@ -427,3 +427,10 @@ def test_key_columns_names_only_what_is_called_otherwise() -> None:
     renamed = replace(config.data, time_column="when", symbol_column="ticker", close_column="last")
     assert renamed.key_columns() == {"timestamp": "when", "symbol": "ticker", "close": "last"}
     assert replace(config.data, time_column="date").key_columns() == {}
+
+
+def test_the_twins_differ_by_the_purge_gap_alone() -> None:
+    """What configs/purge.yaml and no_purge.yaml compare is the gap; both have to allow labels to overlap."""
+    purge, none = load_config(CONFIGS / "purge.yaml"), load_config(CONFIGS / "no_purge.yaml")
+    assert (purge.purge_gap, none.purge_gap, purge.allow_label_overlap) == (5, 0, True)
+    assert replace(none, purge_gap=5) == purge
