@@ -86,7 +86,7 @@ def seen(trials: list[FrozenTrial]) -> list[tuple[dict[str, Any], float | None]]
 
 
 def test_n_trials_is_the_stopping_rule(storage: str) -> None:
-    """As many trials as asked for, over all sessions together; each is told of once, when it has ended."""
+    """As many trials as asked for, over all calls together; each is told of once, when it has ended."""
     study, told = open_study("a", storage=storage), []
     assert len(run(study, n_trials=3, on_trial=lambda trial: told.append(trial.number))) == 3
     assert len(run(study, n_trials=3, on_trial=lambda trial: told.append(trial.number))) == 3
