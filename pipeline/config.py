@@ -271,6 +271,16 @@ class Config:
     def timing(self) -> Timing:
         return Timing(self.periods_per_year, self.execution_delay_bars, self.horizon)
 
+    def training_settings(self) -> dict[str, Any]:
+        """What a walk-forward reads besides its data: the part of a phase's key that all training phases share."""
+        sections = {name: asdict(getattr(self, name)) for name in ("walk_forward", "model", "training", "positions")}
+        return sections | {
+            "seed": self.seed,
+            "timing": asdict(self.timing),
+            "purge_gap": self.purge_gap,
+            "warm_up_bars": self.warm_up_bars,
+        }
+
     @property
     def warm_up_bars(self) -> int:
         """Bars before the first decision: the longest look-back any trial can ask for, less one."""

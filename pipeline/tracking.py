@@ -124,9 +124,6 @@ class Run:
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
 
-    def folder(self, path: Path, folder: str) -> None:
-        self.client.log_artifacts(self.run_id, str(path), folder)
-
     def dataset(self, name: str, source: str, digest: str) -> None:
         """The feature table as an input of the run."""
         entity = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))

@@ -19,6 +19,7 @@ import torch
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
+from pipeline.tracking import configure
 from tft.model import ModelConfig
 from tft.panel import Panel
 from tft.train import Recipe, TrainingConfig
@@ -165,6 +166,23 @@ def whole_job(tmp_path_factory: pytest.TempPathFactory) -> WholeJob:
     place = Workplace(tmp_path_factory.mktemp("whole_job"))
     done = place.run("production", "--config", str(MICRO))
     return WholeJob(place.folder, run_named(done.stdout), done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def module_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a store of its own for one test file: making one takes seconds. All is put back afterwards."""
+    path = tmp_path_factory.mktemp("store")
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+            patch.setenv(name, "")  # so that it is put back as it was
+            patch.delenv(name)
+        before = mlflow.get_tracking_uri()
+        configure()
+        yield path
+        mlflow.set_tracking_uri(before)
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(autouse=True)

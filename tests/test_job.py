@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import mlflow
@@ -19,36 +16,20 @@ from pipeline.config import Config, sha256_of
 from pipeline.data import Dataset, panel_sha256
 from pipeline.job import Job, flattened, from_json
 from pipeline.progress import Reporter
-from pipeline.tracking import Run, configure, parent_run
+from pipeline.tracking import Run, parent_run
 from tft.folds import WalkForwardConfig
 from tft.model import ModelConfig
 from tft.panel import Panel
 from tft.train import EpochReport
 
-VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+pytestmark = pytest.mark.usefixtures("module_store")
+
 CONFIG = Config(
     holdout_fraction=0.25,
     purge_gap=2,
     walk_forward=WalkForwardConfig(train_window=50, validation_window=10),
     model=ModelConfig(seq_len=6),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A store of its own for this file: making one takes seconds. Everything is put back afterwards."""
-    path = tmp_path_factory.mktemp("job")
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        for name in VARIABLES:
-            patch.setenv(name, "")
-            patch.delenv(name)
-        before = mlflow.get_tracking_uri()
-        configure()
-        yield path
-        mlflow.set_tracking_uri(before)
-    signal.signal(signal.SIGTERM, handler)
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,10 @@ def test_a_few_dominant_columns_are_drawn_on_a_ratio_scale() -> None:
 
 def test_a_dollar_sign_in_a_name_is_no_formula() -> None:
     ranked = [replace(row, feature=rf"px_$\frac{{{row.rank}$", group="p$x$") for row in ranked_rows(3, 2)]
-    drawn(plots.vsn_heatmap(ranked, range(2)))
-    drawn(plots.stability_against_weight(ranked, [], [], 1.0))
+    for figure in (plots.vsn_heatmap(ranked, range(2)), plots.stability_against_weight(ranked, [], [], 1.0)):
+        drawn(figure)  # which raises where a name is read as a formula that is none
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert any("frac" in text for text in texts)
 
 
 def test_equity_compounds_from_flat_and_leaves_out_the_bars_without_a_return() -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +17,9 @@ from mlflow.tracking import MlflowClient
 
 from pipeline import reuse
 from pipeline.reuse import PHASE_KEY, RESULT, find_finished, phase_key
-from pipeline.tracking import Run, configure, parent_run
+from pipeline.tracking import Run, parent_run
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A store of its own for this file: making one takes seconds. Everything is put back afterwards."""
-    path = tmp_path_factory.mktemp("reuse")
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        for name in VARIABLES:
-            patch.setenv(name, "")
-            patch.delenv(name)
-        before = mlflow.get_tracking_uri()
-        configure()
-        yield path
-        mlflow.set_tracking_uri(before)
-    signal.signal(signal.SIGTERM, handler)
 
 
 INGREDIENTS: dict[str, Any] = {
@@ -146,7 +126,7 @@ def delete_artifacts(run_id: str) -> None:
     shutil.rmtree(MlflowClient().get_run(run_id).info.artifact_uri.removeprefix("file://"))
 
 
-def test_the_newest_finished_run_with_the_key_is_found(folder: Path) -> None:
+def test_the_newest_finished_run_with_the_key_is_found(module_store: Path) -> None:
     finished("a", "old")
     finished("b", "other")
     newest = finished("a", "new")
@@ -154,7 +134,7 @@ def test_the_newest_finished_run_with_the_key_is_found(folder: Path) -> None:
     assert find_finished("c") is None
 
 
-def test_it_is_found_in_whichever_experiment_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_found_in_whichever_experiment_it_is(module_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
     there = finished("in-another", "x")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
@@ -162,7 +142,7 @@ def test_it_is_found_in_whichever_experiment_it_is(folder: Path, monkeypatch: py
     assert find_finished("in-another") == (there, "x")
 
 
-def test_failed_and_running_runs_are_not_found(folder: Path) -> None:
+def test_failed_and_running_runs_are_not_found(module_store: Path) -> None:
     """Nor one that was killed, though each has a result and the key."""
 
     def end_by(error: type[BaseException]) -> None:
@@ -182,7 +162,7 @@ def test_failed_and_running_runs_are_not_found(folder: Path) -> None:
     assert find_finished("f") == (run.run_id, "half")
 
 
-def test_runs_whose_artifacts_are_gone_are_passed_over(folder: Path) -> None:
+def test_runs_whose_artifacts_are_gone_are_passed_over(module_store: Path) -> None:
     """An older one that can still be read is taken; if there is none, there is none."""
     older, newer = finished("g", "older"), finished("g", "newer")
     delete_artifacts(newer)
@@ -191,11 +171,11 @@ def test_runs_whose_artifacts_are_gone_are_passed_over(folder: Path) -> None:
     assert find_finished("g") is None
 
 
-def test_deleted_runs_are_not_found(folder: Path) -> None:
+def test_deleted_runs_are_not_found(module_store: Path) -> None:
     MlflowClient().delete_run(finished("h", "x"))
     assert find_finished("h") is None
 
 
-def test_a_result_is_read_back_as_it_was_written(folder: Path) -> None:
+def test_a_result_is_read_back_as_it_was_written(module_store: Path) -> None:
     run_id = finished("i", '{"ü": [1, null]}')
     assert Run(run_id).read_text(RESULT) == '{"ü": [1, null]}'

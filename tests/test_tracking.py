@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,28 +19,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline import tracking
-from pipeline.tracking import Run, child_run, configure, log_folds, parent_run, peaks
+from pipeline.tracking import Run, child_run, log_folds, parent_run, peaks
 from tft.backtest import FoldRow
 
 ROOT = Path(__file__).parents[1]
-VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A store of its own for this file: making one takes seconds. Everything is put back afterwards."""
-    path = tmp_path_factory.mktemp("tracking")
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        for name in VARIABLES:
-            patch.setenv(name, "")
-            patch.delenv(name)
-        before = mlflow.get_tracking_uri()
-        configure()
-        yield path
-        mlflow.set_tracking_uri(before)
-    signal.signal(signal.SIGTERM, handler)
+pytestmark = pytest.mark.usefixtures("module_store")
 
 
 @pytest.fixture
@@ -60,9 +42,9 @@ def artifact(run_id: str, name: str) -> Any:
 
 
 def test_the_store_is_a_file_here_wherever_the_process_goes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tracking.store() == f"sqlite:///{folder / 'mlflow.db'}"
+    assert tracking.store() == f"sqlite:///{module_store / 'mlflow.db'}"
     monkeypatch.chdir(tmp_path)
     with parent_run("elsewhere", None):
         pass
@@ -201,7 +183,7 @@ def test_an_error_ends_all_open_runs_and_goes_on(client: MlflowClient, error: Ba
     assert mlflow.active_run() is None
 
 
-def test_a_terminated_process_ends_its_runs_as_killed(folder: Path, client: MlflowClient) -> None:
+def test_a_terminated_process_ends_its_runs_as_killed(module_store: Path, client: MlflowClient) -> None:
     """SIGTERM to a process in the middle of a phase, as `kill` or a scheduler sends it."""
     code = (
         "import time; from pipeline.tracking import *\nconfigure()\n"
@@ -210,7 +192,7 @@ def test_a_terminated_process_ends_its_runs_as_killed(folder: Path, client: Mlfl
     )
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code],
-        cwd=folder,
+        cwd=module_store,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -299,6 +299,8 @@ class FoldRow:
     val_oos_gap: float | None
     segment: str | None
     seconds: float
+    skipped_steps: int = 0
+    """Updates left out because a gradient was not finite."""
 
 
 def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]) -> FoldRow:
@@ -329,6 +331,7 @@ def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]
         val_oos_gap=None if val_sharpe is None or oos_sharpe is None else val_sharpe - oos_sharpe,
         segment="/".join(dict.fromkeys(own.tolist())) or None,
         seconds=outcome.seconds,
+        skipped_steps=outcome.skipped_steps,
     )
 
 

@@ -45,16 +45,7 @@ class Explored:
 def run(job: Job) -> Explored:
     """VSN weights of the columns that prefilter kept, by fold."""
     filtered = prefilter.run(job)
-    config = job.config
-    settings = {
-        name: asdict(getattr(config, name))
-        for name in ("exploration", "walk_forward", "model", "training", "positions")
-    } | {
-        "seed": config.seed,
-        "timing": asdict(config.timing),
-        "purge_gap": config.purge_gap,
-        "warm_up_bars": config.warm_up_bars,
-    }
+    settings = job.config.training_settings() | {"exploration": asdict(job.config.exploration)}
     return job.run_phase(
         "exploration",
         Explored,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,7 @@ def run(job: Job) -> Tuned:
     config = job.config
     tuning = to_mapping(config.tuning)
     del tuning["timeout_seconds"]  # a limit on the search is not part of what is searched
-    settings = {name: asdict(getattr(config, name)) for name in ("walk_forward", "model", "training", "positions")} | {
-        "tuning": tuning,
-        "seed": config.seed,
-        "timing": asdict(config.timing),
-        "purge_gap": config.purge_gap,
-        "warm_up_bars": config.warm_up_bars,
-    }
+    settings = config.training_settings() | {"tuning": tuning}
     return job.run_phase(
         "tuning",
         Tuned,
