@@ -13,13 +13,14 @@ from conftest import CPU, small_panel, small_recipe
 
 from tft.backtest import RawForecast, Record, stitch
 from tft.checkpoint import TrainedModel
+from tft.fits import FoldFit
 from tft.folds import Fold
 from tft.forecast import Forecasts
 from tft.model import LossMode
 from tft.panel import Panel
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.predict import Prediction, Predictor
-from tft.train import FoldFit, Market, Recipe, fit_folds, forecast_fit
+from tft.train import Market, Recipe, fit_folds, forecast_fit
 
 N_BARS = 170
 EARLIER = Fold(0, range(20, 70), range(75, 90), range(95, 120))

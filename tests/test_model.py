@@ -374,25 +374,26 @@ def test_forward_stores_nothing_on_the_module(training: bool) -> None:
     """No attribute is added or replaced, no buffer made, no parameter changed."""
     model, batch = make_model(replace(SMALL, dropout=0.3)).train(training), make_batch()
     before, weights = state_of(model), {name: value.clone() for name, value in model.state_dict().items()}
-    model(*batch.inputs())
+    model(*batch.inputs(), noise=torch.Generator())
     assert state_of(model) == before
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-def test_dropout_acts_in_training_alone_and_differs_between_stacked_folds() -> None:
+def test_dropout_is_drawn_from_the_generator_given_alone_and_differs_between_stacked_folds() -> None:
     model, batch = make_model(replace(SMALL, dropout=0.5)), make_batch()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model.eval()
-        assert torch.equal(model(*batch.inputs())[0].position, model(*batch.inputs())[0].position)
-        torch.testing.assert_close(
-            model(*batch.inputs())[0].position, make_model()(*batch.inputs())[0].position, **TIGHT
-        )
-        model.train()
-        assert not torch.equal(model(*batch.inputs())[0].position, model(*batch.inputs())[0].position)
-        twice = {name: torch.stack([value, value]) for name, value in model.state_dict().items()}
-        output, _ = stacked(model, twice, "", *(torch.stack([part, part]) for part in batch.inputs()))
-        assert not torch.equal(output.position[0], output.position[1])
+
+    def position(noise: torch.Generator | None) -> Tensor:
+        return model(*batch.inputs(), noise=noise)[0].position
+
+    assert torch.equal(position(None), position(None))
+    torch.testing.assert_close(position(None), make_model()(*batch.inputs())[0].position, **TIGHT)
+    noise = torch.Generator().manual_seed(0)
+    drawn = position(noise)
+    assert not torch.equal(drawn, position(noise))
+    assert torch.equal(drawn, position(noise.manual_seed(0)))
+    twice = {name: torch.stack([value, value]) for name, value in model.state_dict().items()}
+    output, _ = stacked(model, twice, "", *(torch.stack([part, part]) for part in batch.inputs()), noise=noise)
+    assert not torch.equal(output.position[0], output.position[1])
 
 
 def raw_heads(width: int, n: int = 200) -> Tensor:

@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tft.fits import FoldFit
 from tft.folds import Fold
 from tft.metrics import MIN_BARS, Performance, performance, sharpe
 from tft.panel import Panel
 from tft.positions import Earnings, PositionsConfig, earnings, portfolio_return, position_path
-from tft.train import EpochReport, FoldFit, Market, Recipe, fit_folds, forecast_fit
+from tft.train import EpochReport, Market, Recipe, fit_folds, forecast_fit
 from tft.volatility import Timing
 
 Segment = Literal["development", "between", "holdout"]

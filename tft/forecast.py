@@ -24,10 +24,8 @@ CELL_BLOCK = 512
 """Cells encoded at once."""
 TARGET_BLOCK = 64
 """Targets forecast at once."""
-MAX_THREADS = 2
-"""On a CPU. torch gives each thread an equal share of the elements and computes the last few of a share, where a whole
-vector does not fit, by a scalar routine that rounds differently (sigmoid, elu, softplus). A block is a multiple of 64
-elements, which one or two shares cut where a vector ends and three need not: a row would depend on its place."""
+GROUP_BLOCKS = 256
+"""Blocks of targets that share one table of cells: a bound on memory where there are many targets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +40,65 @@ class Forecasts:
     """(M, V) at the target bar; 0 where a variable is missing"""
 
 
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Up to GROUP_BLOCKS blocks of targets of each fold, and the cells their windows touch."""
+
+    cells: Tensor  # (K, N) flat, on the device, N a multiple of CELL_BLOCK
+    windows: Tensor  # (K, blocks, W of a block, L) rows of `cells`
+    asset: Tensor  # (K, blocks, W of a block) instrument of each window
+    has_context: Tensor  # (K, blocks, TARGET_BLOCK, C)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is to be forecast and what that takes: made once, used for any weights."""
+
+    n_targets: tuple[int, ...]
+    """Of each fold."""
+    groups: tuple[_Group, ...]
+
+
+def plan(
+    spaces: Sequence[WindowSpace], targets: Sequence[NDArray[np.int64]], *, seed: int, device: torch.device
+) -> Plan:
+    """Plan for each fold's targets (flat cells, (M_k,)). Contexts are drawn by (seed, symbol, timestamp, slot)."""
+    n_assets, n_context = len(spaces[0].symbols), spaces[0].n_context
+    n_blocks = max(1, -(-max(len(cells) for cells in targets) // TARGET_BLOCK))
+    size = n_blocks * TARGET_BLOCK
+    ends = np.full((len(targets), size), EMPTY, dtype=np.int64)
+    contexts = np.full((len(targets), size, n_context), EMPTY, dtype=np.int64)
+    for k, cells in enumerate(targets):
+        ends[k, : len(cells)] = cells
+        ends[k, len(cells) :] = cells[-1] if len(cells) else (spaces[k].seq_len - 1) * n_assets
+        contexts[k, : len(cells)] = spaces[k].contexts(cells, key(seed, "forecast"))
+    step = GROUP_BLOCKS * TARGET_BLOCK
+    groups = []
+    for start in range(0, size, step):
+        own = slice(start, min(start + step, size))
+        last = torch.from_numpy(ends[:, own]).unflatten(1, (-1, TARGET_BLOCK))  # (K, blocks, TARGET_BLOCK)
+        drawn = torch.from_numpy(contexts[:, own]).unflatten(1, (-1, TARGET_BLOCK))
+        of_windows = window_ends(last, drawn)  # (K, blocks, W)
+        flat = window_cells(of_windows, seq_len=spaces[0].seq_len, n_assets=n_assets)  # (K, blocks, W, L)
+        n_cells = max(len(np.unique(one)) for one in flat.numpy())
+        listed, windows = distinct(flat, -(-n_cells // CELL_BLOCK) * CELL_BLOCK)
+        groups.append(
+            _Group(listed.to(device), windows.to(device), (of_windows % n_assets).to(device), (drawn >= 0).to(device))
+        )
+    return Plan(tuple(len(cells) for cells in targets), tuple(groups))
+
+
 @contextmanager
-def threads_that_split_blocks_evenly(device: torch.device) -> Iterator[None]:
-    """No more than MAX_THREADS threads while a CPU computes blocks."""
+def one_thread(device: torch.device) -> Iterator[None]:
+    """One CPU thread for what is inside.
+
+    Work is spread over cores fold by fold, never within an operation: at these sizes threads wait for each other
+    longer than they work, and with more than one a row's last bits would hang on where it lies in its block.
+    """
     before = torch.get_num_threads()
-    limited = device.type == "cpu" and before > MAX_THREADS
+    limited = device.type == "cpu" and before > 1
     if limited:
-        torch.set_num_threads(MAX_THREADS)
+        torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -63,66 +113,37 @@ def forecast(
     panel: DevicePanel,
     mean: Tensor,
     std: Tensor,
-    spaces: Sequence[WindowSpace],
-    targets: Sequence[NDArray[np.int64]],
-    *,
-    seed: int,
+    plan: Plan,
 ) -> list[Forecasts]:
-    """Forecasts of each fold's targets (flat cells, (M_k,)), K folds side by side.
+    """Forecasts of each fold's targets, K folds side by side.
 
-    parameters (K, ...) by name · mean, std (K, V) of each fold's scaler. Contexts are drawn by (seed, symbol,
-    timestamp, slot).
+    parameters (K, ...) by name · mean, std (K, V) of each fold's scaler.
     """
-    device, n_folds = panel.rows.device, len(targets)
-    was_training = model.training
-    model.eval()
-    space = spaces[0]
-    n_blocks = max(1, -(-max(len(cells) for cells in targets) // TARGET_BLOCK))
-    size = n_blocks * TARGET_BLOCK
-    ends = np.full((n_folds, size), EMPTY, dtype=np.int64)
-    contexts = np.full((n_folds, size, space.n_context), EMPTY, dtype=np.int64)
-    for k, cells in enumerate(targets):
-        ends[k, : len(cells)] = cells
-        ends[k, len(cells) :] = cells[-1] if len(cells) else (space.seq_len - 1) * panel.n_assets
-        contexts[k, : len(cells)] = spaces[k].contexts(cells, key(seed, "forecast"))
-    last = torch.from_numpy(ends)
-    drawn = torch.from_numpy(contexts)
-    flat = window_cells(window_ends(last, drawn), seq_len=space.seq_len, n_assets=panel.n_assets)  # (K, W, L)
-    n_cells = max(len(np.unique(one)) for one in flat.numpy())
-    listed, windows = distinct(flat, -(-n_cells // CELL_BLOCK) * CELL_BLOCK)
-
-    with threads_that_split_blocks_evenly(device):
+    n_folds = len(plan.n_targets)
+    positions, distributions, weights = [], [], []
+    with one_thread(panel.rows.device):
         static = stacked(model.static, parameters, "static.")  # (K, A, 4, H)
-        encoded = _encode(model, parameters, panel, listed.to(device), mean, std, static)
-        width = space.n_context
-        outputs: list[Output] = []
-        for block in range(n_blocks):
-            own = slice(block * TARGET_BLOCK, (block + 1) * TARGET_BLOCK)
-            rows = torch.cat(
-                [windows[:, own], windows[:, size + own.start * width : size + own.stop * width]], dim=1
-            )  # (K, W of the block, L)
-            asset = (torch.gather(listed, 1, rows[:, :, -1]) % panel.n_assets).to(device)
-            of_window = torch.stack([static[k].index_select(0, asset[k]) for k in range(n_folds)])
-            outputs.append(
-                stacked(
+        for group in plan.groups:
+            of_targets = group.windows[:, :, :TARGET_BLOCK, -1].flatten(1)  # (K, targets) rows of cells
+            encoded, own_weights = _encode(model, parameters, panel, group.cells, mean, std, static, of_targets)
+            weights.append(own_weights)
+            for block in range(group.windows.shape[1]):
+                of_window = torch.stack([static[k].index_select(0, group.asset[k, block]) for k in range(n_folds)])
+                output: Output = stacked(
                     model.windows,
                     parameters,
                     "windows.",
                     encoded,
-                    rows.to(device),
+                    group.windows[:, block],
                     of_window,
-                    (drawn[:, own] >= 0).to(device),
+                    group.has_context[:, block],
                 )
-            )
-    position = torch.cat([output.position for output in outputs], dim=1).double().cpu().numpy()
-    distribution = torch.cat([output.distribution for output in outputs], dim=1).double().cpu().numpy()
-    rows_of_targets = windows[:, :size, -1].to(device)
-    weights = torch.stack([encoded.weights[k].index_select(0, rows_of_targets[k]) for k in range(n_folds)])
-    model.train(was_training)
-    return [
-        Forecasts(position[k, :m], distribution[k, :m], weights[k, :m].double().cpu().numpy())
-        for k, m in enumerate(len(cells) for cells in targets)
-    ]
+                positions.append(output.position)
+                distributions.append(output.distribution)
+    position = torch.cat(positions, dim=1).double().cpu().numpy()
+    distribution = torch.cat(distributions, dim=1).double().cpu().numpy()
+    vsn_weights = torch.cat(weights, dim=1).double().cpu().numpy()
+    return [Forecasts(position[k, :m], distribution[k, :m], vsn_weights[k, :m]) for k, m in enumerate(plan.n_targets)]
 
 
 def _encode(
@@ -133,11 +154,19 @@ def _encode(
     mean: Tensor,
     std: Tensor,
     static: Tensor,
-) -> Cells:
-    """Each distinct cell (K, N) once, CELL_BLOCK at a time."""
-    blocks: list[Cells] = []
+    of_targets: Tensor,
+) -> tuple[Cells, Tensor]:
+    """Each distinct cell (K, N) once, CELL_BLOCK at a time, and the VSN weights (K, M, V) at the targets alone."""
+    selected, gates = [], []
+    weights = mean.new_zeros(*of_targets.shape, mean.shape[-1])
     for start in range(0, cells.shape[1], CELL_BLOCK):
         x, present, asset = panel.cells(cells[:, start : start + CELL_BLOCK], mean, std)
         context = torch.stack([static[k, :, 0].index_select(0, asset[k]) for k in range(len(cells))])
-        blocks.append(stacked(model.cells, parameters, "cells.", x, present, context))
-    return Cells(*(torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True)))
+        block: Cells = stacked(model.cells, parameters, "cells.", x, present, context)
+        selected.append(block.selected)
+        gates.append(block.gates)
+        row = (of_targets - start).clamp(0, CELL_BLOCK - 1)
+        here = (of_targets >= start) & (of_targets < start + CELL_BLOCK)
+        for k in range(len(cells)):
+            weights[k] += block.weights[k].index_select(0, row[k]) * here[k].unsqueeze(-1)
+    return Cells(torch.cat(selected, dim=1), torch.cat(gates, dim=1), mean.new_empty(len(cells), 0)), weights

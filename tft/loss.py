@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from tft.model import QUANTILE_LEVELS, LossMode
+from tft.model import LossMode, quantile_levels
 
 VARIANCE_FLOOR = 1e-8
 
@@ -37,7 +37,7 @@ def gaussian_nll(distribution: Tensor, y: Tensor) -> Tensor:
 
 def pinball(distribution: Tensor, y: Tensor) -> Tensor:
     """Quantile loss (...,), mean over QUANTILE_LEVELS (Lim et al. 2021, eqs 24-25)."""
-    levels = distribution.new_tensor(QUANTILE_LEVELS)
+    levels = quantile_levels(distribution)
     error = y.unsqueeze(-1) - distribution
     return torch.maximum(levels * error, (levels - 1.0) * error).mean(dim=-1)
 

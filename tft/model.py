@@ -11,15 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
+from tft.dropout import dropout
 from tft.recurrent import gather, lstm
+from tft.selection import VariableGRNs, select
 
 LossMode = Literal["sharpe", "joint_mle", "joint_quantile"]
 LOSS_MODES: tuple[LossMode, ...] = get_args(LossMode)
@@ -103,8 +106,8 @@ class GatedSkip(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = F.dropout(x, self.dropout, self.training)
+    def forward(self, x: Tensor, skip: Tensor, noise: Generator | None) -> Tensor:
+        x = dropout(x, self.dropout, noise)
         return self.norm(skip + F.glu(self.gate(x), dim=-1))  # type: ignore[no-any-return]
 
 
@@ -118,12 +121,12 @@ class GRN(nn.Module):
         self.second = Dense(width, width)
         self.skip = GatedSkip(width, dropout)
 
-    def forward(self, a: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, a: Tensor, context: Tensor | None = None, *, noise: Generator | None) -> Tensor:
         hidden = self.first(a)
         if self.context is not None:
             assert context is not None
             hidden = hidden + self.context(context)
-        return self.skip(self.second(F.elu(hidden)), a)  # type: ignore[no-any-return]
+        return self.skip(self.second(F.elu(hidden)), a, noise)  # type: ignore[no-any-return]
 
 
 class StaticEncoder(nn.Module):
@@ -135,9 +138,9 @@ class StaticEncoder(nn.Module):
         self.embedding = nn.Parameter(torch.randn(n_assets, width) / math.sqrt(width))
         self.contexts = nn.ModuleList(GRN(width, config.dropout) for _ in range(4))
 
-    def forward(self) -> Tensor:
+    def forward(self, *, noise: Generator | None = None) -> Tensor:
         """(A, 4, H): contexts for variable selection, enrichment, and the LSTM's hidden and cell state."""
-        return torch.stack([context(self.embedding) for context in self.contexts], dim=1)
+        return torch.stack([context(self.embedding, noise=noise) for context in self.contexts], dim=1)
 
 
 class CellEncoder(nn.Module):
@@ -175,37 +178,45 @@ class CellEncoder(nn.Module):
         self.input_gates = Dense(h, 4 * h)
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, present: Tensor, context: Tensor) -> Cells:
+    def forward(self, x: Tensor, present: Tensor, context: Tensor, *, noise: Generator | None = None) -> Cells:
         """x (N, V) standardised, 0 where missing · present (N, V) 0/1 · context (N, H) -> Cells."""
-        weights = self.selection_weights(x, present, context)  # (N, V)
-        transformed = self.transform(x)  # (V, N, H)
-        selected = (weights.T.unsqueeze(-1) * transformed).sum(dim=0)  # (N, H), eq 8
+        weights = self.selection_weights(x, present, context, noise)  # (N, V)
+        selected = select(x, weights, self.variable_grns(), self.dropout, noise)  # (N, H), eqs 7 and 8
         return Cells(selected, self.input_gates(selected), weights)
 
-    def selection_weights(self, x: Tensor, present: Tensor, context: Tensor) -> Tensor:
-        def of_embeddings(weight: Tensor) -> Tensor:  # sum_v xi_v @ weight[v], for weight (V, H, O)
-            by_value = torch.einsum("vh,vho->vo", self.embed_weight, weight)
-            by_presence = torch.einsum("vh,vho->vo", self.embed_bias, weight)
-            return x @ by_value + present @ by_presence
-
-        hidden = F.elu(of_embeddings(self.select_first) + self.select_bias + self.select_context(context))
-        hidden = F.dropout(self.select_second(hidden), self.dropout, self.training)
-        skip = of_embeddings(self.select_skip) + self.select_skip_bias
+    def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, noise: Generator | None) -> Tensor:
+        """Eq 6: the GRN over all embeddings and the static context, softmax over the variables that are present."""
+        hidden = self.of_embeddings(x, present, self.select_first) + self.select_bias + self.select_context(context)
+        hidden = dropout(self.select_second(F.elu(hidden)), self.dropout, noise)
+        skip = self.of_embeddings(x, present, self.select_skip) + self.select_skip_bias
         logits = self.select_norm(skip + F.glu(self.select_gate(hidden), dim=-1))
         # A missing variable cannot be selected; a cell with none present selects nothing.
         return masked_softmax(logits, present)
 
-    def transform(self, x: Tensor) -> Tensor:
-        by_value = torch.einsum("vh,vho->vo", self.embed_weight, self.first_weight)
-        constant = torch.einsum("vh,vho->vo", self.embed_bias, self.first_weight) + self.first_bias
-        column = x.T.unsqueeze(-1)  # (V, N, 1)
-        hidden = F.elu(torch.addcmul(constant.unsqueeze(1), column, by_value.unsqueeze(1)))  # (V, N, H)
-        hidden = torch.baddbmm(self.second_bias.unsqueeze(1), hidden, self.second_weight)
-        hidden = F.dropout(hidden, self.dropout, self.training)
-        gated = F.glu(torch.baddbmm(self.gate_bias.unsqueeze(1), hidden, self.gate_weight), dim=-1)
-        embedded = torch.addcmul(self.embed_bias.unsqueeze(1), column, self.embed_weight.unsqueeze(1))
-        normed = F.layer_norm(embedded + gated, gated.shape[-1:])
-        return torch.addcmul(self.norm_bias.unsqueeze(1), normed, self.norm_weight.unsqueeze(1))
+    def of_embeddings(self, x: Tensor, present: Tensor, weight: Tensor) -> Tensor:
+        """sum over v of xi_v @ weight[v], for weight (V, H, O) -> (N, O)."""
+        by_value, by_presence = self.through_embedding(weight)
+        return x @ by_value + present @ by_presence
+
+    def through_embedding(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """weight (V, H, O) seen from a variable's number and from its presence: (V, O) each."""
+        both = torch.stack([self.embed_weight, self.embed_bias], dim=1) @ weight  # (V, 2, O)
+        return both[:, 0], both[:, 1]
+
+    def variable_grns(self) -> VariableGRNs:
+        slope, constant = self.through_embedding(self.first_weight)
+        return VariableGRNs(
+            constant=constant + self.first_bias,
+            slope=slope,
+            second_weight=self.second_weight,
+            second_bias=self.second_bias,
+            gate_weight=self.gate_weight,
+            gate_bias=self.gate_bias,
+            norm_weight=self.norm_weight,
+            norm_bias=self.norm_bias,
+            embed_weight=self.embed_weight,
+            embed_bias=self.embed_bias,
+        )
 
 
 def masked_softmax(logits: Tensor, usable: Tensor) -> Tensor:
@@ -258,7 +269,9 @@ class WindowReader(nn.Module):
         self.head = Dense(h, {"sharpe": 1, "joint_mle": 2, "joint_quantile": len(QUANTILE_LEVELS)}[loss_mode])
         self.n_context, self.dropout, self.loss_mode = config.n_context, config.dropout, loss_mode
 
-    def forward(self, cells: Cells, windows: Tensor, static: Tensor, has_context: Tensor) -> Output:
+    def forward(
+        self, cells: Cells, windows: Tensor, static: Tensor, has_context: Tensor, *, noise: Generator | None = None
+    ) -> Output:
         """windows (W, L) rows of `cells`, targets first, then their contexts target by target ·
         static (W, 4, H) of each window's instrument · has_context (B, C) true where a slot is filled.
         """
@@ -270,25 +283,25 @@ class WindowReader(nn.Module):
         by_bar = windows.T.reshape(-1)  # bar-major: the recurrence reads contiguous steps
         states = lstm(gather(cells.gates, by_bar).view(n_bars, n_windows, 4 * h), self.recurrent[0], *_start(static))
         for project, weight in zip(self.between, list(self.recurrent)[1:], strict=True):
-            states = F.dropout(states, self.dropout, self.training)
+            states = dropout(states, self.dropout, noise)
             states = lstm(project(states), weight, *_start(static))  # (L, W, H)
 
         rows = gather(cells.selected, windows[:n_targets].reshape(-1)).view(n_targets, n_bars, h)
-        temporal = self.after_lstm(states[:, :n_targets].transpose(0, 1), rows)  # (B, L, H), eq 17
-        enriched = self.enrichment(temporal, static[:n_targets, 1].unsqueeze(1))  # (B, L, H), eq 18
+        temporal = self.after_lstm(states[:, :n_targets].transpose(0, 1), rows, noise)  # (B, L, H), eq 17
+        enriched = self.enrichment(temporal, static[:n_targets, 1].unsqueeze(1), noise=noise)  # (B, L, H), eq 18
         context_scores = temporal.new_zeros(n_targets, self.attention.n_heads, n_context)
         if self.n_context:
             # Each context is read once, at its last bar; all slots empty contribute exactly zero.
             last = gather(cells.selected, windows[n_targets:, -1])
-            memory = self.after_lstm(states[-1, n_targets:], last).view(n_targets, n_context, h)
+            memory = self.after_lstm(states[-1, n_targets:], last, noise).view(n_targets, n_context, h)
             read, scores = self.context_attention(enriched, memory, has_context)
             filled = has_context.any(dim=-1)[:, None, None].to(read.dtype)
             enriched = enriched + filled * F.glu(self.context_gate(read), dim=-1)
             context_scores = scores[:, :, -1]
         # Only the target bar is asked for; it sees the whole window, none of which lies after it (causal mask).
         attended, scores = self.attention(enriched[:, -1:], enriched)  # eq 19
-        attended = self.after_attention(attended[:, 0], enriched[:, -1])  # (B, H), eq 20
-        decoded = self.after_feed_forward(self.feed_forward(attended), temporal[:, -1])  # eqs 21-22
+        attended = self.after_attention(attended[:, 0], enriched[:, -1], noise)  # (B, H), eq 20
+        decoded = self.after_feed_forward(self.feed_forward(attended, noise=noise), temporal[:, -1], noise)  # eqs 21-22
         position, distribution = read_head(self.head(decoded), self.loss_mode)
         return Output(position, distribution, scores[:, :, 0], context_scores)
 
@@ -309,9 +322,19 @@ def read_head(raw: Tensor, loss_mode: LossMode) -> tuple[Tensor, Tensor]:
     return 2.0 * probability_up(quantiles) - 1.0, quantiles
 
 
+def quantile_levels(like: Tensor) -> Tensor:
+    """QUANTILE_LEVELS (7,) beside `like`, made once: a GPU step that is being recorded cannot copy from the host."""
+    return _constant(QUANTILE_LEVELS, like.dtype, like.device)
+
+
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
 def probability_up(quantiles: Tensor) -> Tensor:
     """P(y > 0) (B,) from quantiles (B, 7): the CDF interpolated linearly, constant beyond the outermost levels."""
-    levels = quantiles.new_tensor(QUANTILE_LEVELS)
+    levels = quantile_levels(quantiles)
     low, high = quantiles[:, :-1], quantiles[:, 1:]
     # The CDF at 0 is the lowest level plus each segment's rise, in proportion to how much of it lies below 0.
     share = (-low / (high - low).clamp_min(1e-9)).clamp(0.0, 1.0)
@@ -330,19 +353,33 @@ class TemporalFusionTransformer(nn.Module):
         self.windows = WindowReader(config, loss_mode)
 
     def forward(
-        self, x: Tensor, present: Tensor, asset: Tensor, windows: Tensor, has_context: Tensor
+        self,
+        x: Tensor,
+        present: Tensor,
+        asset: Tensor,
+        windows: Tensor,
+        has_context: Tensor,
+        *,
+        noise: Generator | None = None,
     ) -> tuple[Output, Cells]:
         """x, present (N, V) · asset (N,) instrument of each cell · windows (W, L) rows of cells · has_context (B, C).
 
         Windows are the B targets', then the contexts' of each target in turn. Missing variables have x = 0.
+        Dropout is drawn from `noise`; without it there is none.
         """
-        static = self.static()  # (A, 4, H)
-        cells = self.cells(x, present, gather(static[:, 0], asset))
+        static = self.static(noise=noise)  # (A, 4, H)
+        cells = self.cells(x, present, gather(static[:, 0], asset), noise=noise)
         of_window = gather(static.flatten(1), asset.index_select(0, windows[:, -1])).unflatten(1, static.shape[1:])
-        return self.windows(cells, windows, of_window, has_context), cells
+        return self.windows(cells, windows, of_window, has_context, noise=noise), cells
 
 
-def stacked(module: nn.Module, parameters: Mapping[str, Tensor], prefix: str, *inputs: Any) -> Any:
+def stacked(
+    module: nn.Module,
+    parameters: Mapping[str, Tensor],
+    prefix: str,
+    *inputs: Any,
+    noise: Generator | None = None,
+) -> Any:
     """Run `module` for K folds: `parameters` (K, ...) by name, those under `prefix` are the module's; inputs (K, ...).
 
     Returns the module's output with a leading K. A stack of one is called as it is: vmap would only cost time.
@@ -350,7 +387,7 @@ def stacked(module: nn.Module, parameters: Mapping[str, Tensor], prefix: str, *i
     own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
 
     def single(weights: dict[str, Tensor], *arguments: Any) -> Any:
-        return functional_call(module, weights, arguments)
+        return functional_call(module, weights, arguments, {"noise": noise})
 
     n_folds = next(iter(own.values())).shape[0]
     if n_folds > 1:

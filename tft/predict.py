@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tft.checkpoint import TrainedModel
-from tft.forecast import forecast
+from tft.forecast import forecast, plan
 from tft.model import QUANTILE_LEVELS, probability_up
 from tft.panel import Panel
 from tft.positions import Path, next_regime, position_path
@@ -103,7 +103,8 @@ class Predictor:
         positions, distributions = [], []
         for seed in range(self.n_seeds):  # one network at a time, in the shape the backtest used
             own = {name: value[seed : seed + 1] for name, value in self.parameters.items()}
-            (one,) = forecast(self.model, own, on_device, mean, std, [space], [cells], seed=trained.seed + seed)
+            what = plan([space], [cells], seed=trained.seed + seed, device=self.device)
+            (one,) = forecast(self.model, own, on_device, mean, std, what)
             positions.append(one.position)
             distributions.append(one.distribution)
         raw = _grid(_mean(positions), cells - first * n_assets, (len(bars), n_assets))

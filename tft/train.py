@@ -1,43 +1,55 @@
 """Training: one loop, many folds side by side.
 
-K folds are one stacked model. Gradient norm, clipping, early stopping and the kept weights are each fold's own; a fold
-that has stopped, or has fewer batches than the others, is masked out of the update, never compacted away.
+On a CPU every core trains a fold of its own; on a GPU K folds are one stacked model and a step is one recorded graph.
+Gradient norm, clipping, early stopping and the kept weights are each fold's own; a fold that has stopped, or has fewer
+batches than the others, is masked out of the update, never compacted away.
 
 Shapes: K stacked folds, P parameters of one model, E epochs run, B batch, T bars, A instruments, V variables.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
-from tft.checkpoint import tensors_to_bytes, write_folder_atomically
+from tft.capture import Captured
+from tft.fits import FoldFit, keep_size, kept, kept_composition, kept_size
+from tft.fits import keep as keep_fit
 from tft.folds import Fold
-from tft.forecast import Forecasts, forecast
+from tft.forecast import TARGET_BLOCK, Forecasts, forecast, plan
 from tft.loss import training_loss, validation_score
 from tft.model import LOSS_MODES, LossMode, ModelConfig, Output, TemporalFusionTransformer, stacked
 from tft.panel import Panel
 from tft.scaling import Scaler
 from tft.volatility import Timing, ewm_volatility, scaled_label
-from tft.windows import DevicePanel, TrainingSampler, WindowSpace, key
+from tft.windows import CONTEXT_POOL_BARS, DevicePanel, TrainingSampler, WindowSpace, key
+from tft.workers import side_by_side
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 """Adam (Kingma & Ba 2015)."""
 MAX_GRADIENT_NORM = 1.0
 SMOOTHING_EPOCHS = 5
 """Early stopping goes by the mean validation score of this many epochs."""
+MAX_STACK = 16
+"""Folds trained as one on a GPU, memory permitting: by then launching is a small part of a step."""
+GPU_SHARE = 0.8
+"""Of the free memory, what a stack may take by its own reckoning."""
+ADAM_CHUNK = 2**15
+"""Parameters updated at once on a CPU, so that the update's dozen passes stay in the cache."""
+_initialising = threading.Lock()
+"""Initial weights are drawn from the global generator, which threads share."""
 
 
 @dataclass(frozen=True)
@@ -77,28 +89,6 @@ class Recipe:
     seed: int
 
 
-@dataclass(frozen=True, eq=False)
-class FoldFit:
-    """One fitted fold, weights of the kept epoch."""
-
-    fold: Fold
-    scaler: Scaler
-    parameters: dict[str, Tensor]
-    """On the CPU, by name."""
-    kept_epoch: int
-    """Counted from 0."""
-    train_loss: NDArray[np.float64]
-    """(E,) mean over steps"""
-    validation_score: NDArray[np.float64]
-    """(E,) not smoothed"""
-    validation_position: NDArray[np.float32]
-    """(E, n_validation, A) raw positions after each epoch; NaN where there is no target"""
-    skipped_steps: int
-    """Updates left out because a gradient was not finite."""
-    seconds: float
-    """Wall time of the fold's stack, shared equally."""
-
-
 class EpochReport(NamedTuple):
     """What is known after an epoch of a stack."""
 
@@ -120,11 +110,16 @@ class Market:
         self.on_device = DevicePanel(panel.features, device)
         self.y_on_device = torch.from_numpy(np.nan_to_num(self.y, nan=0.0).astype(np.float32).reshape(-1)).to(device)
 
+        self._spaces: dict[tuple[bytes, int, int], WindowSpace] = {}
+
     def space(self, scaler: Scaler, config: ModelConfig) -> WindowSpace:
-        panel = self.panel
-        return WindowSpace.of(
-            panel.features, panel.times, panel.symbols, scaler, seq_len=config.seq_len, n_context=config.n_context
-        )
+        panel, usable = self.panel, np.isfinite(scaler.std)
+        key = (usable.tobytes(), config.seq_len, config.n_context)
+        if key not in self._spaces:  # nearly always the same for all folds
+            self._spaces[key] = WindowSpace.of(
+                panel.features, panel.times, panel.symbols, scaler, seq_len=config.seq_len, n_context=config.n_context
+            )
+        return self._spaces[key]
 
 
 def choose_device(name: str) -> torch.device:
@@ -143,9 +138,27 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def stack_size(n_folds: int, device: torch.device) -> int:
-    """Folds to train side by side: one on a CPU, whose caches a larger stack outgrows, sixteen on a GPU."""
-    return 1 if device.type == "cpu" else min(n_folds, 16)
+def stack_size(market: Market, folds: Sequence[Fold], recipe: Recipe) -> int:
+    """Folds to train as one: one on a CPU, whose caches more would outgrow; on a GPU as many as fit, evenly shared."""
+    if market.device.type == "cpu":
+        return 1
+    free, _ = torch.cuda.mem_get_info(market.device)
+    each = bytes_per_fold(recipe, market.panel, max(len(fold.train) for fold in folds))
+    largest = max(1, min(MAX_STACK, int(GPU_SHARE * free) // each))
+    return -(-len(folds) // -(-len(folds) // largest))
+
+
+def bytes_per_fold(recipe: Recipe, panel: Panel, n_training_bars: int) -> int:
+    """Roughly what a fold of a stack takes on the device: its share of a step's or a forecast's largest tensors."""
+    model, training = recipe.model, recipe.training
+    n_variables, n_assets, h = len(panel.feature_names), len(panel.symbols), model.d_hidden
+    n_parameters = n_variables * (n_variables * h + 4 * h * h)
+    per_target = (1 + model.n_context) * model.seq_len
+    n_cells = min(training.batch_size * per_target, (n_training_bars + CONTEXT_POOL_BARS) * n_assets)
+    cells = n_cells * (n_variables * (12 * 4 + 2 * h) + 40 * 4 * h)  # VSN logits, dropout bits, what is selected
+    windows = training.batch_size * (per_target * 5 * 4 * 4 * h + model.seq_len * 80 * 4 * h)
+    forecasts = TARGET_BLOCK * per_target * 3 * 4 * 4 * h
+    return n_parameters * 10 * 4 + max(cells + windows, forecasts)
 
 
 def fit_folds(
@@ -157,31 +170,82 @@ def fit_folds(
     keep: Path | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Iterator[FoldFit]:
-    """Fit every fold, `stack` at a time (default: `stack_size`), and yield each as soon as its stack is done.
+    """Fit every fold and yield each, in order, as soon as its stack is done.
 
-    The result of a fold depends on the market, the fold, the recipe and the composition of its stack, on nothing
-    else. With `keep`, finished folds are written to that folder, and a stack whose folds are all there is read back
-    instead of fitted: the folder must belong to this market, recipe and folds. Raises ValueError for a fold without
-    training or validation targets.
+    On a CPU as many stacks are fitted at once as torch has threads, each by one thread; on a GPU one after the other.
+    The result of a fold depends on the market, the fold, the recipe and the composition of its stack (`stack` folds;
+    default: `stack_size`), on nothing else. With `keep`, finished folds are written to that folder, and a stack whose
+    folds are all there is read back instead of fitted: the folder must belong to this market, recipe and folds.
+    `on_epoch` is called in the caller's thread. Raises ValueError for a fold without training or validation targets.
     """
-    size = stack or stack_size(len(folds), market.device)
-    for start in range(0, len(folds), size):
-        own = folds[start : start + size]
-        fits = _kept(keep, own) if keep else None
-        if fits is None:
-            fits = _fit_stack(market, own, recipe, on_epoch or (lambda report: None))
-            if keep:
-                try:
-                    for fit in fits:
-                        _keep(keep, fit, own)
-                except OSError as error:  # only a restart would have read it
-                    warnings.warn(f"finished folds cannot be kept in {keep} ({error.strerror})", stacklevel=2)
+    report = on_epoch or (lambda one: None)
+    if market.device.type != "cpu":
+        yield from _one_stack_after_the_other(market, folds, recipe, stack, keep, report)
+        return
+    size = stack or 1
+    work = [partial(_fitted, market, folds[start : start + size], recipe, keep) for start in range(0, len(folds), size)]
+    for fits in side_by_side(work, min(len(work), torch.get_num_threads()), report):
         yield from fits
 
 
-def _fit_stack(
-    market: Market, folds: Sequence[Fold], recipe: Recipe, on_epoch: Callable[[EpochReport], None]
+def _one_stack_after_the_other(
+    market: Market,
+    folds: Sequence[Fold],
+    recipe: Recipe,
+    stack: int | None,
+    keep: Path | None,
+    report: Callable[[EpochReport], None],
+) -> Iterator[FoldFit]:
+    """Stacks that do not fit into the device's memory are halved; the size is kept for a process that goes on later."""
+    size = stack or (kept_size(keep) if keep else None) or stack_size(market, folds, recipe)
+    start = 0
+    while start < len(folds):
+        own = folds[start : start + size]
+        if keep and not stack:
+            own = kept_composition(keep, folds[start:]) or own
+            keep_size(keep, size)
+        try:
+            fits = _fitted(market, own, recipe, keep, lambda one: report(one) if one else None)
+        except torch.cuda.OutOfMemoryError as error:
+            if size == 1:
+                raise ValueError(
+                    f"fold {own[0].index} does not fit into the memory of {torch.cuda.get_device_name(market.device)}: "
+                    "lower training.batch_size, model.n_context or model.d_hidden, or the number of columns"
+                ) from error
+            fits = []
+        if not fits:  # outside the handler, whose traceback holds the tensors
+            torch.cuda.empty_cache()
+            size = -(-size // 2)
+            warnings.warn(f"out of GPU memory: going on with stacks of {size} folds", stacklevel=2)
+            continue
+        yield from fits
+        start += len(own)
+
+
+def _fitted(
+    market: Market,
+    folds: Sequence[Fold],
+    recipe: Recipe,
+    keep: Path | None,
+    report: Callable[[EpochReport | None], None],
 ) -> list[FoldFit]:
+    """The fits of one stack, read back or made."""
+    fits = kept(keep, folds) if keep else None
+    if fits is None:
+        fits = _fit_stack(market, folds, recipe, report)
+        if keep:
+            try:
+                for fit in fits:
+                    keep_fit(keep, fit)
+            except OSError as error:  # only a restart would have read it
+                warnings.warn(f"finished folds cannot be kept in {keep} ({error.strerror})", stacklevel=2)
+    return fits
+
+
+def _fit_stack(
+    market: Market, folds: Sequence[Fold], recipe: Recipe, report: Callable[[EpochReport | None], None]
+) -> list[FoldFit]:
+    """`report` is called with None before every step: it may raise to end the work."""
     started = time.perf_counter()
     device, training = market.device, recipe.training
     n_folds, n_assets = len(folds), len(market.panel.symbols)
@@ -199,12 +263,16 @@ def _fit_stack(
                 f"{fold.validation.stop - 1} no instrument has both a feature and a label; widen validation_window"
             )
 
+    validation = plan(spaces, held_out, seed=recipe.seed, device=device)
+
     model, flat = initial_parameters(market.panel, folds, recipe, device)
     shapes = [(name, value.shape, value.numel()) for name, value in model.named_parameters()]
     first_moment, second_moment = torch.zeros_like(flat), torch.zeros_like(flat)
     n_updates = torch.zeros(n_folds, 1, device=device)
     skipped = torch.zeros(n_folds, 1, device=device)
     active = torch.ones(n_folds, 1, device=device)
+    total = torch.zeros(n_folds, device=device)
+    noise = torch.Generator(device)
     best = flat.clone()
     best_score = np.full(n_folds, np.inf)
     kept_epoch = np.zeros(n_folds, dtype=int)
@@ -212,77 +280,75 @@ def _fit_stack(
     scores: list[NDArray[np.float64]] = []
     positions: list[list[NDArray[np.float32]]] = []
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for epoch in range(recipe.epochs):
-            epoch_started = time.perf_counter()
-            torch.manual_seed(key(recipe.seed, "dropout", epoch, *(fold.index for fold in folds)))
-            sampler.start_epoch(epoch)
-            model.train()
-            total = torch.zeros(n_folds, device=device)
-            for step in range(sampler.n_steps):
-                batch = sampler.batch(step)
-                x, present, asset = market.on_device.cells(batch.cells, mean, std)
-                flat.requires_grad_(True)
-                output: Output
-                output, _ = stacked(
-                    model, _named(flat, shapes), "", x, present, asset, batch.windows, batch.has_context
-                )
-                y = market.y_on_device[batch.targets]  # (K, B)
-                loss = training_loss(
-                    output.position,
-                    output.distribution,
-                    y,
-                    batch.counted,
-                    loss_mode=training.loss_mode,
-                    mle_weight=training.mle_weight,
-                    periods_per_year=market.timing.periods_per_year,
-                )  # (K,)
-                (gradient,) = torch.autograd.grad(loss.sum(), flat)
-                flat.requires_grad_(False)
-                has_batch = (batch.counted.sum(dim=1, keepdim=True) > 0).to(flat.dtype)
-                norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (K, 1)
-                finite = torch.isfinite(norm).to(flat.dtype)
-                update = active * has_batch * finite
-                skipped += active * has_batch * (1.0 - finite)
-                gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-                gradient = gradient * (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)).nan_to_num(nan=0.0)
-                _adam(flat, gradient, first_moment, second_moment, n_updates, update, training.lr)
-                total += loss.detach() * has_batch[:, 0]
+    def step(cells: Tensor, windows: Tensor, has_context: Tensor, targets: Tensor, counted: Tensor) -> None:
+        """One update of every fold, in place: forward, loss, backward, clipping, Adam."""
+        x, present, asset = market.on_device.cells(cells, mean, std)
+        weights = flat.detach().requires_grad_()
+        output: Output
+        output, _ = stacked(model, _named(weights, shapes), "", x, present, asset, windows, has_context, noise=noise)
+        loss = training_loss(
+            output.position,
+            output.distribution,
+            market.y_on_device[targets],  # (K, B)
+            counted,
+            loss_mode=training.loss_mode,
+            mle_weight=training.mle_weight,
+            periods_per_year=market.timing.periods_per_year,
+        )  # (K,)
+        (gradient,) = torch.autograd.grad(loss.sum(), weights)
+        has_batch = (counted.sum(dim=1, keepdim=True) > 0).to(flat.dtype)
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (K, 1)
+        finite = torch.isfinite(norm).to(flat.dtype)
+        skipped.add_(active * has_batch * (1.0 - finite))
+        clip = (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)).nan_to_num(nan=0.0)
+        _adam(flat, gradient, first_moment, second_moment, n_updates, clip, active * has_batch * finite, training.lr)
+        total.add_(loss.detach() * has_batch[:, 0])
 
-            forecasts = forecast(
-                model, _named(flat, shapes), market.on_device, mean, std, spaces, held_out, seed=recipe.seed
+    recorded: Captured | None = None
+    for epoch in range(recipe.epochs):
+        epoch_started = time.perf_counter()
+        sampler.start_epoch(epoch)
+        total.zero_()
+        if device.type == "cuda" and recorded is None:
+            changed = [flat, first_moment, second_moment, n_updates, skipped, total]
+            recorded = Captured(step, sampler.batch(0), changed=changed, noise=noise)
+        noise.manual_seed(key(recipe.seed, "dropout", epoch, *(fold.index for fold in folds)))
+        for number in range(sampler.n_steps):
+            report(None)
+            (recorded or step)(*sampler.batch(number))
+
+        forecasts = forecast(model, _named(flat, shapes), market.on_device, mean, std, validation)
+        losses.append(total.double().cpu().numpy() / np.array(sampler.steps_per_fold))
+        scores.append(
+            np.array([_score(f, market, cells, recipe) for f, cells in zip(forecasts, held_out, strict=True)])
+        )
+        positions.append(
+            [
+                _on_grid(f.position, cells, fold.validation, n_assets).astype(np.float32)
+                for f, cells, fold in zip(forecasts, held_out, folds, strict=True)
+            ]
+        )
+        smoothed = np.mean(scores[-SMOOTHING_EPOCHS:], axis=0)
+        was_active = active[:, 0].cpu().numpy() > 0.0
+        improved = was_active & (smoothed < best_score)
+        best_score = np.where(improved, smoothed, best_score)
+        kept_epoch[improved] = epoch
+        best = torch.where(torch.from_numpy(improved).to(device)[:, None], flat, best)
+        if training.patience:
+            active *= torch.from_numpy(epoch - kept_epoch < training.patience).to(device)[:, None]
+        n_active = int(active.sum())
+        report(
+            EpochReport(
+                tuple(fold.index for fold in folds),
+                epoch,
+                tuple(losses[-1].tolist()),
+                tuple(scores[-1].tolist()),
+                n_active,
+                time.perf_counter() - epoch_started,
             )
-            losses.append(total.double().cpu().numpy() / np.array(sampler.steps_per_fold))
-            scores.append(
-                np.array([_score(f, market, cells, recipe) for f, cells in zip(forecasts, held_out, strict=True)])
-            )
-            positions.append(
-                [
-                    _on_grid(f.position, cells, fold.validation, n_assets).astype(np.float32)
-                    for f, cells, fold in zip(forecasts, held_out, folds, strict=True)
-                ]
-            )
-            smoothed = np.mean(scores[-SMOOTHING_EPOCHS:], axis=0)
-            was_active = active[:, 0].cpu().numpy() > 0.0
-            improved = was_active & (smoothed < best_score)
-            best_score = np.where(improved, smoothed, best_score)
-            kept_epoch[improved] = epoch
-            best = torch.where(torch.from_numpy(improved).to(device)[:, None], flat, best)
-            if training.patience:
-                active *= torch.from_numpy(epoch - kept_epoch < training.patience).to(device)[:, None]
-            n_active = int(active.sum())
-            on_epoch(
-                EpochReport(
-                    tuple(fold.index for fold in folds),
-                    epoch,
-                    tuple(losses[-1].tolist()),
-                    tuple(scores[-1].tolist()),
-                    n_active,
-                    time.perf_counter() - epoch_started,
-                )
-            )
-            if not n_active:
-                break
+        )
+        if not n_active:
+            break
 
     if not np.isfinite(best_score).all():
         lost = ", ".join(
@@ -293,18 +359,19 @@ def _fit_stack(
         )
     n_skipped = skipped[:, 0].cpu().numpy().astype(int)
     seconds = (time.perf_counter() - started) / n_folds
-    kept = {name: value.cpu() for name, value in _named(best, shapes).items()}
+    best_parameters = {name: value.cpu() for name, value in _named(best, shapes).items()}
     return [
         FoldFit(
             fold=fold,
             scaler=scalers[k],
-            parameters={name: value[k].clone() for name, value in kept.items()},
+            parameters={name: value[k].clone() for name, value in best_parameters.items()},
             kept_epoch=int(kept_epoch[k]),
             train_loss=np.array([loss[k] for loss in losses]),
             validation_score=np.array([score[k] for score in scores]),
             validation_position=np.stack([epoch_positions[k] for epoch_positions in positions]),
             skipped_steps=int(n_skipped[k]),
             seconds=seconds,
+            stack=tuple(other.index for other in folds),
         )
         for k, fold in enumerate(folds)
     ]
@@ -315,7 +382,7 @@ def initial_parameters(
 ) -> tuple[TemporalFusionTransformer, Tensor]:
     """The network and its initial parameters (K, P), drawn by (seed, fold)."""
     rows = []
-    with torch.random.fork_rng(devices=[]):
+    with _initialising, torch.random.fork_rng(devices=[]):
         for fold in folds:
             torch.manual_seed(key(recipe.seed, "initial", fold.index))
             rows.append(torch.cat([value.detach().flatten() for value in network(panel, recipe).parameters()]))
@@ -334,8 +401,8 @@ def network(panel: Panel, recipe: Recipe) -> TemporalFusionTransformer:
 def forecast_fit(fit: FoldFit, market: Market, recipe: Recipe, bars: range) -> tuple[Forecasts, NDArray[np.int64]]:
     """Forecasts of the fold's kept weights for `bars`, and the flat cells (M,) they are of."""
     device = market.device
-    with torch.random.fork_rng(devices=[]):
-        model = network(market.panel, recipe).to(device)
+    with torch.device("meta"):  # the weights are the fit's
+        model = network(market.panel, recipe)
     space = market.space(fit.scaler, recipe.model)
     cells = space.targets(bars)
     (forecasts,) = forecast(
@@ -344,9 +411,7 @@ def forecast_fit(fit: FoldFit, market: Market, recipe: Recipe, bars: range) -> t
         market.on_device,
         torch.from_numpy(fit.scaler.mean)[None].to(device),
         torch.from_numpy(fit.scaler.std)[None].to(device),
-        [space],
-        [cells],
-        seed=recipe.seed,
+        plan([space], [cells], seed=recipe.seed, device=device),
     )
     return forecasts, cells
 
@@ -358,15 +423,30 @@ def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[
 
 
 def _adam(
-    flat: Tensor, gradient: Tensor, first: Tensor, second: Tensor, n_updates: Tensor, update: Tensor, lr: float
+    flat: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    n_updates: Tensor,
+    clip: Tensor,
+    update: Tensor,
+    lr: float,
 ) -> None:
-    """One step of Adam in place for the folds whose `update` (K, 1) is 1; the others keep moments and count."""
-    n_updates += update
-    first.lerp_(gradient, (1.0 - BETA_1) * update)
-    second.lerp_(gradient * gradient, (1.0 - BETA_2) * update)
+    """One step of Adam in place, on `clip` (K, 1) times the gradient, for the folds whose `update` (K, 1) is 1.
+
+    The others keep weights, moments and count, whatever their gradient holds.
+    """
+    n_updates.add_(update)
     count = n_updates.clamp_min(1.0)
-    denominator = torch.sqrt(second / (1.0 - BETA_2**count)) + EPSILON
-    flat.sub_(lr * update / (1.0 - BETA_1**count) * first / denominator)
+    size = ADAM_CHUNK if flat.device.type == "cpu" else flat.shape[1]
+    rate = lr * update / (1.0 - BETA_1**count)
+    correction = torch.rsqrt(1.0 - BETA_2**count)
+    chunks = (tensor.split(size, dim=1) for tensor in (flat, gradient, first, second))
+    for weights, slope, mean, square in zip(*chunks, strict=True):
+        slope = torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0).mul_(clip)
+        mean.lerp_(slope, (1.0 - BETA_1) * update)
+        square.lerp_(slope.square_(), (1.0 - BETA_2) * update)
+        weights.sub_((mean * rate).div_(torch.sqrt(square).mul_(correction).add_(EPSILON)))
 
 
 def _score(forecasts: Forecasts, market: Market, cells: NDArray[np.int64], recipe: Recipe) -> float:
@@ -381,46 +461,6 @@ def _score(forecasts: Forecasts, market: Market, cells: NDArray[np.int64], recip
         periods_per_year=market.timing.periods_per_year,
     )
     return float(score) if math.isfinite(score) else math.inf
-
-
-def _stack_folder(keep: Path, fold: Fold, stack: Sequence[Fold]) -> Path:
-    return keep / f"fold-{fold.index}-of-{'-'.join(str(other.index) for other in stack)}"
-
-
-def _keep(keep: Path, fit: FoldFit, stack: Sequence[Fold]) -> None:
-    tensors = {f"parameters.{name}": value for name, value in fit.parameters.items()}
-    for name in ("train_loss", "validation_score", "validation_position"):
-        tensors[name] = torch.from_numpy(getattr(fit, name))
-    tensors |= {"scaler.mean": torch.from_numpy(fit.scaler.mean), "scaler.std": torch.from_numpy(fit.scaler.std)}
-    numbers = {"kept_epoch": fit.kept_epoch, "skipped_steps": fit.skipped_steps, "seconds": fit.seconds}
-    content = {"fit.safetensors": tensors_to_bytes(tensors), "fit.json": json.dumps(numbers).encode()}
-    write_folder_atomically(_stack_folder(keep, fit.fold, stack), content)
-
-
-def _kept(keep: Path, stack: Sequence[Fold]) -> list[FoldFit] | None:
-    """The stack's fits if every one of them is there."""
-    folders = [_stack_folder(keep, fold, stack) for fold in stack]
-    if not all(folder.is_dir() for folder in folders):
-        return None
-    fits = []
-    for fold, folder in zip(stack, folders, strict=True):
-        tensors = load_file(folder / "fit.safetensors")
-        fits.append(
-            FoldFit(
-                fold=fold,
-                scaler=Scaler(tensors["scaler.mean"].numpy(), tensors["scaler.std"].numpy()),
-                parameters={
-                    name.removeprefix("parameters."): value
-                    for name, value in tensors.items()
-                    if name.startswith("parameters.")
-                },
-                train_loss=tensors["train_loss"].numpy(),
-                validation_score=tensors["validation_score"].numpy(),
-                validation_position=tensors["validation_position"].numpy(),
-                **json.loads((folder / "fit.json").read_text()),
-            )
-        )
-    return fits
 
 
 def _on_grid(values: NDArray[np.float64], cells: NDArray[np.int64], bars: range, n_assets: int) -> NDArray[np.float64]:

@@ -26,6 +26,8 @@ CONTEXT_POOL_BARS = 504
 """Contexts lie within this many bars up to the target."""
 EMPTY = -1
 """A context slot without a context, a batch slot without a target."""
+LISTED_STEPS = 32
+"""Steps whose distinct cells are listed at a time, ahead of the device."""
 _ATTEMPTS = 8
 """Draws for a slot before it stays empty: a draw fails where the instrument has no data at that bar."""
 
@@ -80,10 +82,8 @@ class WindowSpace:
         seq_len: int,
         n_context: int,
     ) -> WindowSpace:
-        usable = np.flatnonzero(np.isfinite(scaler.std))
-        present = np.zeros(features.shape[:2], dtype=bool)
-        for column in usable:
-            present |= np.isfinite(features[:, :, column])
+        usable = np.isfinite(scaler.std)
+        present = np.stack([(np.isfinite(bar) & usable).any(axis=-1) for bar in features])
         return cls(present, time_keys(times), symbol_keys(symbols), seq_len, n_context)
 
     def targets(self, bars: range) -> NDArray[np.int64]:
@@ -224,18 +224,30 @@ class TrainingSampler:
         self._counted = torch.from_numpy(counted.astype(np.float32)).to(self.device)
 
     def batch(self, step: int) -> Batch:
+        """Of one step of the epoch; steps are asked for in order."""
         targets, contexts = self._targets[:, step], self._contexts[:, step]
-        ends = window_ends(targets, contexts)
-        flat = window_cells(ends, seq_len=self.spaces[0].seq_len, n_assets=self.n_assets)  # (K, W, L)
         if self.all_cells is not None:
-            cells, windows = self.all_cells, flat - self.first_cell[:, None, None]
+            cells, windows = self.all_cells, self._flat(step, step + 1)[:, 0] - self.first_cell[:, None, None]
         else:
-            cells, windows = distinct(flat, self.capacity)
+            if step % LISTED_STEPS == 0:
+                self._listed = self._list(step, min(step + LISTED_STEPS, self.n_steps))
+            cells, windows = (tensor[:, step % LISTED_STEPS] for tensor in self._listed)
         return Batch(cells, windows, contexts >= 0, targets, self._counted[:, step])
+
+    def _flat(self, start: int, stop: int) -> Tensor:
+        """Flat cells (K, steps, W, L) of every window of some steps."""
+        ends = window_ends(self._targets[:, start:stop], self._contexts[:, start:stop])
+        return window_cells(ends, seq_len=self.spaces[0].seq_len, n_assets=self.n_assets)
+
+    def _list(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Distinct cells (K, steps, N) and windows (K, steps, W, L) as rows of them."""
+        flat = self._flat(start, stop)
+        cells, windows = distinct(flat.flatten(0, 1), self.capacity)
+        return cells.unflatten(0, flat.shape[:2]), windows.unflatten(0, flat.shape[:2])
 
 
 def distinct(flat: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """Cells (K, capacity) that windows (K, W, L) touch, each once and padded, and the windows as rows of them."""
+    """Cells (K, capacity) that windows (K, ..., L) touch, each once and padded, and the windows as rows of them."""
     host = flat.cpu().numpy()
     cells = np.zeros((len(host), capacity), dtype=np.int64)
     windows = np.empty_like(host)

@@ -19,11 +19,12 @@ from pipeline.phases import exploration, prefilter, pruning, tuning
 from pipeline.tracking import Run, log_folds
 from tft.backtest import FoldOutcome, FoldRow, RawForecast, Record, fold_row, stitch, validation_returns, walk
 from tft.checkpoint import CheckpointManager, TrainedModel
+from tft.fits import FoldFit
 from tft.folds import Fold, final_fold
 from tft.metrics import Performance, sharpe
 from tft.panel import AHEAD
 from tft.positions import PositionsConfig
-from tft.train import FoldFit, Market, Recipe
+from tft.train import Market, Recipe
 
 CHECKPOINTS = Path("checkpoints")
 FALLBACK = Path.home() / ".tft-pipeline" / "fallback"

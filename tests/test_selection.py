@@ -1,0 +1,95 @@
+"""Variable selection as one operation, against the same formula written plainly and differentiated by torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from torch.func import vmap
+
+from tft import selection
+from tft.dropout import factor, random_bits
+from tft.selection import VariableGRNs, select
+
+TIGHT = {"rtol": 1e-10, "atol": 1e-11}
+
+
+def inputs(n: int, v: int, h: int, seed: int = 0) -> tuple[Tensor, Tensor, VariableGRNs]:
+    rng = Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng, dtype=torch.float64).requires_grad_()
+
+    shapes = [(v, h)] * 2 + [(v, h, h), (v, h), (v, h, 2 * h), (v, 2 * h)] + [(v, h)] * 4
+    weights = torch.softmax(torch.randn(n, v, generator=rng, dtype=torch.float64), dim=-1)
+    weights = (weights * (torch.rand(n, v, generator=rng) > 0.2)).requires_grad_()  # some variables are missing
+    return normal(n, v).detach(), weights, VariableGRNs(*(normal(*shape) for shape in shapes))
+
+
+def plainly(x: Tensor, weights: Tensor, grns: VariableGRNs, rate: float, bits: Tensor | None) -> Tensor:
+    """One variable after the other; bits (V, N, H)."""
+    total = torch.zeros(len(x), grns.slope.shape[-1], dtype=x.dtype)
+    for v in range(x.shape[1]):
+        one = VariableGRNs(*(parameter[v] for parameter in grns))
+        column = x[:, v : v + 1]
+        hidden = F.elu(one.constant + column * one.slope) @ one.second_weight + one.second_bias
+        if bits is not None:
+            hidden = hidden * factor(bits[v], rate, x.dtype)
+        gated = F.glu(hidden @ one.gate_weight + one.gate_bias, dim=-1)
+        embedding = one.embed_bias + column * one.embed_weight
+        normed = F.layer_norm(embedding + gated, gated.shape[-1:], one.norm_weight, one.norm_bias)
+        total = total + weights[:, v : v + 1] * normed
+    return total
+
+
+def gradients(selected: Tensor, weights: Tensor, grns: VariableGRNs) -> tuple[Tensor, ...]:
+    rng = Generator().manual_seed(9)
+    upstream = torch.randn(selected.shape, generator=rng, dtype=selected.dtype)
+    return torch.autograd.grad(selected, (weights, *grns), upstream)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 4000, 2**30])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize(("n", "v", "h"), [(1, 1, 2), (7, 3, 5), (40, 11, 8)])
+def test_values_and_gradients_equal_the_plain_formula(
+    n: int, v: int, h: int, rate: float, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the chunks, in float64; with the same bits dropped."""
+    monkeypatch.setitem(selection.CHUNK_BYTES, "cpu", chunk_bytes)
+    x, weights, grns = inputs(n, v, h)
+    ours = select(x, weights, grns, rate, Generator().manual_seed(4))
+    bits = random_bits((1, v, n, h), Generator().manual_seed(4))[0] if rate else None
+    expected = plainly(x, weights, grns, rate, bits)
+    torch.testing.assert_close(ours, expected, **TIGHT)
+    for a, b in zip(gradients(ours, weights, grns), gradients(expected, weights, grns), strict=True):
+        torch.testing.assert_close(a, b, **TIGHT)
+
+
+def test_stacked_folds_equal_each_fold_alone_and_draw_their_own_dropout() -> None:
+    x, weights, grns = inputs(9, 4, 6)
+    others = inputs(9, 4, 6, seed=1)[2]
+    both = VariableGRNs(*(torch.stack([a, b]) for a, b in zip(grns, others, strict=True)))
+    apart = [select(x, weights, one, 0.5, None) for one in (grns, others)]
+    # x and the weights are the same for both: vmap has to repeat what has no leading K.
+    together = vmap(lambda own: select(x, weights, own, 0.5, None))(both)
+    torch.testing.assert_close(together, torch.stack(apart), **TIGHT)
+    expected = [gradients(one, weights, own) for one, own in zip(apart, (grns, others), strict=True)]
+    ours = torch.autograd.grad(together, (weights, *both), torch.stack([upstream(one) for one in apart]))
+    torch.testing.assert_close(ours[0], expected[0][0] + expected[1][0], **TIGHT)
+    for k in range(2):
+        for a, b in zip(ours[1:], expected[k][1:], strict=True):
+            torch.testing.assert_close(a[k], b, **TIGHT)
+    same = VariableGRNs(*(torch.stack([a, a]) for a in grns))
+    noise = Generator().manual_seed(0)
+    drawn = vmap(lambda own: select(x, weights, own, 0.5, noise), randomness="different")(same)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def upstream(like: Tensor) -> Tensor:
+    return torch.randn(like.shape, generator=Generator().manual_seed(9), dtype=like.dtype)
+
+
+def test_no_dropout_is_drawn_without_a_generator() -> None:
+    x, weights, grns = inputs(9, 4, 6)
+    assert torch.equal(select(x, weights, grns, 0.5, None), select(x, weights, grns, 0.0, Generator()))
