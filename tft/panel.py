@@ -41,7 +41,7 @@ class Panel:
         for name, kind in (("features", np.float32), ("returns", np.float64)):
             if getattr(self, name).dtype != kind:
                 raise ValueError(f"{name} are {getattr(self, name).dtype}, they must be {np.dtype(kind)}")
-        if len(self.times) > 1 and not (np.diff(self.times) > np.timedelta64(0)).all():
+        if len(self.times) > 1 and not (np.diff(self.times.astype(np.int64)) > 0).all():
             raise ValueError("times are not strictly increasing: sort the bars and remove duplicates")
 
     @classmethod

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from tft import scan_gpu
+
 
 def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
     """Hidden states (L, W, H) of an LSTM whose input projections are already computed.
@@ -43,21 +45,10 @@ class _Scan(Function):
 
     @staticmethod
     def forward(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        n_steps, width = gates.shape[-3], hidden.shape[-1]
-        states = gates.new_empty(*gates.shape[:-1], width)
-        cells = torch.empty_like(states)
-        active = torch.empty_like(gates)  # the gates after their nonlinearities
-        for step in range(n_steps):
-            now = active.select(-3, step)
-            torch.add(gates.select(-3, step), torch.matmul(hidden, weight), out=now)
-            now[..., : 3 * width].sigmoid_()
-            now[..., 3 * width :].tanh_()
-            keep, forget, emit, candidate = torch.split(now, width, dim=-1)
-            cell = torch.addcmul(forget * cell, keep, candidate)
-            hidden = emit * torch.tanh(cell)
-            cells.select(-3, step).copy_(cell)
-            states.select(-3, step).copy_(hidden)
-        return states, cells, active
+        if _on_chip(gates):
+            states, cells, active = scan_gpu.scan_forward(*_stack(gates, weight, hidden, cell, like=gates))
+            return _as(gates, states), _as(gates, cells), _as(gates, active)
+        return _scan_forward(gates, weight, hidden, cell)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -69,26 +60,13 @@ class _Scan(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         weight, first_hidden, first_cell, states, cells, active = ctx.saved_tensors
-        d_states = gradients[0]
-        n_steps, width = states.shape[-3], states.shape[-1]
-        d_gates = torch.empty_like(active)
-        d_hidden = torch.zeros_like(first_hidden)
-        d_cell = torch.zeros_like(first_cell)
-        transposed = weight.transpose(-1, -2)
-        for step in reversed(range(n_steps)):
-            keep, forget, emit, candidate = torch.split(active.select(-3, step), width, dim=-1)
-            squashed = torch.tanh(cells.select(-3, step))
-            before = cells.select(-3, step - 1) if step else first_cell
-            d_hidden = d_hidden + d_states.select(-3, step)
-            d_emitted = d_hidden * emit
-            d_cell = d_cell + d_emitted - d_emitted * squashed * squashed
-            out = d_gates.select(-3, step)
-            torch.mul(d_cell * candidate, keep - keep * keep, out=out[..., :width])
-            torch.mul(d_cell * before, forget - forget * forget, out=out[..., width : 2 * width])
-            torch.mul(d_emitted * squashed, 1.0 - emit, out=out[..., 2 * width : 3 * width])
-            torch.mul(d_cell * keep, 1.0 - candidate * candidate, out=out[..., 3 * width :])
-            d_hidden = torch.matmul(out, transposed)
-            d_cell = d_cell * forget
+        saved = (gradients[0], weight, first_hidden, first_cell, states, cells, active)
+        if _on_chip(active):
+            d_gates, d_hidden, d_cell = scan_gpu.scan_backward(*_stack(*saved, like=active))
+            d_gates, d_hidden, d_cell = _as(active, d_gates), _as(active, d_hidden), _as(active, d_cell)
+        else:
+            d_gates, d_hidden, d_cell = _scan_backward(*saved)
+        n_steps = states.shape[-3]
         entering = torch.cat([first_hidden.unsqueeze(-3), states.narrow(-3, 0, n_steps - 1)], dim=-3)
         d_weight = torch.matmul(entering.flatten(-3, -2).transpose(-1, -2), d_gates.flatten(-3, -2))
         return d_gates, d_weight, d_hidden, d_cell
@@ -96,6 +74,65 @@ class _Scan(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Any, tuple[int, int, int]]:
         return _Scan.apply(*_at_front(info, in_dims, tensors)), (0, 0, 0)  # type: ignore[no-untyped-call]
+
+
+def _on_chip(tensor: Tensor) -> bool:
+    """Whether one launch does the whole scan."""
+    return tensor.dtype == torch.float32 and scan_gpu.available(tensor.device)
+
+
+def _stack(*tensors: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    """With a leading K, which is 1 where `like` is that of a single fold."""
+    return tensors if like.dim() == 4 else tuple(tensor.unsqueeze(0) for tensor in tensors)
+
+
+def _as(like: Tensor, tensor: Tensor) -> Tensor:
+    return tensor if like.dim() == 4 else tensor.squeeze(0)
+
+
+def _scan_forward(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """States and cells (L, W, H), and the gates after their nonlinearities (L, W, 4H)."""
+    n_steps, width = gates.shape[-3], hidden.shape[-1]
+    states = gates.new_empty(*gates.shape[:-1], width)
+    cells = torch.empty_like(states)
+    active = torch.empty_like(gates)
+    for step in range(n_steps):
+        now = active.select(-3, step)
+        torch.add(gates.select(-3, step), torch.matmul(hidden, weight), out=now)
+        now[..., : 3 * width].sigmoid_()
+        now[..., 3 * width :].tanh_()
+        keep, forget, emit, candidate = torch.split(now, width, dim=-1)
+        cell = torch.addcmul(forget * cell, keep, candidate)
+        hidden = emit * torch.tanh(cell)
+        cells.select(-3, step).copy_(cell)
+        states.select(-3, step).copy_(hidden)
+    return states, cells, active
+
+
+def _scan_backward(
+    d_states: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, states: Tensor, cells: Tensor, active: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the gates and of the initial states."""
+    n_steps, width = states.shape[-3], states.shape[-1]
+    d_gates = torch.empty_like(active)
+    d_hidden = torch.zeros_like(hidden)
+    d_cell = torch.zeros_like(cell)
+    transposed = weight.transpose(-1, -2)
+    for step in reversed(range(n_steps)):
+        keep, forget, emit, candidate = torch.split(active.select(-3, step), width, dim=-1)
+        squashed = torch.tanh(cells.select(-3, step))
+        before = cells.select(-3, step - 1) if step else cell
+        d_hidden = d_hidden + d_states.select(-3, step)
+        d_emitted = d_hidden * emit
+        d_cell = d_cell + d_emitted - d_emitted * squashed * squashed
+        out = d_gates.select(-3, step)
+        torch.mul(d_cell * candidate, keep - keep * keep, out=out[..., :width])
+        torch.mul(d_cell * before, forget - forget * forget, out=out[..., width : 2 * width])
+        torch.mul(d_emitted * squashed, 1.0 - emit, out=out[..., 2 * width : 3 * width])
+        torch.mul(d_cell * keep, 1.0 - candidate * candidate, out=out[..., 3 * width :])
+        d_hidden = torch.matmul(out, transposed)
+        d_cell = d_cell * forget
+    return d_gates, d_hidden, d_cell
 
 
 class _Gather(Function):

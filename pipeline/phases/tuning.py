@@ -104,9 +104,9 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
         forecasts: list[RawForecast] = []
         returns = np.empty(0)
         value = 0.0
-        for number, fold in enumerate(folds):
-            for _, outcome in walk(market, [fold], recipe, tuned.positions):
-                forecasts.append(outcome.forecast)
+        # The folds are fitted side by side; a trial that is pruned stops those that are still running.
+        for number, (_, outcome) in enumerate(walk(market, folds, recipe, tuned.positions)):
+            forecasts.append(outcome.forecast)
             record = stitch(
                 forecasts, panel, market.sigma, tuned.positions, config.timing, n_development=job.n_development
             )

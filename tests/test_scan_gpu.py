@@ -1,0 +1,158 @@
+"""The Triton kernels of the scan against the scan in torch, with float64 as the truth.
+
+On a GPU, or without one under TRITON_INTERPRET=1 where triton is installed (a CPU build of torch comes without).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor
+
+from tft import scan_gpu
+from tft.recurrent import lstm
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
+
+needs_kernels = pytest.mark.skipif(
+    not (scan_gpu.available(DEVICE) or (INTERPRETED and find_spec("triton"))),
+    reason="no GPU that the kernels run on, and no triton that interprets them (TRITON_INTERPRET=1)",
+)
+needs_gpu = pytest.mark.skipif(not scan_gpu.available(DEVICE), reason="no GPU that the kernels run on")
+
+# n_folds, n_steps, n_windows, width: one tile of columns, several, padded or not, the weight kept on the chip or not.
+SHAPES = [(1, 1, 1, 5), (3, 9, 1, 8), (2, 3, 17, 20), (3, 9, 17, 48), (1, 2, 40, 48), (1, 3, 17, 64), (2, 3, 17, 100)]
+
+
+def inputs(n_folds: int, n_steps: int, n_windows: int, width: int, spread: float = 1.0) -> list[Tensor]:
+    """gates (K, L, W, 4H), weight (K, H, 4H), hidden and cell (K, W, H), d_states (K, L, W, H), float32."""
+    draws = torch.Generator().manual_seed(width)
+    gates = torch.randn(n_folds, n_steps, n_windows, 4 * width, generator=draws) * spread
+    weight = torch.randn(n_folds, width, 4 * width, generator=draws) / width**0.5
+    hidden = torch.randn(n_folds, n_windows, width, generator=draws)
+    cell = torch.randn(n_folds, n_windows, width, generator=draws)
+    d_states = torch.randn(n_folds, n_steps, n_windows, width, generator=draws)
+    return [gates, weight, hidden, cell, d_states]
+
+
+def by_torch(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, d_states: Tensor) -> list[Tensor]:
+    """States and the gradients of gates, hidden and cell, on the CPU."""
+    leaves = [tensor.clone().requires_grad_(True) for tensor in (gates, hidden, cell)]
+    states = lstm(leaves[0], weight, leaves[1], leaves[2])
+    return [states.detach(), *torch.autograd.grad(states, leaves, d_states)]
+
+
+def by_kernels(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, d_states: Tensor) -> list[Tensor]:
+    """The same from the kernels."""
+    gates, weight, hidden, cell, d_states = (t.to(DEVICE) for t in (gates, weight, hidden, cell, d_states))
+    states, cells, active = scan_gpu.scan_forward(gates, weight, hidden, cell)
+    gradients = scan_gpu.scan_backward(d_states, weight, hidden, cell, states, cells, active)
+    return [tensor.cpu() for tensor in (states, *gradients)]
+
+
+def error(found: Tensor, truth: Tensor) -> float:
+    """Largest deviation, as a share of the largest value."""
+    return float((found.double() - truth).abs().max() / truth.abs().max())
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_states_and_gradients_are_as_close_to_the_truth_as_those_of_torch(shape: tuple[int, int, int, int]) -> None:
+    given = inputs(*shape)
+    truth = by_torch(*(tensor.double() for tensor in given))
+    for ours, theirs, true in zip(by_kernels(*given), by_torch(*given), truth, strict=True):
+        assert ours.shape == true.shape
+        assert error(ours, true) <= max(4.0 * error(theirs, true), 5e-7)
+
+
+@needs_kernels
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # to infinity, as on a GPU
+@pytest.mark.parametrize("spread", [1e-4, 40.0])
+def test_gates_near_zero_and_saturated(spread: float) -> None:
+    given = inputs(1, 4, 5, 8, spread)
+    truth = by_torch(*(tensor.double() for tensor in given))
+    for ours, true in zip(by_kernels(*given), truth, strict=True):
+        assert error(ours, true) <= 2e-6
+
+
+@needs_kernels
+def test_the_gates_kept_for_the_backward_are_as_accurate_near_zero_as_elsewhere() -> None:
+    """From a state of zero the candidate is tanh of its gate: the relative error of both branches."""
+    width = 16
+    into = torch.cat([torch.logspace(-6, 1, 4 * width), -torch.logspace(-6, 1, 4 * width)])  # (W * H,)
+    gates = torch.zeros(1, 1, 8, 4 * width)
+    gates[0, 0, :, 3 * width :] = into.view(8, width)
+    zero = torch.zeros(1, 8, width)
+    arguments = (gates, torch.zeros(1, width, 4 * width), zero, zero)
+    _, _, active = scan_gpu.scan_forward(*(tensor.to(DEVICE) for tensor in arguments))
+    found = active.cpu()[0, 0, :, 3 * width :].flatten().double()
+    true = into.double().tanh()
+    assert float(((found - true) / true).abs().max()) < 3e-7
+
+
+@needs_kernels
+def test_a_gradient_that_is_a_view_is_read_as_what_it_shows() -> None:
+    """A sum over the states hands back one number, expanded."""
+    gates, weight, hidden, cell, d_states = inputs(2, 3, 5, 8)
+    expanded = torch.tensor(0.5).expand(d_states.shape)
+    for ours, same in zip(
+        by_kernels(gates, weight, hidden, cell, expanded),
+        by_kernels(gates, weight, hidden, cell, expanded.contiguous()),
+        strict=True,
+    ):
+        assert torch.equal(ours, same)
+
+
+@needs_kernels
+def test_two_calls_agree_to_the_last_bit_and_folds_do_not_see_each_other() -> None:
+    given = inputs(3, 4, 17, 20)
+    first, again = by_kernels(*given), by_kernels(*given)
+    alone = by_kernels(*(tensor[1:2] for tensor in given))
+    for one, other, single in zip(first, again, alone, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one[1:2], single)
+
+
+@needs_gpu
+def test_both_launches_are_captured_in_a_graph() -> None:
+    gates, weight, hidden, cell, d_states = (tensor.to(DEVICE) for tensor in inputs(2, 5, 17, 48))
+
+    def step() -> list[Tensor]:
+        states, cells, active = scan_gpu.scan_forward(gates, weight, hidden, cell)
+        return [states, *scan_gpu.scan_backward(d_states, weight, hidden, cell, states, cells, active)]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    gates.mul_(0.5)
+    graph.replay()
+    for replayed, called in zip(captured, step(), strict=True):
+        assert torch.equal(replayed, called)
+
+
+def test_only_float32_on_a_gpu_is_taken() -> None:
+    assert not scan_gpu.available(torch.device("cpu"))
+    assert not scan_gpu.takes(torch.zeros(1))
+    assert not scan_gpu.takes(torch.zeros(1, dtype=torch.float64, device=DEVICE))
+    gates, weight, hidden, cell, _ = (tensor.double() for tensor in inputs(1, 1, 1, 5))
+    with pytest.raises(ValueError, match=r"^the kernels are float32, got torch.float64: use the scan of tft/recurr"):
+        scan_gpu.scan_forward(gates, weight, hidden, cell)
+
+
+@pytest.mark.parametrize("width", [1, 16, 17, 48, 49, 64, 65, 160])
+def test_tiles_are_what_the_products_take_and_cover_the_width(width: int) -> None:
+    plan = scan_gpu.plan(width)
+    n_tiles = -(-width // plan.tile)
+    assert plan.tile >= 16 and plan.tile & (plan.tile - 1) == 0
+    assert n_tiles * plan.tile - width < 32
+    # What is kept: four gates in float32, at most 64 KiB of shared memory.
+    assert not plan.keep or 4 * 4 * (n_tiles * plan.tile) ** 2 <= 64 * 1024
