@@ -355,7 +355,9 @@ def rss_gb() -> float:
 
 @click.command()
 @click.option("--features", default=73, show_default=True)
-@click.option("--bars", default=260, show_default=True, help="Bars of the panel; the fold lies at its end.")
+@click.option(
+    "--bars", default=288, show_default=True, help="Bars of the panel; the fold at its end reaches back over 260."
+)
 @click.option("--instruments", default=4, show_default=True)
 @click.option("--train-bars", default=124, show_default=True, help="Bars of the training block.")
 @click.option("--validation-bars", default=21, show_default=True, help="Bars of the validation block.")

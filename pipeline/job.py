@@ -20,6 +20,7 @@ from pipeline.reuse import PHASE_KEY, RESULT, find_finished, phase_key
 from pipeline.tracking import Run, child_run, git_commit
 from tft.folds import Fold, walk_forward
 from tft.panel import AHEAD, Panel
+from tft.selection import kernels_for
 from tft.train import EpochReport
 
 FITS = Path("checkpoints") / "fits"
@@ -104,8 +105,8 @@ class Job:
             data_sha256=self.development_sha256 if reusable else self.data.sha256,
             settings=settings,
             upstream=tuple(self.keys[phase] for phase in upstream),
-            n_threads=torch.get_num_threads(),
             device=self.device.type,
+            kernels=kernels_for(self.device),
         )
         self.keys[name] = key
         found = find_finished(key) if reusable and not self.fresh else None
@@ -144,6 +145,7 @@ class Job:
             "git_commit": git_commit(),
             "purge_gap": str(self.config.purge_gap),
             "device": str(self.device),
+            "kernels": kernels_for(self.device),
             "n_threads": str(torch.get_num_threads()),
         }
 

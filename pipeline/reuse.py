@@ -21,7 +21,7 @@ RESULT = "result.json"
 
 
 def phase_key(
-    name: str, *, data_sha256: str, settings: dict[str, Any], upstream: tuple[str, ...], n_threads: int, device: str
+    name: str, *, data_sha256: str, settings: dict[str, Any], upstream: tuple[str, ...], device: str, kernels: str
 ) -> str:
     """The hash of everything the phase's result depends on: data, settings, upstream, code, torch and how it runs."""
     return sha256_of(
@@ -32,8 +32,8 @@ def phase_key(
             "upstream": upstream,
             "source": source_sha256(f"pipeline.phases.{name}"),
             "torch": torch.__version__,
-            "threads": n_threads,
             "device": device,
+            "kernels": kernels,
         }
     )
 
@@ -42,7 +42,7 @@ def phase_key(
 def source_sha256(module: str) -> str:
     """Of the bytes of tft/ and of the pipeline modules that `module` imports, directly or not."""
     tft = Path(_file_of("tft")).parent
-    files = {str(path.relative_to(tft.parent)): path for path in tft.glob("*.py")}
+    files = {str(path.relative_to(tft.parent)): path for pattern in ("*.py", "*.cpp") for path in tft.glob(pattern)}
     waiting, seen = [module], set()
     while waiting:
         name = waiting.pop()

@@ -86,6 +86,11 @@ class Workplace:
     folder: Path
 
     def environment(self) -> dict[str, str]:
+        """Compiled kernels alone come from the user's own cache: they are the same for all."""
+        compiled = self.folder / "cache" / "tft-native"
+        if not compiled.is_symlink():
+            compiled.parent.mkdir(exist_ok=True)
+            compiled.symlink_to(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tft-native")
         own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         return own | {
             "OMP_NUM_THREADS": "1",

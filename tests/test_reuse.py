@@ -27,13 +27,13 @@ INGREDIENTS: dict[str, Any] = {
     "data_sha256": "d",
     "settings": {"pruning": {"max_features": 3, "min_stability": 0.5}, "seed": 1},
     "upstream": ("k1", "k2"),
-    "n_threads": 1,
     "device": "cpu",
+    "kernels": "native",
 }
 
 
 def test_the_key_changes_with_each_ingredient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Phase, data, settings at any depth, upstream and its order, threads, device, torch and the source."""
+    """Phase, data, settings at any depth, upstream and its order, device, kernels, torch and the source."""
     key = phase_key(**INGREDIENTS)
     changes: list[dict[str, Any]] = [
         {"name": "prefilter"},
@@ -42,8 +42,8 @@ def test_the_key_changes_with_each_ingredient(monkeypatch: pytest.MonkeyPatch) -
         {"settings": {"pruning": {"max_features": 3, "min_stability": 0.5}, "seed": 2}},
         {"upstream": ("k1",)},
         {"upstream": ("k2", "k1")},
-        {"n_threads": 2},
         {"device": "cuda"},
+        {"kernels": "torch"},
     ]
     keys = [phase_key(**INGREDIENTS | change) for change in changes]
     monkeypatch.setattr(reuse, "source_sha256", lambda module: f"other source of {module}")

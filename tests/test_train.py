@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,16 @@ def test_a_stack_of_unequal_folds_fits_each_as_if_it_were_alone(n_context: int) 
         assert np.allclose(alone.validation_score, fit.validation_score, rtol=1e-3, atol=1e-3)
 
 
+@pytest.fixture
+def one_worker() -> Iterator[None]:
+    """Folds one after the other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_worker")
 @pytest.mark.parametrize("stack", [1, 2])
 def test_a_killed_walk_goes_on_from_its_finished_stacks(stack: int, tmp_path: Path) -> None:
     """What was kept is read back bit for bit and not fitted again; a stack that lacks a fold is."""
@@ -128,6 +139,22 @@ def test_a_killed_walk_goes_on_from_its_finished_stacks(stack: int, tmp_path: Pa
     epochs.clear()
     list(fit_folds(market_of(panel), FOLDS, recipe, stack=3, keep=tmp_path, on_epoch=lambda r: epochs.append(r.folds)))
     assert set(epochs) == {(0, 1, 2)}  # another composition of stacks is fitted anew
+
+
+def test_folds_side_by_side_are_bit_identical_to_folds_one_after_the_other() -> None:
+    """However many cores there are; every epoch is reported."""
+    panel, recipe = small_panel(), small_recipe()
+    before, reports = torch.get_num_threads(), {}
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            epochs: list[EpochReport] = []
+            fits = list(fit_folds(market_of(panel), FOLDS, recipe, on_epoch=epochs.append))
+            reports[n_threads] = (fits, sorted((report.folds, report.epoch) for report in epochs))
+    finally:
+        torch.set_num_threads(before)
+    assert all(identical(a, b) for a, b in zip(reports[1][0], reports[3][0], strict=True))
+    assert reports[1][1] == reports[3][1] == [((fold,), epoch) for fold in range(3) for epoch in range(3)]
 
 
 def test_no_value_after_the_validation_labels_enters_a_fit() -> None:

@@ -211,6 +211,7 @@ class FoldOutcome:
     """(V,) the same, each row times its number of variables present: 1 is uniform"""
     skipped_steps: int
     seconds: float
+    stack_size: int
 
     @property
     def fold(self) -> Fold:
@@ -263,6 +264,7 @@ def walk(
                 vsn_weight_relative=relative,
                 skipped_steps=fit.skipped_steps,
                 seconds=fit.seconds,
+                stack_size=len(fit.stack),
             ),
         )
 
@@ -302,6 +304,8 @@ class FoldRow:
     seconds: float
     skipped_steps: int = 0
     """Updates left out because a gradient was not finite."""
+    stack_size: int = 1
+    """Folds trained as one with it."""
 
 
 def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]) -> FoldRow:
@@ -333,6 +337,7 @@ def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]
         segment="/".join(dict.fromkeys(own.tolist())) or None,
         seconds=outcome.seconds,
         skipped_steps=outcome.skipped_steps,
+        stack_size=outcome.stack_size,
     )
 
 

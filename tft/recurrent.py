@@ -1,5 +1,7 @@
 """The LSTM over many windows at once, and the gather that feeds it: each with its own backward and vmap rule.
 
+The LSTM is written here for any device, and done by native.cpp on a CPU and scan_gpu.py on a GPU where they can run.
+
 Shapes: K stacked folds (only under vmap), L look-back bars, W windows, H hidden, N cells, D width of a cell.
 Gates are laid out input | forget | output | candidate along the last dimension of size 4H.
 """
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from tft import scan_gpu
+from tft import native, scan_gpu
 
 
 def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
@@ -45,6 +47,8 @@ class _Scan(Function):
 
     @staticmethod
     def forward(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if gates.device.type == "cpu" and (kernels := native.kernels()):
+            return kernels.scan_forward(gates, weight, hidden, cell)
         if _on_chip(gates):
             states, cells, active = scan_gpu.scan_forward(*_stack(gates, weight, hidden, cell, like=gates))
             return _as(gates, states), _as(gates, cells), _as(gates, active)
@@ -61,6 +65,8 @@ class _Scan(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         weight, first_hidden, first_cell, states, cells, active = ctx.saved_tensors
         saved = (gradients[0], weight, first_hidden, first_cell, states, cells, active)
+        if active.device.type == "cpu" and (kernels := native.kernels()):
+            return kernels.scan_backward(*saved)
         if _on_chip(active):
             d_gates, d_hidden, d_cell = scan_gpu.scan_backward(*_stack(*saved, like=active))
             d_gates, d_hidden, d_cell = _as(active, d_gates), _as(active, d_hidden), _as(active, d_cell)

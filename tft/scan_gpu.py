@@ -40,11 +40,9 @@ class Plan(NamedTuple):
 
 
 def plan(width: int) -> Plan:
-    """Chosen to fit 99 KiB of shared memory and to spill no registers up to H = 64, hardly any above."""
-    if width <= 48:
-        return Plan(tile=16, keep=True, n_warps=4, n_stages=2)
+    """Chosen to fit 99 KiB of shared memory and to spill hardly any registers."""
     if width <= 64:
-        return Plan(tile=64, keep=True, n_warps=4, n_stages=1)
+        return Plan(tile=16, keep=True, n_warps=4, n_stages=2 if width <= 48 else 1)
     return Plan(tile=32, keep=False, n_warps=8, n_stages=1)
 
 
@@ -52,7 +50,9 @@ def available(device: torch.device) -> bool:
     """Whether tensors in float32 on this device can be scanned here."""
     if triton is None or device.type != "cuda" or torch.version.cuda is None:
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    # Kernels with tuples of tensors; 96 KiB of shared memory or more.
+    return version >= (3, 3) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def takes(tensor: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """The per-variable GRNs of variable selection and their weighted sum as one operation (Lim et al. 2021, eqs 2-5, 7, 8).
 
 Nothing as large as (variables, cells, width) is kept: a few variables at a time are taken through the whole chain while
-their intermediate values lie in the cache, and the backward computes them again.
+their intermediate values lie in the cache, and the backward computes them again. It is written here for any device,
+and done by native.cpp on a CPU and select_gpu.py on a GPU where they can run.
 
 Shapes: K stacked folds (1 where there is no stack), V variables, G variables of a chunk, N cells, H hidden width.
 """
@@ -9,13 +10,14 @@ Shapes: K stacked folds (1 where there is no stack), V variables, G variables of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.autograd import Function
 
-from tft.dropout import factor, random_bits
+from tft import native, scan_gpu, select_gpu
+from tft.dropout import factor, random_bits, threshold_and_scale
 
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**28}
 """Size of one (K, G, N, H) tensor: about ten of them are alive, which should fit a CPU's L2 cache or a GPU's memory."""
@@ -56,17 +58,10 @@ class _Select(Function):
     def forward(x: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None]:
         *parameters, rate, noise = rest
         grns = VariableGRNs(*parameters)
-        k, v, n = x.shape
-        h = grns.slope.shape[-1]
-        bits = random_bits((k, v, n, h), noise) if rate else None
-        selected = torch.matmul(weights.transpose(1, 2), grns.norm_bias)  # (K, N, H)
-        for own in _chunks(x, h):
-            part = VariableGRNs(*(p[:, own] for p in grns))
-            normed = _transform(x[:, own], part, None if bits is None else bits[:, own], rate).normed
-            normed.mul_(weights[:, own].unsqueeze(-1))
-            for variable in range(normed.shape[1]):
-                selected.addcmul_(normed[:, variable], part.norm_weight[:, variable].unsqueeze(1))
-        return selected, bits
+        bits = random_bits((*x.shape, grns.slope.shape[-1]), noise) if rate else None
+        if kernels := _kernels(x, grns):
+            return kernels.select_forward(x, weights, grns, bits, *threshold_and_scale(rate)), bits
+        return _select_forward(x, weights, grns, bits, rate), bits
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
@@ -78,51 +73,13 @@ class _Select(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        d = gradients[0]  # (K, N, H)
         x, weights, *parameters, bits = ctx.saved_tensors
         grns = VariableGRNs(*parameters)
-        rate = ctx.rate
-        d_weights = torch.matmul(grns.norm_bias, d.transpose(1, 2))  # (K, V, N)
-        d_norm_bias = torch.matmul(weights, d)
-        d_grns = VariableGRNs(*(torch.empty_like(p) for p in grns))._replace(norm_bias=d_norm_bias)
-        h = d.shape[-1]
-        for own in _chunks(x, h):
-            part = VariableGRNs(*(p[:, own] for p in grns))
-            out = VariableGRNs(*(p[:, own] for p in d_grns))
-            own_x, own_weights = x[:, own], weights[:, own].unsqueeze(-1)  # (K, G, N), (K, G, N, 1)
-            own_bits = None if bits is None else bits[:, own]
-            slope, hidden, kept, value, gate, normed, inverse_std = _transform(own_x, part, own_bits, rate)
-            one_and_x = torch.stack([torch.ones_like(own_x), own_x], dim=2)  # (K, G, 2, N)
-
-            # The weighted sum and the layer norm
-            d_normed = d.unsqueeze(1) * part.norm_weight.unsqueeze(2)  # (K, G, N, H), without its selection weight
-            along = (d_normed * normed).sum(dim=-1, keepdim=True)  # (K, G, N, 1)
-            d_weights[:, own] += along.squeeze(-1)
-            out.norm_weight.copy_(torch.matmul(own_weights.transpose(2, 3), normed * d.unsqueeze(1)).squeeze(2))
-            across = d_normed.mean(dim=-1, keepdim=True)
-            d_skip = d_normed.sub_(across).addcmul_(normed, along, value=-1.0 / h).mul_(inverse_std * own_weights)
-            d_embed = torch.matmul(one_and_x, d_skip)  # (K, G, 2, H)
-            out.embed_bias.copy_(d_embed[:, :, 0])
-            out.embed_weight.copy_(d_embed[:, :, 1])
-            # The gate
-            d_gated = torch.empty(*d_skip.shape[:-1], 2 * h, dtype=d.dtype, device=d.device)
-            d_value, d_gate = d_gated[..., :h], d_gated[..., h:]
-            torch.mul(d_skip, gate, out=d_value)
-            torch.mul(d_value, value, out=d_gate)
-            d_gate.addcmul_(d_gate, gate, value=-1.0)
-            out.gate_weight.copy_(torch.matmul(kept.transpose(2, 3), d_gated))
-            out.gate_bias.copy_(torch.matmul(one_and_x[:, :, :1], d_gated).squeeze(2))
-            # The second layer
-            d_second = torch.matmul(d_gated, part.gate_weight.transpose(2, 3))
-            if own_bits is not None:
-                d_second.mul_(factor(own_bits, rate, d.dtype))
-            out.second_weight.copy_(torch.matmul(hidden.transpose(2, 3), d_second))
-            out.second_bias.copy_(torch.matmul(one_and_x[:, :, :1], d_second).squeeze(2))
-            # The first layer
-            d_first = torch.matmul(d_second, part.second_weight.transpose(2, 3)).mul_(slope)
-            d_affine = torch.matmul(one_and_x, d_first)
-            out.constant.copy_(d_affine[:, :, 0])
-            out.slope.copy_(d_affine[:, :, 1])
+        if kernels := _kernels(x, grns):
+            own = threshold_and_scale(ctx.rate)
+            d_weights, d_grns = kernels.select_backward(gradients[0], x, weights, grns, bits, *own)
+        else:
+            d_weights, d_grns = _select_backward(gradients[0], x, weights, grns, bits, ctx.rate)
         return None, d_weights, *d_grns, None, None
 
     @staticmethod
@@ -137,6 +94,79 @@ class _Select(Function):
                 stacked.append(argument.movedim(dim, 0).squeeze(1))
         selected, bits = _Select.apply(*stacked)  # type: ignore[no-untyped-call]
         return (selected.unsqueeze(1), bits), (0, None if bits is None else 0)
+
+
+def kernels_for(device: torch.device) -> Literal["native", "triton", "torch"]:
+    """What computes in float32 on this device; results differ in the last bits."""
+    if device.type == "cpu":
+        return "native" if native.kernels() else "torch"
+    return "triton" if scan_gpu.available(device) else "torch"
+
+
+def _kernels(x: Tensor, grns: VariableGRNs) -> Any:
+    """What does the whole of it on chip, if this machine has it for these tensors."""
+    if x.device.type == "cpu":
+        return native.kernels()
+    return select_gpu if select_gpu.takes(x, grns.slope.shape[-1]) else None
+
+
+def _select_forward(x: Tensor, weights: Tensor, grns: VariableGRNs, bits: Tensor | None, rate: float) -> Tensor:
+    selected = torch.matmul(weights.transpose(1, 2), grns.norm_bias)  # (K, N, H)
+    for own in _chunks(x, selected.shape[-1]):
+        part = VariableGRNs(*(p[:, own] for p in grns))
+        normed = _transform(x[:, own], part, None if bits is None else bits[:, own], rate).normed
+        normed.mul_(weights[:, own].unsqueeze(-1))
+        for variable in range(normed.shape[1]):
+            selected.addcmul_(normed[:, variable], part.norm_weight[:, variable].unsqueeze(1))
+    return selected
+
+
+def _select_backward(
+    d: Tensor, x: Tensor, weights: Tensor, grns: VariableGRNs, bits: Tensor | None, rate: float
+) -> tuple[Tensor, VariableGRNs]:
+    """From d (K, N, H) -> gradients of weights (K, V, N) and of the parameters."""
+    d_weights = torch.matmul(grns.norm_bias, d.transpose(1, 2))  # (K, V, N)
+    d_norm_bias = torch.matmul(weights, d)
+    d_grns = VariableGRNs(*(torch.empty_like(p) for p in grns))._replace(norm_bias=d_norm_bias)
+    h = d.shape[-1]
+    for own in _chunks(x, h):
+        part = VariableGRNs(*(p[:, own] for p in grns))
+        out = VariableGRNs(*(p[:, own] for p in d_grns))
+        own_x, own_weights = x[:, own], weights[:, own].unsqueeze(-1)  # (K, G, N), (K, G, N, 1)
+        own_bits = None if bits is None else bits[:, own]
+        slope, hidden, kept, value, gate, normed, inverse_std = _transform(own_x, part, own_bits, rate)
+        one_and_x = torch.stack([torch.ones_like(own_x), own_x], dim=2)  # (K, G, 2, N)
+
+        # The weighted sum and the layer norm
+        d_normed = d.unsqueeze(1) * part.norm_weight.unsqueeze(2)  # (K, G, N, H), without its selection weight
+        along = (d_normed * normed).sum(dim=-1, keepdim=True)  # (K, G, N, 1)
+        d_weights[:, own] += along.squeeze(-1)
+        out.norm_weight.copy_(torch.matmul(own_weights.transpose(2, 3), normed * d.unsqueeze(1)).squeeze(2))
+        across = d_normed.mean(dim=-1, keepdim=True)
+        d_skip = d_normed.sub_(across).addcmul_(normed, along, value=-1.0 / h).mul_(inverse_std * own_weights)
+        d_embed = torch.matmul(one_and_x, d_skip)  # (K, G, 2, H)
+        out.embed_bias.copy_(d_embed[:, :, 0])
+        out.embed_weight.copy_(d_embed[:, :, 1])
+        # The gate
+        d_gated = torch.empty(*d_skip.shape[:-1], 2 * h, dtype=d.dtype, device=d.device)
+        d_value, d_gate = d_gated[..., :h], d_gated[..., h:]
+        torch.mul(d_skip, gate, out=d_value)
+        torch.mul(d_value, value, out=d_gate)
+        d_gate.addcmul_(d_gate, gate, value=-1.0)
+        out.gate_weight.copy_(torch.matmul(kept.transpose(2, 3), d_gated))
+        out.gate_bias.copy_(torch.matmul(one_and_x[:, :, :1], d_gated).squeeze(2))
+        # The second layer
+        d_second = torch.matmul(d_gated, part.gate_weight.transpose(2, 3))
+        if own_bits is not None:
+            d_second.mul_(factor(own_bits, rate, d.dtype))
+        out.second_weight.copy_(torch.matmul(hidden.transpose(2, 3), d_second))
+        out.second_bias.copy_(torch.matmul(one_and_x[:, :, :1], d_second).squeeze(2))
+        # The first layer
+        d_first = torch.matmul(d_second, part.second_weight.transpose(2, 3)).mul_(slope)
+        d_affine = torch.matmul(one_and_x, d_first)
+        out.constant.copy_(d_affine[:, :, 0])
+        out.slope.copy_(d_affine[:, :, 1])
+    return d_weights, d_grns
 
 
 class _Transformed(NamedTuple):

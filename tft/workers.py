@@ -6,12 +6,17 @@ and nothing is left running when the process dies.
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of glibc's malloc.h."""
 
 Result = TypeVar("Result")
 Report = Callable[[Any], None]
@@ -29,6 +34,7 @@ def side_by_side(
     What a piece hands to the function it is called with arrives at `on_report`, in the caller's thread. The exception
     of a piece is raised when its turn comes. When the iterator is closed, what runs stops at its next report.
     """
+    keep_freed_memory()
     messages: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
     todo = iter(range(len(work)))
     lock, stop = threading.Lock(), threading.Event()
@@ -74,3 +80,15 @@ def side_by_side(
         stop.set()
         for thread in threads:
             thread.join()
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Large tensors of a step reuse the last one's memory, instead of fresh pages that the kernel has to clear.
+
+    A fifth of a step's time with glibc; other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,197 @@
+"""The LSTM scan and the variable selection as native code for a CPU: native.cpp, compiled where it is first needed.
+
+Each call uses one core and lets other Python threads run. Without a C++ compiler there are no kernels, and the caller
+goes on with torch.
+
+Shapes: K stacked folds, L look-back bars, W windows, V variables, N cells, H hidden width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("native.cpp")
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",
+    # a * b + c in one instruction, and no care for errno and for traps, which nobody reads. Not -ffast-math: it would
+    # reorder sums, cancel the rounding inside the exponential, and lose the NaN of a training that diverges.
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+)
+SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
+
+_found: list[Kernels | None] = []  # empty until the first call
+_lock = threading.Lock()
+
+
+def kernels() -> Kernels | None:
+    """The kernels, compiled at the first call on a machine (seconds); None where that fails or if TFT_NATIVE=0."""
+    if os.environ.get("TFT_NATIVE") == "0":
+        return None
+    with _lock:
+        if not _found:
+            try:
+                _found.append(Kernels(_compiled()))
+            except (OSError, subprocess.SubprocessError) as error:
+                _found.append(None)
+                warnings.warn(f"no native CPU kernels, torch takes about twice as long: {error}", stacklevel=2)
+        return _found[0]
+
+
+class Kernels:
+    """Tensors are float32 or float64 and on the CPU; those of a call have one dtype."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))  # a CDLL releases the interpreter's lock during a call
+
+    def scan_forward(
+        self, gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """gates (L, W, 4H) · weight (H, 4H) · hidden, cell (W, H) initial states, or all with a leading K
+        -> states, cells (L, W, H), and the gates after their nonlinearities (L, W, 4H).
+        """
+        states = gates.new_empty(*gates.shape[:-1], hidden.shape[-1])
+        out = states, torch.empty_like(states), gates.new_empty(gates.shape)
+        self._call("scan_forward", (gates, weight, hidden, cell), out, _scan_sizes(states))
+        return out
+
+    def scan_backward(
+        self,
+        d_states: Tensor,
+        weight: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        states: Tensor,
+        cells: Tensor,
+        active: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From d_states (L, W, H) and what scan_forward took and gave -> gradients of what it took."""
+        out = tuple(t.new_empty(t.shape) for t in (active, weight, hidden, cell))
+        self._call("scan_backward", (d_states, weight, hidden, cell, states, cells, active), out, _scan_sizes(states))
+        d_gates, d_weight, d_hidden, d_cell = out
+        return d_gates, d_weight, d_hidden, d_cell
+
+    def select_forward(
+        self, x: Tensor, weights: Tensor, grns: Sequence[Tensor], bits: Tensor | None, threshold: int, scale: float
+    ) -> Tensor:
+        """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · bits (K, V, N, H) int16 -> (K, N, H).
+
+        Dropout keeps where bits >= threshold and multiplies by scale; there is none without bits.
+        """
+        selected = x.new_empty(x.shape[0], x.shape[2], grns[0].shape[-1])
+        self._select("select_forward", (x, weights, *grns), (selected,), bits, threshold, scale)
+        return selected
+
+    def select_backward(
+        self,
+        d_selected: Tensor,
+        x: Tensor,
+        weights: Tensor,
+        grns: Sequence[Tensor],
+        bits: Tensor | None,
+        threshold: int,
+        scale: float,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """From d_selected (K, N, H) and what select_forward took -> gradients of weights and of grns."""
+        d_weights, *d_grns = (t.new_empty(t.shape) for t in (weights, *grns))
+        inputs = (d_selected, x, weights, *grns)
+        self._select("select_backward", inputs, (d_weights, *d_grns), bits, threshold, scale)
+        return d_weights, d_grns
+
+    def _select(
+        self,
+        name: str,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        bits: Tensor | None,
+        threshold: int,
+        scale: float,
+    ) -> None:
+        x, constant = inputs[-12], inputs[-10]
+        sizes = (*x.shape, constant.shape[-1])
+        if bits is not None:
+            assert bits.dtype == torch.int16 and bits.shape == sizes
+            bits = bits.contiguous()
+        pointer = ctypes.c_void_p(None if bits is None else bits.data_ptr())
+        self._call(name, inputs, outputs, sizes, pointer, ctypes.c_int64(threshold), ctypes.c_double(scale))
+
+    def _call(
+        self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], sizes: Sequence[int], *rest: object
+    ) -> None:
+        dtype = inputs[0].dtype
+        assert all(t.dtype == dtype and t.device.type == "cpu" for t in inputs)
+        inputs = [t.contiguous() for t in inputs]  # held until the call is over
+        function = self._library[f"{name}_{SUFFIX[dtype]}"]
+        function.restype = None
+        function(_pointers(inputs), _pointers(outputs), (ctypes.c_int64 * len(sizes))(*sizes), *rest)
+
+
+def _scan_sizes(states: Tensor) -> tuple[int, ...]:
+    assert states.numel() > 0
+    return (states.shape[:-3].numel(), *states.shape[-3:])
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+
+
+def _compiled() -> Path:
+    """The library for this source and this processor, from the user's cache or built into it.
+
+    The name tells processors apart, for machines that share a home folder. A build takes its place in one step, so
+    that two at the same time or one that is killed do no harm.
+    """
+    source = SOURCE.read_bytes()
+    name = hashlib.sha256("\n".join([*FLAGS, _processor(), ""]).encode() + source).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tft-native"
+    library = cache / f"{name}.so"
+    if not library.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            built = Path(folder) / library.name
+            command = [*_compiler(), *FLAGS, str(SOURCE), "-o", str(built)]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300, check=False)
+            if done.returncode:
+                lines = done.stderr.strip().splitlines() or ["no message"]
+                raise OSError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[0])}")
+            built.replace(library)
+    return library
+
+
+def _compiler() -> list[str]:
+    chosen = os.environ.get("CXX")
+    commands = [shlex.split(chosen)] if chosen else [[name] for name in COMPILERS]
+    for command in commands:
+        if command and shutil.which(command[0]):
+            return command
+    raise OSError(f"no C++ compiler ({chosen or ', '.join(COMPILERS)})")
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return str(platform.uname())
+    told = ("vendor", "cpu family", "model", "stepping", "flags", "CPU", "Features")
+    return "\n".join(line for line in first if line.startswith(told))
