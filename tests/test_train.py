@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import CPU, small_panel, small_recipe
 
+from tft import train
 from tft.fits import FoldFit
 from tft.folds import Fold
 from tft.loss import training_loss
@@ -139,6 +141,71 @@ def test_a_killed_walk_goes_on_from_its_finished_stacks(stack: int, tmp_path: Pa
     epochs.clear()
     list(fit_folds(market_of(panel), FOLDS, recipe, stack=3, keep=tmp_path, on_epoch=lambda r: epochs.append(r.folds)))
     assert set(epochs) == {(0, 1, 2)}  # another composition of stacks is fitted anew
+
+
+def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[list[int]]:
+    """A device that holds stacks of `limit` folds: what is tried on it. More fail after an epoch."""
+    tried: list[list[int]] = []
+
+    def fit(market: Market, folds: Sequence[Fold], recipe: Recipe, report: Callable[[EpochReport | None], None]) -> Any:
+        tried.append([fold.index for fold in folds])
+        if len(folds) > limit:
+            real(market, folds, replace(recipe, epochs=1), report)
+            raise torch.cuda.OutOfMemoryError
+        return real(market, folds, recipe, report)
+
+    real = train._fit_stack
+    monkeypatch.setattr(train, "_fit_stack", fit)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a small GPU")
+    return tried
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_a_stack_that_does_not_fit_is_halved_starts_again_and_the_size_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fold is what it is in a stack of that composition, and a later process starts with that size."""
+    panel, recipe = small_panel(), small_recipe(epochs=2)
+    folds = tuple(replace(FOLDS[i % 3], index=i) for i in range(5))
+    expected = fitted(panel, folds, recipe, stack=2)
+    tried = out_of_memory_above(monkeypatch, 2)
+    monkeypatch.setattr(train, "stack_size", lambda *arguments: 4)
+    market, reports = market_of(panel), []
+    walk = train._one_stack_after_the_other(market, folds, recipe, None, tmp_path, reports.append)
+    with pytest.warns(UserWarning, match="^out of GPU memory: going on with stacks of 2 folds$"):
+        first = [next(walk), next(walk)]
+    walk.close()  # the process dies
+    assert tried == [[0, 1, 2, 3], [0, 1]]
+    assert [report.folds for report in reports] == [(0, 1, 2, 3), (0, 1), (0, 1)]
+    tried.clear()
+    resumed = list(train._one_stack_after_the_other(market, folds, recipe, None, tmp_path, reports.append))
+    assert tried == [[2, 3], [4]]
+    assert [fit.stack for fit in resumed] == [(0, 1), (0, 1), (2, 3), (2, 3), (4,)]
+    assert all(identical(a, b) for a, b in zip(expected, resumed, strict=True))
+    assert all(identical(a, b) for a, b in zip(first, resumed, strict=False))
+
+
+def test_a_finished_stack_is_read_back_whole_whatever_size_is_in_use_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel, recipe = small_panel(), small_recipe(epochs=1)
+    folds = tuple(replace(FOLDS[i % 3], index=i) for i in range(4))
+    whole = list(train._one_stack_after_the_other(market_of(panel), folds[:3], recipe, 3, tmp_path, lambda one: None))
+    train.keep_size(tmp_path, 1)
+    tried = out_of_memory_above(monkeypatch, 1)
+    fits = list(train._one_stack_after_the_other(market_of(panel), folds, recipe, None, tmp_path, lambda one: None))
+    assert tried == [[3]]
+    assert all(identical(a, b) for a, b in zip(whole, fits, strict=False))
+
+
+def test_a_single_fold_too_large_for_the_device_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    out_of_memory_above(monkeypatch, 0)
+    walk = train._one_stack_after_the_other(
+        market_of(small_panel()), FOLDS[1:2], small_recipe(), 1, None, lambda one: None
+    )
+    with pytest.raises(ValueError, match=r"^fold 1 does not fit into the memory of a small GPU: lower [^.]*[a-z_.]*"):
+        list(walk)
 
 
 def test_folds_side_by_side_are_bit_identical_to_folds_one_after_the_other() -> None:

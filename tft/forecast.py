@@ -80,8 +80,7 @@ def plan(
         drawn = torch.from_numpy(contexts[:, own]).unflatten(1, (-1, TARGET_BLOCK))
         of_windows = window_ends(last, drawn)  # (K, blocks, W)
         flat = window_cells(of_windows, seq_len=spaces[0].seq_len, n_assets=n_assets)  # (K, blocks, W, L)
-        n_cells = max(len(np.unique(one)) for one in flat.numpy())
-        listed, windows = distinct(flat, -(-n_cells // CELL_BLOCK) * CELL_BLOCK)
+        listed, windows = distinct(flat, multiple=CELL_BLOCK)
         groups.append(
             _Group(listed.to(device), windows.to(device), (of_windows % n_assets).to(device), (drawn >= 0).to(device))
         )

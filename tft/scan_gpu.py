@@ -10,7 +10,9 @@ columns, the last one padded with zeros: zero gates and a zero state stay a zero
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -46,13 +48,22 @@ def plan(width: int) -> Plan:
     return Plan(tile=32, keep=False, n_warps=8, n_stages=1)
 
 
+@cache
 def available(device: torch.device) -> bool:
-    """Whether tensors in float32 on this device can be scanned here."""
+    """Whether Triton kernels for float32 run on this device. Found out once, by running one."""
     if triton is None or device.type != "cuda" or torch.version.cuda is None:
         return False
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     # Kernels with tuples of tensors; 96 KiB of shared memory or more.
-    return version >= (3, 3) and torch.cuda.get_device_capability(device) >= (8, 0)
+    if version < (3, 3) or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        gates, state = torch.zeros(1, 2, 1, 64, device=device), torch.zeros(1, 1, 16, device=device)
+        scan_forward(gates, torch.zeros(1, 16, 64, device=device), state, state)
+    except Exception as error:  # Triton has no exception of its own for a machine without a C compiler
+        warnings.warn(f"no Triton kernels, torch takes several times as long: {error}", stacklevel=2)
+        return False
+    return True
 
 
 def takes(tensor: Tensor) -> bool:

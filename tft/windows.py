@@ -27,7 +27,7 @@ CONTEXT_POOL_BARS = 504
 EMPTY = -1
 """A context slot without a context, a batch slot without a target."""
 LISTED_STEPS = 32
-"""Steps whose distinct cells are listed at a time, ahead of the device."""
+"""Steps whose distinct cells are listed at a time, ahead of a GPU; a CPU lists its own step by step."""
 _ATTEMPTS = 8
 """Draws for a slot before it stays empty: a draw fails where the instrument has no data at that bar."""
 
@@ -196,7 +196,9 @@ class TrainingSampler:
         reaches = [space.reach(fold.train) for space, fold in zip(spaces, folds, strict=True)]
         n_all = max(len(reach) for reach in reaches) * self.n_assets
         n_rows = batch_size * (1 + spaces[0].n_context) * spaces[0].seq_len
-        self.capacity = min(n_all, n_rows)
+        # A GPU's step has one shape; a CPU's holds no more cells than it has.
+        self.capacity = min(n_all, n_rows) if device.type == "cuda" else None
+        self.n_listed = LISTED_STEPS if device.type == "cuda" else 1
         self.all_cells: Tensor | None = None
         if n_all <= n_rows:
             first = torch.tensor([reach.start * self.n_assets for reach in reaches], device=device)
@@ -229,9 +231,9 @@ class TrainingSampler:
         if self.all_cells is not None:
             cells, windows = self.all_cells, self._flat(step, step + 1)[:, 0] - self.first_cell[:, None, None]
         else:
-            if step % LISTED_STEPS == 0:
-                self._listed = self._list(step, min(step + LISTED_STEPS, self.n_steps))
-            cells, windows = (tensor[:, step % LISTED_STEPS] for tensor in self._listed)
+            if step % self.n_listed == 0:
+                self._listed = self._list(step, min(step + self.n_listed, self.n_steps))
+            cells, windows = (tensor[:, step % self.n_listed] for tensor in self._listed)
         return Batch(cells, windows, contexts >= 0, targets, self._counted[:, step])
 
     def _flat(self, start: int, stop: int) -> Tensor:
@@ -246,14 +248,16 @@ class TrainingSampler:
         return cells.unflatten(0, flat.shape[:2]), windows.unflatten(0, flat.shape[:2])
 
 
-def distinct(flat: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """Cells (K, capacity) that windows (K, ..., L) touch, each once and padded, and the windows as rows of them."""
+def distinct(flat: Tensor, capacity: int | None = None, *, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Cells (K, N) that windows (K, ..., L) touch, each once and padded, and the windows as rows of them.
+
+    N is the capacity, or by default the most cells that one of the K has, rounded up to a multiple.
+    """
     host = flat.cpu().numpy()
-    cells = np.zeros((len(host), capacity), dtype=np.int64)
-    windows = np.empty_like(host)
-    for k, one in enumerate(host):
-        found, row = np.unique(one, return_inverse=True)
-        cells[k, : len(found)] = found
-        cells[k, len(found) :] = found[-1]
-        windows[k] = row.reshape(one.shape)
+    unique = [np.unique(one, return_inverse=True) for one in host]
+    most = max(len(found) for found, _ in unique)
+    size = capacity or -(-most // multiple) * multiple
+    assert most <= size
+    cells = np.stack([np.pad(found, (0, size - len(found)), mode="edge") for found, _ in unique])
+    windows = np.stack([row.reshape(one.shape) for one, (_, row) in zip(host, unique, strict=True)])
     return torch.from_numpy(cells).to(flat.device), torch.from_numpy(windows).to(flat.device)
