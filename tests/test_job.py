@@ -280,10 +280,10 @@ def test_an_inner_job_keeps_its_results_by_key_and_logs_nothing(panel: Panel) ->
 
 
 def test_what_an_inner_job_may_see_is_the_holdout_rule_or_what_is_said(panel: Panel) -> None:
-    """By its own configuration on its own bars: 112 of 150, 75 of 100, 105 of 150; or a number of bars."""
+    """By its own configuration on its own bars: 112 of 150, 97 of 130, 105 of 150; or a number of bars."""
     outer = job_of(panel)
     assert outer.inner(outer.data).n_development == 112
-    assert outer.inner(outer.data.first_bars(100)).n_development == 75
+    assert outer.inner(outer.data.first_bars(130)).n_development == 97
     other = replace(CONFIG, holdout_fraction=0.3)
     assert outer.inner(outer.data, config=other).n_development == 105
     whole = outer.inner(outer.data.first_bars(100), n_development=100)
