@@ -52,6 +52,7 @@ LAYERS = [
     "pipeline/registry.py",
     "pipeline/search.py",
     "pipeline/plots.py",
+    "pipeline/luck_plots.py",
     "pipeline/report.py",
     "pipeline/job.py",
     "pipeline/phases/prefilter.py",
@@ -67,7 +68,7 @@ LAYERS = [
 ]
 
 # The name a distribution is imported by, where it is another one.
-IMPORT_NAMES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
+IMPORT_NAMES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml", "scikit-learn": "sklearn"}
 
 
 def sources() -> list[str]:
