@@ -335,9 +335,7 @@ def infer(
     holdout = development = None
     if clean is not None:
         variance = _looks_variance(clean, others, periods)
-        holdout = sharpe_inference(
-            clean, periods_per_year=periods, n_trials=1 + len(others), trial_variance=variance
-        )
+        holdout = sharpe_inference(clean, periods_per_year=periods, n_trials=1 + len(others), trial_variance=variance)
     if selected_on is not None:
         development = sharpe_inference(
             selected_on,
