@@ -418,10 +418,10 @@ def verdict(
     name = "Holdout Sharpe" if selection == "holdout" else "Nested out-of-sample Sharpe"
     if holdout is None:
         return "There is no holdout with a known return: no number of this run is out-of-sample."
-    found = "" if holdout.detectable_sharpe is None else f"{holdout.detectable_sharpe:.2g}"
-    smallest = f"the smallest Sharpe that this sample could have detected is {found}" if found else ""
+    assert holdout.detectable_sharpe is not None  # it has bars
+    smallest = f"the smallest Sharpe that this sample could have detected is {holdout.detectable_sharpe:.1f}"
     if holdout.sharpe is None:
-        return f"{name} undefined: {holdout.undefined}{f'; {smallest}' if smallest else ''}."
+        return f"{name} undefined: {holdout.undefined}; {smallest}."
     if holdout.p_value_deflated is None:
         return f"{name} {holdout.sharpe:z.2f}: {holdout.undefined}; {smallest}."
     assert holdout.standard_error is not None and holdout.high is not None
@@ -436,9 +436,7 @@ def verdict(
     else:
         assert holdout.bars_needed is not None
         years = holdout.bars_needed * holdout.years / holdout.n_bars
-        said = (
-            f"{figure}: not distinguishable from luck ({p}); about {_years(years)} of this would be needed; {smallest}"
-        )
+        said = f"{figure}: not distinguishable from luck ({p}); {_years(years)} of this would be needed; {smallest}"
     return f"{said}{_against_baselines(baselines)}."
 
 
@@ -452,7 +450,7 @@ def _p_text(one: SharpeInference) -> str:
 def _years(years: float) -> str:
     if years > 1000.0:
         return "more than 1,000 years"
-    return f"{years:.0f} years" if years >= 9.5 else f"{years:.1f} years"
+    return f"about {years:.0f} years" if years >= 9.5 else f"about {years:.1f} years"
 
 
 def _against_baselines(rows: Sequence[BaselineRow]) -> str:
