@@ -391,7 +391,7 @@ def metrics(result: Inference) -> dict[str, float | None]:
                 f"{prefix}_min_trl_bars": one.min_trl_bars,
             }
     if result.holdout:
-        named["n_looks"] = result.holdout.n_trials
+        named["n_configurations_looked"] = result.holdout.n_trials
     if result.tuning:
         named |= {"tuning_sharpe": result.tuning.sharpe, "tuning_sharpe_dsr": result.tuning.dsr}
     if result.overfitting:

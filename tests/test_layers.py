@@ -63,6 +63,7 @@ LAYERS = [
     "pipeline/phases/pruning.py",
     "pipeline/phases/tuning.py",
     "pipeline/oos.py",
+    "pipeline/assessment.py",
     "pipeline/phases/production.py",
     "pipeline/compare.py",
     "pipeline/placebo.py",

@@ -13,6 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline import report
+from pipeline.baselines import BaselineRow
+from pipeline.inference import FoldLuck, Inference, Looked, Trials, infer
+from pipeline.ledger import Look
 from pipeline.significance import sharpe_standard_error
 from tft.backtest import FoldRow, Record, segments
 from tft.positions import Earnings
@@ -129,7 +132,9 @@ def page(**changes: Any) -> str:
         "trouble": (),
         "figures": {"extra.png": figure, "vsn_heatmap.png": figure, "equity.png": figure},
     }
-    return report.render(**given | changes)
+    given |= changes
+    given.setdefault("inference", infer(given["record"], []))
+    return report.render(**given)
 
 
 def section(html: str, name: str) -> str:
@@ -184,7 +189,8 @@ def test_the_headline_is_the_holdouts_with_its_bars_dates_and_error() -> None:
     assert development is not None
     error = sharpe_standard_error(record.net()[80:158]) * np.sqrt(252)
     text = section(page(record=record), "headline").replace("−", "-")
-    assert f"Holdout net Sharpe {performance.sharpe:.2f} ± {error:.2f}" in text
+    assert f"Holdout Sharpe {performance.sharpe:.2f} ± {error:.2f}: " in text
+    assert f"Net Sharpe {performance.sharpe:.2f} ± {error:.2f}, annual, after costs" in text
     # 80 bars of which the last two have no return yet.
     assert "over 78 bars from 2023-03-22 to 2023-06-07" in text
     assert f"Development net Sharpe {development.sharpe:.2f}: took part in selection: not out-of-sample" in text
@@ -194,7 +200,7 @@ def test_a_short_holdout_has_no_standard_error() -> None:
     text = section(page(record=small_record(160, holdout_bars=40)), "headline")
     assert "over 38 bars" in text
     assert "±" not in text
-    assert "No standard error" in text
+    assert "No standard error: 38 bars are too few for any inference, 63 are needed" in text
 
 
 @pytest.mark.parametrize("holdout_bars", [0, 8])
@@ -203,7 +209,7 @@ def test_without_a_holdout_there_is_no_clean_number(holdout_bars: int) -> None:
     parsed(html)
     text = section(html, "headline")
     assert "No clean number exists" in text
-    assert "Holdout net Sharpe" not in text
+    assert "Net Sharpe" not in text.replace("Development net Sharpe", "")
     assert "took part in selection: not out-of-sample" in text
 
 
@@ -211,7 +217,8 @@ def test_a_strategy_that_stayed_flat_is_reported() -> None:
     record = small_record(160, holdout_bars=80)
     nothing = np.where(np.isfinite(record.earned.net), 0.0, np.nan)
     html = page(record=replace(record, earned=replace(record.earned, net=nothing, gross=nothing)))
-    assert "Holdout net Sharpe 0.00" in section(html, "headline")
+    assert "Net Sharpe 0.00, annual" in section(html, "headline")
+    assert "Holdout Sharpe undefined: the returns do not vary" in section(html, "headline")
 
 
 @pytest.mark.parametrize(
