@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.oos import Choice, Walked, record_folds, untuned_record
 from pipeline.phases.tuning import Tuned
 from pipeline.significance import MIN_INFERENCE_BARS
 from tft.backtest import Record
+from tft.positions import Earnings
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, look: Look | None, *, keep:
         trials=_trials(chosen.tuned),
         # The untuned configuration is no look: the headline was settled before it was computed.
         others=[Looked(one.sharpe, one.n_bars or 0) for one in others],
-        against_untuned=against(record, {"untuned": untuned}, "holdout")[0] if untuned else None,
+        against_untuned=against(_over(record, untuned.bars), {"untuned": untuned}, "holdout")[0] if untuned else None,
         baselines=against(record, simple, "holdout") if look else (),
         seed=job.config.seed,
     )
@@ -94,6 +95,21 @@ def assess(job: Job, chosen: Choice, walked: Walked, look: Look | None, *, keep:
         look = enter(replace(look, sharpe=inference.holdout.sharpe, n_bars=inference.holdout.n_bars))
         looks = [*(one for one in looks if one.key != look.key), look]
     return Assessment(inference, tuple(looks), simple)
+
+
+def _over(record: Record, bars: range) -> Record:
+    """The part of a record over some of its bars."""
+    rows = slice(bars.start - record.bars.start, bars.stop - record.bars.start)
+    return replace(
+        record,
+        bars=bars,
+        times=record.times[rows],
+        fold=record.fold[rows],
+        raw_position=record.raw_position[rows],
+        position=record.position[rows],
+        earned=Earnings(*(getattr(record.earned, each.name)[rows] for each in fields(Earnings))),
+        segment=record.segment[rows],
+    )
 
 
 def _trials(tuned: Tuned) -> Trials:

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -146,5 +145,5 @@ def _look(run: MlflowRun) -> Look:
         evaluation=tags["evaluation"],
         sharpe=metrics.get("sharpe"),
         n_bars=None if n_bars is None else int(n_bars),
-        entered=datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(timespec="milliseconds"),
+        entered=str(np.datetime64(run.info.start_time, "ms")),
     )
