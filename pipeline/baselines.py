@@ -1,7 +1,7 @@
 """What a simple rule would have given on the same bars, delay, volatility scaling and costs.
 
 A baseline makes raw positions in [-1, 1] from information up to and including their bar; from there on it takes the
-model's own path (`tft.backtest.stitch`), so that the forecast is all that differs. Rules read past returns alone;
+model's own path (`tft.backtest.stitch`, say), so that the forecast is all that differs. Rules read past returns alone;
 regressions read the model's columns and are fitted anew in every fold, on the rows the model trains on.
 
 Shapes: T bars, A instruments, F features, M cells (bar, instrument) of a block that have a feature.
@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from sklearn.linear_model import Ridge
 
-from pipeline.significance import sharpe_difference
-from tft.backtest import RawForecast, Record, Segment, stitch
+from pipeline.significance import MIN_INFERENCE_BARS, sharpe_difference
+from tft.backtest import RawForecast, Record, Segment
 from tft.folds import Fold
 from tft.metrics import MIN_BARS, performance, sharpe
 from tft.panel import Panel
-from tft.positions import PositionsConfig
 from tft.scaling import Scaler
 from tft.volatility import Timing, scaled_label
 
@@ -37,9 +36,6 @@ MACD = "MACD"
 RIDGE = "ridge"
 TREES = "gradient-boosted trees"
 
-MIN_INFERENCE_BARS = 63
-"""Below this many bars a difference has no interval."""
-
 TIME_SCALES = ((8, 24), (16, 48), (32, 96))
 """Fast and slow time scale of each MACD, in bars; a scale of n bars is an average with weight 1/n on the newest."""
 PRICE_BARS, SIGNAL_BARS = 63, 252
@@ -48,12 +44,14 @@ PRICE_BARS, SIGNAL_BARS = 63, 252
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Ridge penalties per training cell, of which the validation block takes one."""
 
-TREE_ROUNDS, TREE_PATIENCE = 500, 25
+TREE_ROUNDS, TREE_PATIENCE = 300, 20
 TREE_PARAMETERS = {
     "objective": "regression",
-    "learning_rate": 0.03,
+    "learning_rate": 0.05,
     "num_leaves": 8,
     "min_data_in_leaf": 20,
+    "max_bin": 63,
+    "feature_fraction": 0.25,
     "num_threads": 1,
     "deterministic": True,
     "force_row_wise": True,
@@ -71,16 +69,16 @@ def run_baselines(
     folds: Sequence[Fold],
     features: Sequence[Sequence[str]],
     sigma: Array,
-    positions: PositionsConfig,
     timing: Timing,
+    stitched: Callable[[Sequence[RawForecast]], Record],
     *,
-    n_development: int,
     test_until: int | None = None,
 ) -> dict[str, Record]:
     """The out-of-sample record of every baseline, over the folds' test bars.
 
-    `features`: the columns of `panel` that the regressions read, fold by fold. `sigma` (T, A) scales labels and
-    positions. `test_until`: as in `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
+    `features`: the columns of `panel` that the regressions read, fold by fold. `sigma` (T, A) scales labels. `stitched`
+    and `test_until`: what makes the model's own record of its forecasts, and how far the last fold forecasts, as in
+    `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
     """
     tested = [fold.test for fold in folds]
     if test_until is not None:
@@ -99,10 +97,7 @@ def run_baselines(
     for fold, bars, names in zip(folds, tested, features, strict=True):
         for name, raw in _regressed(panel, y, fold, bars, names, regressions):
             forecasts.setdefault(name, []).append(RawForecast(fold, bars, raw))
-    return {
-        name: stitch(own, panel, sigma, positions, timing, n_development=n_development)
-        for name, own in forecasts.items()
-    }
+    return {name: stitched(own) for name, own in forecasts.items()}
 
 
 def time_series_momentum(returns: Array, *, lookback_bars: int) -> Array:
@@ -168,10 +163,14 @@ def _regressed(
     head. NaN where no feature is there.
     """
     columns = [panel.feature_names.index(name) for name in names]
-    scaler = Scaler.fit(panel.features[fold.train.start : fold.train.stop][:, :, columns])
+
+    def features(block: range) -> NDArray[np.float32]:
+        return np.take(panel.features[block.start : block.stop], columns, axis=2)
+
+    scaler = Scaler.fit(features(fold.train))
 
     def seen(block: range) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        x = scaler.transform(panel.features[block.start : block.stop][:, :, columns])
+        x = scaler.transform(features(block))
         return x, np.isfinite(x).any(axis=2)
 
     def labelled(block: range) -> Cells:
@@ -340,12 +339,12 @@ def verdict(rows: Sequence[BaselineRow]) -> str:
     )
     compared = [row for row in rows if row.baseline in low]
     if not compared:
-        return "It could not be compared with any simple rule."
+        return "The model could not be compared with any simple rule."
     missed = [row for row in compared if not low[row.baseline] > 0.0]
     if not missed:
-        return f"It beats every simple rule beyond chance: {_listed([row.baseline for row in compared])}."
+        return f"The model beats every simple rule beyond chance: {_listed([row.baseline for row in compared])}."
     named = "any simple rule" if len(missed) == len(compared) else _listed([row.baseline for row in missed])
-    sentence = f"It does not beat {named} beyond chance"
+    sentence = f"The model does not beat {named} beyond chance"
     if worse := [row for row in missed if high[row.baseline] < 0.0]:
         sentence += f", and is worse beyond chance than {_with_sharpes(worse)}"
     elif equal := [row for row in missed if difference[row.baseline] <= 0.0]:
