@@ -12,7 +12,7 @@ from pipeline.baselines import against, run_baselines
 from pipeline.inference import Inference, Looked, Trials, detectable_sharpe, infer
 from pipeline.job import Job
 from pipeline.ledger import Look, by_configuration, enter, overlapping
-from pipeline.oos import Choice, Walked, record_folds, untuned_record
+from pipeline.oos import Choice, Walked, record_folds, stitch_by_fold, untuned_record
 from pipeline.phases.tuning import Tuned
 from pipeline.significance import MIN_INFERENCE_BARS
 from tft.backtest import Record
@@ -73,9 +73,8 @@ def assess(job: Job, chosen: Choice, walked: Walked, look: Look | None, *, keep:
         walked.folds,
         [walked.choices[fold.index].features for fold in walked.folds],
         walked.market.sigma,
-        chosen.config.positions,
         chosen.config.timing,
-        n_development=walked.n_development,
+        lambda own: stitch_by_fold(own, walked.positions, walked.market, n_development=walked.n_development),
         test_until=len(job.data.panel.times),
     )
     looks = overlapping(look.first, look.last, look.symbols) if look else []

@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from pipeline import plots, registry, report
+from pipeline import luck_plots, plots, registry, report
 from pipeline.assessment import Assessment, assess, enter_look, say_what_can_be_found
 from pipeline.config import Config, to_mapping
 from pipeline.inference import Inference, SharpeInference, metrics
@@ -87,6 +87,8 @@ def run(job: Job) -> Produced:
                 [outcome.validation_score.tolist() for outcome in outcomes],
             ),
         }
+        if result.inference.baselines:
+            figures[report.BASELINES] = luck_plots.baselines(record, assessment.baselines, result.inference.baselines)
         page = report.render(
             job=report.Facts(
                 source=job.data.source,
