@@ -156,13 +156,19 @@ def _print_headline(job: Job, result: Produced) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    nested = job.config.selection == "nested"
+    segments = {
+        "nested record (each fold chosen on its own past)" if nested else "holdout (never selected on)": (
+            result.holdout,
+            result.inference.holdout,
+        )
+    }
+    if not nested:
+        segments["development (selected on)"] = (result.development, result.inference.development)
     table = Table(title="Walk-forward record")
-    segments = {"holdout (never selected on)": result.holdout, "development (selected on)": result.development}
-    if job.config.selection == "nested":
-        segments = {"nested (every fold selected on the bars before it)": result.holdout}
     for heading in ("", *segments):
         table.add_column(heading, justify="left" if not heading else "right")
-    formats = {
+    performance = {
         "n_bars": ("bars", "{:d}"),
         "sharpe": ("Sharpe, annual, net", "{:.2f}"),
         "sharpe_gross": ("Sharpe, annual, gross", "{:.2f}"),
@@ -172,11 +178,20 @@ def _print_headline(job: Job, result: Produced) -> None:
         "turnover": ("turnover a year", "{:.1f}"),
         "hit_rate": ("hit rate", "{:.1%}"),
     }
-    for field, (label, style) in formats.items():
-        cells = [style.format(getattr(segment, field)) if segment else "-" for segment in segments.values()]
-        table.add_row(label, *cells)
+    luck = {
+        "standard_error": ("standard error of the net Sharpe", "{:.2f}"),
+        "p_value_deflated": ("p-value of no skill", "{:.3f}"),
+        "dsr": ("deflated Sharpe ratio", "{:.3f}"),
+    }
+    for of, formats in enumerate((performance, luck)):
+        for field, (label, style) in formats.items():
+            values = [getattr(segment[of], field, None) for segment in segments.values()]
+            table.add_row(label, *("-" if value is None else style.format(value) for value in values))
     console = Console(soft_wrap=True)
     console.print(table)
+    console.print(result.inference.verdict, style="bold", highlight=False)
+    if result.looks:
+        console.print(f"Look {len(result.looks)} at this holdout.", highlight=False)
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:
         console.print(

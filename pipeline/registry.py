@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -29,10 +29,12 @@ from mlflow.types.schema import AnyType
 
 import tft
 from pipeline.config import RegistryConfig
-from pipeline.significance import sharpe_difference
+from pipeline.ledger import Look, enter
+from pipeline.significance import MIN_INFERENCE_BARS, sharpe_difference
 from pipeline.tracking import Run
 from tft.backtest import block_earnings
 from tft.checkpoint import TrainedModel, load_checkpoint
+from tft.metrics import sharpe
 from tft.panel import AHEAD, Panel
 from tft.positions import portfolio_return
 from tft.predict import Predictor
@@ -40,8 +42,6 @@ from tft.predict import Predictor
 ALIAS = "production"
 STAGE = "Production"
 ARTIFACT = "checkpoint"
-MIN_COMPARED_BARS = 63
-"""Fewer bars allow no inference."""
 PROMOTION_P = 0.2
 UNREACHABLE = (MlflowException, OSError, Boto3Error, BotoCoreError, ClientError)
 """What a registry or artifact store that cannot be reached or written raises."""
@@ -143,6 +143,7 @@ def promote(
 
     `if_better`: against the incumbent, the paired Sharpe difference on the bars of `panel` after both versions' fit
     must be positive with p < 0.2 over at least 63 bars; without an incumbent, the holdout Sharpe must be positive.
+    The comparison is a look at those bars, and is entered in the ledger for both versions.
     """
     client = MlflowClient()
     incumbent = _by_alias(client, name, ALIAS)
@@ -174,21 +175,42 @@ def _better(client: MlflowClient, name: str, candidate: str, incumbent: str, pan
     after = max(np.datetime64(new.fit_end), np.datetime64(old.fit_end))
     first = int(np.searchsorted(panel.times, after, side="right"))
     n_bars = len(panel.times) - first - 1 - new.timing.delay_bars
-    if n_bars < MIN_COMPARED_BARS:
+    if n_bars < MIN_INFERENCE_BARS:
         return False, (
             f"{max(n_bars, 0)} bars lie after the fit of both it and the incumbent (version {incumbent}), "
-            f"{MIN_COMPARED_BARS} are needed to compare them: try `tft-pipeline models --promote {candidate}` with "
+            f"{MIN_INFERENCE_BARS} are needed to compare them: try `tft-pipeline models --promote {candidate}` with "
             f"newer bars, or set registry.promote: always"
         )
     if old.symbols != panel.symbols or not set(old.feature_names) <= set(panel.feature_names):
         return False, f"the incumbent (version {incumbent}) uses other instruments or columns: compare them by hand"
+    looks = [
+        enter(_look(client, name, version, panel, first, n_bars, against))
+        for version, against in ((candidate, incumbent), (incumbent, candidate))
+    ]
     returns = [_returns_after(trained, panel, first) for trained in (new, old)]
+    for look, own in zip(looks, returns, strict=True):
+        enter(replace(look, sharpe=sharpe(own, periods_per_year=new.timing.periods_per_year), n_bars=n_bars))
     compared = sharpe_difference(*returns)
     annual = compared.difference * np.sqrt(new.timing.periods_per_year)
     passed = compared.difference > 0.0 and compared.p_value < PROMOTION_P
     return passed, (
         f"its annual Sharpe is {annual:+.2f} against version {incumbent} over {n_bars} bars after both fits "
         f"(p = {compared.p_value:.2f}, the limit is {PROMOTION_P})"
+    )
+
+
+def _look(client: MlflowClient, name: str, version: str, panel: Panel, first: int, n_bars: int, against: str) -> Look:
+    """One version's side of a comparison, over `n_bars` bars from `first` on."""
+    run = client.get_model_version(name, version).run_id or ""
+    tags = client.get_run(run).data.tags if run else {}
+    return Look(
+        kind="promotion",
+        first=str(panel.times[first]),
+        last=str(panel.times[first + n_bars - 1]),
+        symbols=panel.symbols,
+        config_sha256=tags.get("config_sha256", f"{name} version {version}"),
+        run=run,
+        evaluation=f"{name} version {version} against {against}",
     )
 
 

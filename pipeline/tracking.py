@@ -301,12 +301,20 @@ FOLD_METRICS = {
 }
 
 
-def log_folds(run: Run, rows: Sequence[FoldRow]) -> None:
-    """The fold table, and its Sharpes as metrics with the fold as step."""
-    run.metric_steps({name: {row.fold: getattr(row, key) for row in rows} for name, key in FOLD_METRICS.items()})
+def log_folds(run: Run, rows: Sequence[FoldRow], more: Mapping[str, Sequence[float | None]] | None = None) -> None:
+    """The fold table, and its Sharpes as metrics with the fold as step. `more`: further columns, metrics as well."""
+    more = more or {}
+    run.metric_steps(
+        {name: {row.fold: getattr(row, key) for row in rows} for name, key in FOLD_METRICS.items()}
+        | {
+            f"fold_{name}": {row.fold: value for row, value in zip(rows, values, strict=True)}
+            for name, values in more.items()
+        }
+    )
     gaps = [row.val_oos_gap for row in rows if row.val_oos_gap is not None]
     run.metrics({"val_oos_gap_mean": sum(gaps) / len(gaps) if gaps else None})
-    run.table("folds.json", {field.name: [getattr(row, field.name) for row in rows] for field in fields(FoldRow)})
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(FoldRow)}
+    run.table("folds.json", columns | more)
 
 
 def git_commit() -> str:

@@ -13,6 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline import report
+from pipeline.baselines import BaselineRow
+from pipeline.inference import FoldLuck, Inference, Looked, Trials, infer
+from pipeline.ledger import Look
 from pipeline.significance import sharpe_standard_error
 from tft.backtest import FoldRow, Record, segments
 from tft.positions import Earnings
@@ -115,6 +118,35 @@ FACTS = report.Facts(
 )
 
 
+def inference(record: Record, folds: Sequence[FoldRow] = (), **given: Any) -> Inference:
+    """Of the record alone, with the same luck for every fold."""
+    luck = [FoldLuck(row.fold, 21, best_of_independent_epochs=9.28, best_of_correlated_epochs=2.34) for row in folds]
+    return replace(infer(record, [], **given), folds=tuple(luck))
+
+
+def baseline(name: str, difference: float | None, **given: Any) -> BaselineRow:
+    """A baseline of Sharpe 1.5; its difference has an error of 0.3 and an interval of 0.6 on each side."""
+    known = difference is not None
+    values: dict[str, Any] = {
+        "baseline": name,
+        "segment": "holdout",
+        "n_bars": 78,
+        "sharpe_annual": 1.5,
+        "sharpe_gross_annual": 1.75,
+        "turnover_annual": 12.5,
+        "max_drawdown": -0.123,
+        "model_sharpe_annual": 1.5 + (difference or 0.0),
+        "difference_annual": difference,
+        "difference_se_annual": 0.3 if known else None,
+        "interval_low_annual": difference - 0.6 if difference is not None else None,
+        "interval_high_annual": difference + 0.6 if difference is not None else None,
+        "p_value": 0.77 if known else None,
+        "detectable_annual": 0.84 if known else None,
+        "remark": "" if known else "It has no position.",
+    }
+    return BaselineRow(**values | given)
+
+
 def page(**changes: Any) -> str:
     figure = Figure(figsize=(2, 1))
     given: dict[str, Any] = {
@@ -133,7 +165,9 @@ def page(**changes: Any) -> str:
         "trouble": (),
         "figures": {"extra.png": figure, "vsn_heatmap.png": figure, "equity.png": figure},
     }
-    return report.render(**given | changes)
+    given |= changes
+    given.setdefault("inference", inference(given["record"], given["folds"]))
+    return report.render(**given)
 
 
 def section(html: str, name: str) -> str:
@@ -188,23 +222,16 @@ def test_the_headline_is_the_holdouts_with_its_bars_dates_and_error() -> None:
     assert development is not None
     error = sharpe_standard_error(record.net()[80:158]) * np.sqrt(252)
     text = section(page(record=record), "headline").replace("−", "-")
-    assert f"Holdout net Sharpe {performance.sharpe:.2f} ± {error:.2f}" in text
+    assert f"Holdout Sharpe {performance.sharpe:.2f} ± {error:.2f}: " in text
+    assert f"Net Sharpe {performance.sharpe:.2f} ± {error:.2f}, annual, after costs" in text
     # 80 bars of which the last two have no return yet.
     assert "over 78 bars from 2023-03-22 to 2023-06-07" in text
     assert f"Development net Sharpe {development.sharpe:.2f}: took part in selection: not out-of-sample" in text
 
 
-def test_a_nested_record_is_clean_and_shows_no_development() -> None:
-    """The page says how it was chosen; what is said of the deployed model's own choice is said to be of all bars."""
-    record = small_record(160, holdout_bars=160)
-    html = page(job=replace(FACTS, selection="nested", n_development=160), record=record)
-    parsed(html)
-    performance = record.performance("holdout")
-    assert performance is not None
-    text = section(html, "headline").replace("−", "-")
-    assert f"Nested out-of-sample net Sharpe {performance.sharpe:.2f} ±" in text
-    assert "each forecast with columns and parameters that its fold chose on nothing but the bars before it" in text
-    assert "Development" not in html and "Holdout" not in html
+def test_a_nested_report_says_which_choice_it_shows() -> None:
+    """What is said of the deployed model's own choice is said to be of all bars."""
+    html = page(job=replace(FACTS, selection="nested", n_development=160), record=small_record(160, holdout_bars=160))
     assert html.count("Of the deployed model, chosen on all 160 bars.") == 2
     assert 'class="holdout"' not in html
 
@@ -219,7 +246,7 @@ def test_a_short_holdout_has_no_standard_error() -> None:
     text = section(page(record=small_record(160, holdout_bars=40)), "headline")
     assert "over 38 bars" in text
     assert "±" not in text
-    assert "No standard error" in text
+    assert "No standard error: 38 bars are too few for any inference, 63 are needed" in text
 
 
 @pytest.mark.parametrize("holdout_bars", [0, 8])
@@ -228,7 +255,7 @@ def test_without_a_holdout_there_is_no_clean_number(holdout_bars: int) -> None:
     parsed(html)
     text = section(html, "headline")
     assert "No clean number exists" in text
-    assert "Holdout net Sharpe" not in text
+    assert "Net Sharpe" not in text.replace("Development net Sharpe", "")
     assert "took part in selection: not out-of-sample" in text
 
 
@@ -236,7 +263,8 @@ def test_a_strategy_that_stayed_flat_is_reported() -> None:
     record = small_record(160, holdout_bars=80)
     nothing = np.where(np.isfinite(record.earned.net), 0.0, np.nan)
     html = page(record=replace(record, earned=replace(record.earned, net=nothing, gross=nothing)))
-    assert "Holdout net Sharpe 0.00" in section(html, "headline")
+    assert "Net Sharpe 0.00, annual" in section(html, "headline")
+    assert "Holdout Sharpe undefined: the returns do not vary" in section(html, "headline")
 
 
 @pytest.mark.parametrize(
@@ -318,6 +346,140 @@ def test_a_hostile_name_is_escaped_wherever_it_appears() -> None:
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "script" not in parsed(html).tags
+
+
+def table(html: str, name: str) -> list[list[str]]:
+    """Cells of the body of the table of that id, by row."""
+    body = html[html.index(f'id="{name}"') :].split("<tbody>")[1].split("</tbody>")[0]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in body.split("<tr")[1:]]
+    return [[" ".join(re.sub(r"<[^>]+>", " ", cell).split()).replace("−", "-") for cell in row] for row in cells]
+
+
+def test_the_verdict_stands_first() -> None:
+    record = small_record(160, holdout_bars=80)
+    judged = inference(record, baselines=[baseline("long only", -0.1)])
+    text = section(page(record=record, inference=judged), "headline").replace("−", "-")
+    assert text.startswith(judged.verdict)
+    assert "it does not beat long only (difference -0.10 ± 0.30)" in text
+
+
+def test_every_sharpe_has_its_inference_beside_it() -> None:
+    """Holdout, development and the best trial of tuning, in this order; bars and Sharpes as in the record."""
+    record = small_record(400, holdout_bars=150)
+    returns = 0.01 * np.random.default_rng(0).standard_normal((200, 12))
+    judged = inference(record, trials=Trials(returns, best=0, n_started=30), others=[Looked(1.0, 100)])
+    html = page(record=record, inference=judged)
+    parsed(html)
+    rows = {row[0]: row[1:] for row in table(html, "inference")}
+    three = [judged.holdout, judged.development, judged.tuning]
+    for label, key, form in [
+        ("Bars", "n_bars", ",d"),
+        ("Sharpe, net", "sharpe", "z.2f"),
+        ("Standard error (HAC)", "standard_error", "z.2f"),
+        ("p-value of no skill, one-sided", "p_value", ".3f"),
+        ("Configurations it is the best of, or may be (N)", "n_trials", ",d"),
+        ("Probabilistic Sharpe ratio (PSR)", "psr", ".3f"),
+        ("Deflated Sharpe ratio (DSR)", "dsr", ".3f"),
+        ("Smallest Sharpe so many bars could detect", "detectable_sharpe", "z.2f"),
+    ]:
+        assert rows[label] == [format(getattr(one, key), form) for one in three], label
+    assert rows["Configurations it is the best of, or may be (N)"] == ["2", "30", "30"]
+    for one, interval in zip(three, rows["95 % interval"], strict=True):
+        assert one is not None
+        assert interval == f"{one.low:z.2f} to {one.high:z.2f}"
+    assert judged.overfitting is not None
+    said = " ".join(html.split()).replace("−", "-")
+    assert f"Probability of backtest overfitting {judged.overfitting.pbo:.2f}:" in said
+    assert f"Noise alone gives {judged.overfitting.noise_low:.2f} to {judged.overfitting.noise_high:.2f}" in said
+
+
+def test_pbo_that_cannot_be_computed_says_why() -> None:
+    record = small_record(160, holdout_bars=80)
+    trials = Trials(0.01 * np.random.default_rng(0).standard_normal((90, 3)), best=0, n_started=3)
+    html = page(record=record, inference=inference(record, trials=trials))
+    assert "not computable, 3 trials were completed and traded, at least 10 are needed" in " ".join(html.split())
+
+
+def test_beside_the_best_epoch_stands_what_noise_would_have_shown() -> None:
+    rows = table(page(), "folds")
+    assert [row[6:8] for row in rows] == [["8.08", "2.34 (9.28)"]] * 6
+
+
+def test_earlier_looks_at_the_holdout_are_listed() -> None:
+    looks = [
+        Look("comparison", "2023-03-01", "2023-06-07", ("A",), "aa" * 32, "r1" * 16, "", 1.25, 90, "2024-05-01T10:30"),
+        Look("production", "2023-03-22", "2023-06-07", ("A", "B"), "bb" * 32, "r2" * 16, "e", None, None, "2024-06-01"),
+    ]
+    html = page(looks=looks)
+    parsed(html)
+    assert "Look 2 at this holdout" in section(html, "headline")
+    assert table(html, "looks") == [
+        ["1", "2024-05-01 10:30", "comparison", "2023-03-01 – 2023-06-07", "1.25", "aa" * 6, "r1" * 6],
+        ["2", "2024-06-01", "production, this one", "2023-03-22 – 2023-06-07", "n/a", "bb" * 6, "r2" * 6],
+    ]
+
+
+def test_baselines_are_a_table_with_a_figure_of_its_own() -> None:
+    record = small_record(160, holdout_bars=80)
+    judged = inference(record, baselines=[baseline("long only", -0.1), baseline("MACD", None)])
+    html = page(record=record, inference=judged, figures={report.BASELINES: Figure(figsize=(1, 1))})
+    parsed(html)
+    first, second = table(html, "baselines")
+    assert first == [
+        *["long only", "78", "1.50", "1.75", "-12.30%", "12.5"],
+        *["-0.10 ± 0.30", "-0.70 to 0.50", "0.77", "0.84"],
+    ]
+    assert second[6:] == ["n/a"] * 4
+    assert "MACD: It has no position." in html
+    assert html.index('alt="Model and simple rules"') < html.index("<h2>Folds</h2>")
+
+
+def test_the_tuned_run_is_compared_with_the_untuned_one() -> None:
+    record = small_record(160, holdout_bars=80)
+    html = page(record=record, inference=inference(record, against_untuned=baseline("untuned", 0.2)))
+    said = " ".join(html.split()).replace("−", "-")
+    assert (
+        "Against the untuned configuration (trial 0) on the same 78 bars of the holdout, whose net Sharpe is 1.50: a "
+        "difference of +0.20 ± 0.30, 95 % interval -0.40 to 0.80 (p = 0.77); a difference under 0.84 would hardly have "
+        "been found."
+    ) in said
+
+
+@dataclass(frozen=True)
+class Found:
+    severity: str
+    check: str
+    where: str
+    message: str
+
+
+def test_findings_are_listed() -> None:
+    html = page(findings=[Found("error", "leak", "px_tomorrow", HOSTILE)])
+    parsed(html)
+    assert "<script" not in html
+    (row,) = table(html, "findings")
+    assert row[:3] == ["error", "leak", "px_tomorrow"]
+
+
+def test_what_was_not_given_has_no_section() -> None:
+    html = page()
+    for name in ("looks", "baselines", "findings"):
+        assert f'id="{name}"' not in html
+    for text in ("What a simple rule", "Against the untuned", "Probability of backtest overfitting", "Best trial of"):
+        assert text not in html
+
+
+def test_a_nested_record_has_no_development_column_and_says_how_it_was_chosen() -> None:
+    record = replace(small_record(160), segment=np.full(160, "holdout"))
+    judged = inference(record, selection="nested")
+    html = page(job=replace(FACTS, selection="nested"), record=record, inference=judged)
+    parsed(html)
+    text = section(html, "headline")
+    assert text.startswith("Nested out-of-sample Sharpe")
+    assert "chosen anew for each fold, on bars before it" in text
+    assert "Development" not in text
+    assert "Development<br>" not in html
+    assert {len(row) for row in table(html, "inference")} == {2}
 
 
 @pytest.mark.parametrize(

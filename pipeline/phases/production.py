@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
-from pipeline import plots, registry, report
+from pipeline import luck_plots, plots, registry, report
+from pipeline.assessment import Assessment, assess, enter_look, say_what_can_be_found
 from pipeline.config import Config, to_mapping
+from pipeline.inference import Inference, SharpeInference, metrics
 from pipeline.job import Job
-from pipeline.oos import Choice, Walked, choose, out_of_sample, recipes, record_folds
+from pipeline.ledger import Look
+from pipeline.oos import Choice, Walked, choose, out_of_sample, recipes
 from pipeline.phases import pruning, tuning
 from pipeline.tracking import Run, log_folds
-from tft.backtest import FoldRow, fold_row
+from tft.backtest import FoldOutcome, FoldRow, fold_row
 from tft.checkpoint import CheckpointManager, TrainedModel
 from tft.fits import FoldFit
 from tft.folds import Fold, final_fold
@@ -39,6 +43,10 @@ class Produced:
     folds: tuple[FoldRow, ...]
     development: Performance | None
     holdout: Performance | None
+    inference: Inference
+    """What luck alone would have given beside each of these numbers, and the verdict."""
+    looks: tuple[Look, ...]
+    """At an overlapping holdout, this one last."""
     seed_sharpes: tuple[float, ...]
     """Holdout (development without a holdout) net Sharpe of each seed alone: the noise floor of any comparison."""
     checkpoint: str
@@ -54,18 +62,18 @@ class Produced:
 
 def run(job: Job) -> Produced:
     """Run whatever upstream is missing, then walk forward through all bars, fit the final model, and register it."""
-    record_folds(job)  # too few bars are refused before anything is trained
+    say_what_can_be_found(job)  # and refuses too few bars before anything is trained
     chosen = choose(job)
     filtered, pruned, tuned, config = chosen.filtered, chosen.pruned, chosen.tuned, chosen.config
-    walks: list[Walked] = []
+    walks: list[tuple[Walked, Assessment]] = []
 
     def compute(run: Run) -> Produced:
-        result, walked = _produce(job, chosen, run)
-        walks.append(walked)
+        result, walked, assessment = _produce(job, chosen, run)
+        walks.append((walked, assessment))
         return result
 
     def log(run: Run, result: Produced) -> None:
-        (walked,) = walks
+        ((walked, assessment),) = walks
         record, outcomes = walked.record, walked.outcomes
         figures = {
             "validation_vs_oos.png": plots.validation_against_oos(result.folds),
@@ -80,6 +88,8 @@ def run(job: Job) -> Produced:
                 [outcome.validation_score.tolist() for outcome in outcomes],
             ),
         }
+        if result.inference.baselines:
+            figures[report.BASELINES] = luck_plots.baselines(record, assessment.baselines, result.inference.baselines)
         page = report.render(
             job=report.Facts(
                 source=job.data.source,
@@ -106,6 +116,8 @@ def run(job: Job) -> Produced:
             model=(result.model_name, result.model_version, result.promoted, result.promotion_reason),
             trouble=result.trouble,
             figures=figures,
+            inference=result.inference,
+            looks=result.looks,
         )
         for target in (run, job.parent):
             _log_headline(target, result, filtered.n_initial, len(filtered.kept))
@@ -116,9 +128,12 @@ def run(job: Job) -> Produced:
                 target.figure(name, figure)
             target.text("report.html", page)
             with tempfile.TemporaryDirectory() as scratch:
-                path = Path(scratch) / "oos_record.parquet"
-                pl.DataFrame(dict(record.to_columns())).write_parquet(path)
-                target.file(path)
+                for name, columns in (
+                    ("oos_record.parquet", record.to_columns()),
+                    ("validation_returns.parquet", validation_columns(outcomes, job.data.panel.times)),
+                ):
+                    pl.DataFrame(dict(columns)).write_parquet(Path(scratch) / name)
+                    target.file(Path(scratch) / name)
         tuning.log_trials(job.parent, tuned)
 
     return job.run_phase(
@@ -132,14 +147,16 @@ def run(job: Job) -> Produced:
     )
 
 
-def _produce(job: Job, chosen: Choice, run: Run) -> tuple[Produced, Walked]:
+def _produce(job: Job, chosen: Choice, run: Run) -> tuple[Produced, Walked, Assessment]:
     config, panel = chosen.config, job.data.panel
     keep = job.fits_folder("production")
     walked = out_of_sample(job, keep=keep)
+    look = enter_look(job, walked)
     last, final = _fit_final(job, chosen, walked.folds[-1].index + 1, keep)
     record = walked.record
     rows = tuple(fold_row(outcome, record, panel.times) for outcome in walked.outcomes)
     development, holdout = record.performance("development"), record.performance("holdout")
+    assessment = assess(job, chosen, walked, look, keep=keep)
     of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
 
     trained = TrainedModel(
@@ -177,7 +194,7 @@ def _produce(job: Job, chosen: Choice, run: Run) -> tuple[Produced, Walked]:
         run=run,
         panel=panel,
         holdout_sharpe=holdout.sharpe if holdout else None,
-        card=model_card(job, config, rows, development, holdout),
+        card=model_card(job, config, rows, development, holdout, assessment.inference),
     )
     trouble += registered.trouble
     return (
@@ -186,6 +203,8 @@ def _produce(job: Job, chosen: Choice, run: Run) -> tuple[Produced, Walked]:
             folds=rows,
             development=development,
             holdout=holdout,
+            inference=assessment.inference,
+            looks=assessment.looks,
             seed_sharpes=tuple(one.sharpe for one in of_seeds if one),
             checkpoint=str(written),
             model_name=config.registry.name,
@@ -195,6 +214,7 @@ def _produce(job: Job, chosen: Choice, run: Run) -> tuple[Produced, Walked]:
             trouble=tuple(trouble),
         ),
         walked,
+        assessment,
     )
 
 
@@ -229,7 +249,15 @@ def _final_fold(job: Job, index: int) -> Fold:
 
 
 def _log_headline(run: Run, result: Produced, n_initial: int, n_prefiltered: int) -> None:
-    log_folds(run, result.folds)
+    luck = result.inference.folds
+    log_folds(
+        run,
+        result.folds,
+        {
+            "val_sharpe_best_of_noise": [one.best_of_correlated_epochs for one in luck],
+            "val_sharpe_best_of_independent_noise": [one.best_of_independent_epochs for one in luck],
+        },
+    )
     development, holdout = result.development, result.holdout
     run.metrics(
         {
@@ -241,12 +269,15 @@ def _log_headline(run: Run, result: Produced, n_initial: int, n_prefiltered: int
             "oos_sharpe_development": development.sharpe if development else None,
             "oos_sharpe_development_gross": development.sharpe_gross if development else None,
             "seed_sharpe_spread": float(np.std(result.seed_sharpes, ddof=1)) if len(result.seed_sharpes) > 1 else None,
+            "n_looks": len(result.looks),
         }
     )
+    run.metrics(metrics(result.inference))
     for segment, performance in (("holdout", holdout), ("development", development)):
         if performance:
             run.metrics({f"{segment}_{name}": value for name, value in asdict(performance).items()})
     run.tags({"model_name": result.model_name, "model_version": result.model_version, "checkpoint": result.checkpoint})
+    run.tags({"verdict": result.inference.verdict})
     if result.trouble:
         run.tags({"trouble": " ".join(result.trouble)})
 
@@ -267,39 +298,67 @@ def log_choices(run: Run, walked: Walked) -> None:
     run.table("choices.json", columns)
 
 
+def validation_columns(
+    outcomes: Sequence[FoldOutcome], times: NDArray[np.datetime64]
+) -> Mapping[str, NDArray[np.generic]]:
+    """Net portfolio return of every validation bar after every epoch, as a long table: fold, epoch, time, net."""
+    blocks = [outcome.validation_returns for outcome in outcomes]  # (E, n) each
+    return {
+        "fold": np.repeat([outcome.fold.index for outcome in outcomes], [block.size for block in blocks]),
+        "epoch": np.concatenate([np.repeat(np.arange(len(block)), block.shape[1]) for block in blocks]),
+        "time": np.concatenate(
+            [
+                np.tile(times[outcome.fold.validation.start : outcome.fold.validation.stop], len(block))
+                for outcome, block in zip(outcomes, blocks, strict=True)
+            ]
+        ),
+        "net": np.concatenate([block.ravel() for block in blocks]),
+    }
+
+
 def model_card(
-    job: Job, config: Config, rows: Sequence[FoldRow], development: Performance | None, holdout: Performance | None
+    job: Job,
+    config: Config,
+    rows: Sequence[FoldRow],
+    development: Performance | None,
+    holdout: Performance | None,
+    inference: Inference,
 ) -> str:
     """The version's description in the registry (Markdown)."""
     panel = job.data.panel
 
-    def line(name: str, performance: Performance | None) -> str:
+    def line(name: str, performance: Performance | None, judged: SharpeInference | None) -> str:
         if performance is None:
             return f"- {name}: too few bars to say anything"
+        error = f" ± {judged.standard_error:.2f}" if judged and judged.standard_error is not None else ""
         return (
-            f"- {name}: annual net Sharpe {performance.sharpe:.2f} (gross {performance.sharpe_gross:.2f}), "
+            f"- {name}: annual net Sharpe {performance.sharpe:.2f}{error} (gross {performance.sharpe_gross:.2f}), "
             f"worst drawdown {performance.max_drawdown:.1%}, turnover {performance.turnover:.0f} a year, "
             f"{performance.n_bars} bars"
         )
 
-    if config.selection == "nested":
-        records = [
-            line("Nested, columns and parameters of each fold chosen on nothing but the bars before it", holdout)
-        ]
-    else:
-        records = [
-            line("Holdout, never seen by selection", holdout),
-            line("Development, on which columns and parameters were chosen: not out-of-sample", development),
-        ]
     used = config.model
     return "\n".join(
         [
             "## Temporal Fusion Transformer",
+            inference.verdict,
+            "",
             f"Trained on {len(panel.symbols)} instruments ({', '.join(panel.symbols[:12])}), "
             f"{panel.times[0]} to {panel.times[-1]}, {len(rows)} walk-forward folds with a purge gap of "
             f"{config.purge_gap} bars.",
             "",
-            *records,
+            *(
+                [line("Nested record, each fold chosen on bars before it", holdout, inference.holdout)]
+                if config.selection == "nested"
+                else [
+                    line("Holdout, never seen by selection", holdout, inference.holdout),
+                    line(
+                        "Development, on which columns and parameters were chosen: not out-of-sample",
+                        development,
+                        inference.development,
+                    ),
+                ]
+            ),
             "",
             f"Network: d_hidden {used.d_hidden}, n_heads {used.n_heads}, lstm_layers {used.lstm_layers}, "
             f"seq_len {used.seq_len}, n_context {used.n_context}, loss {config.training.loss_mode}.",

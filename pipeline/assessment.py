@@ -1,0 +1,120 @@
+"""Gathers what a walk-forward is judged by: looks at its holdout, its search, the untuned configuration, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.baselines import against, run_baselines
+from pipeline.inference import Inference, Looked, Trials, detectable_sharpe, infer
+from pipeline.job import Job
+from pipeline.ledger import Look, by_configuration, enter, overlapping
+from pipeline.oos import Choice, Walked, record_folds, stitch_by_fold, untuned_record
+from pipeline.phases.tuning import Tuned
+from pipeline.significance import MIN_INFERENCE_BARS
+from tft.backtest import Record
+from tft.positions import Earnings
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    inference: Inference
+    looks: tuple[Look, ...]
+    """At an overlapping holdout, this one last; none without a holdout."""
+    baselines: Mapping[str, Record]
+    """The record of each simple rule."""
+
+
+def say_what_can_be_found(job: Job) -> None:
+    """Before training: the smallest true Sharpe that the clean bars of the record could detect."""
+    start = record_folds(job)[0].test.start
+    first = start if job.config.selection == "nested" else max(start, job.n_development)
+    n_bars = len(job.data.panel.times) - job.config.timing.label_bars - first
+    smallest = detectable_sharpe(n_bars, job.config.periods_per_year)
+    job.parent.metrics({"detectable_sharpe": smallest})
+    if smallest is None:
+        job.reporter.say("production: there is no holdout, nothing of this run will be out-of-sample")
+    else:
+        short = "" if n_bars >= MIN_INFERENCE_BARS else f"; any inference needs {MIN_INFERENCE_BARS}"
+        job.reporter.say(
+            f"production: the out-of-sample record will have {n_bars} bars, on which a true Sharpe under "
+            f"{smallest:.1f} is likely to be missed (5 % one-sided, 80 % power){short}"
+        )
+
+
+def enter_look(job: Job, walked: Walked) -> Look | None:
+    """The walk-forward in the ledger of looks, before anything of its holdout is computed; None without a holdout."""
+    record = walked.record
+    known = np.flatnonzero((record.segment == "holdout") & np.isfinite(record.net()))
+    if not len(known):
+        return None
+    return enter(
+        Look(
+            kind="production",
+            first=str(record.times[known[0]]),
+            last=str(record.times[known[-1]]),
+            symbols=record.symbols,
+            config_sha256=job.tags()["config_sha256"],
+            run=job.parent.run_id,
+            evaluation=job.keys["production"],
+        )
+    )
+
+
+def assess(job: Job, chosen: Choice, walked: Walked, look: Look | None, *, keep: Path | None = None) -> Assessment:
+    """Judge the walk-forward. `chosen`: what the deployed model uses, whose search it is. `keep`: as in `walk`."""
+    record = walked.record
+    untuned = untuned_record(job, walked, keep=keep)
+    simple = run_baselines(
+        job.data.panel,
+        walked.folds,
+        [walked.choices[fold.index].features for fold in walked.folds],
+        walked.market.sigma,
+        chosen.config.timing,
+        lambda own: stitch_by_fold(own, walked.positions, walked.market, n_development=walked.n_development),
+        test_until=len(job.data.panel.times),
+    )
+    looks = overlapping(look.first, look.last, look.symbols) if look else []
+    others = [one for one in by_configuration(looks).values() if look and one.config_sha256 != look.config_sha256]
+    inference = infer(
+        record,
+        walked.outcomes,
+        selection=walked.selection,
+        trials=_trials(chosen.tuned),
+        # The untuned configuration is no look: the headline was settled before it was computed.
+        others=[Looked(one.sharpe, one.n_bars or 0) for one in others],
+        against_untuned=against(_over(record, untuned.bars), {"untuned": untuned}, "holdout")[0] if untuned else None,
+        baselines=against(record, simple, "holdout") if look else (),
+        seed=job.config.seed,
+    )
+    if look and inference.holdout:
+        look = enter(replace(look, sharpe=inference.holdout.sharpe, n_bars=inference.holdout.n_bars))
+        looks = [*(one for one in looks if one.key != look.key), look]
+    return Assessment(inference, tuple(looks), simple)
+
+
+def _over(record: Record, bars: range) -> Record:
+    """The part of a record over some of its bars."""
+    rows = slice(bars.start - record.bars.start, bars.stop - record.bars.start)
+    return replace(
+        record,
+        bars=bars,
+        times=record.times[rows],
+        fold=record.fold[rows],
+        raw_position=record.raw_position[rows],
+        position=record.position[rows],
+        earned=Earnings(*(getattr(record.earned, each.name)[rows] for each in fields(Earnings))),
+        segment=record.segment[rows],
+    )
+
+
+def _trials(tuned: Tuned) -> Trials:
+    completed = [trial for trial in tuned.trials if trial.oos_returns]
+    return Trials(
+        returns=np.array([trial.oos_returns for trial in completed], dtype=np.float64).T,
+        best=[trial.number for trial in completed].index(tuned.best_trial),
+        n_started=len(tuned.trials),
+    )
