@@ -19,6 +19,8 @@ import pytest
 from conftest import MICRO, WholeJob, Workplace, artifacts, run_named
 from mlflow.entities import Run as MlflowRun
 
+from pipeline.inference import sharpe_inference
+from pipeline.significance import best_of_epochs
 from pipeline.tracking import EXPERIMENT, FOLD_METRICS
 
 PHASES = ("prefilter", "exploration", "pruning", "tuning", "production")
@@ -208,6 +210,80 @@ def test_the_record_reaches_the_last_bar_and_holds_no_bar_twice(whole_job: Whole
     assert holdout.to_list() == bars[-N_HOLDOUT_BARS:].to_list()
 
 
+@pytest.mark.parametrize("phase", ["", "production"])
+def test_each_sharpe_is_logged_with_what_luck_alone_would_give(whole_job: WholeJob, phase: str) -> None:
+    """The same figures as from the logged record, and the verdict that follows from them."""
+    run = whole_job.child(whole_job.run_id, phase) if phase else whole_job.parent
+    metrics = run.data.metrics
+    record = pl.read_parquet(artifacts(run) / "oos_record.parquet")
+    net = (
+        record.filter((pl.col("segment") == "holdout") & pl.col("pnl").is_not_nan())
+        .group_by("time")
+        .agg(pl.col("pnl").mean())
+        .sort("time")["pnl"]
+        .to_numpy()
+    )
+    judged = sharpe_inference(net, periods_per_year=252)
+    assert metrics["oos_sharpe"] == pytest.approx(judged.sharpe)
+    assert metrics["oos_sharpe_se"] == pytest.approx(judged.standard_error)
+    assert metrics["oos_psr"] == pytest.approx(judged.psr)
+    assert metrics["oos_dsr"] == pytest.approx(judged.dsr)
+    assert (metrics["oos_sharpe_low"], metrics["oos_sharpe_high"]) == pytest.approx((judged.low, judged.high))
+    assert metrics["n_looks"] == metrics["n_configurations_looked"] == 1
+    assert math.isfinite(metrics["tuning_sharpe_dsr"])
+    assert run.data.tags["verdict"].startswith(f"Holdout Sharpe {judged.sharpe:.2f} ± {judged.standard_error:.2f}: ")
+
+
+def test_before_training_it_is_said_what_so_few_bars_can_show(whole_job: WholeJob) -> None:
+    """88 bars with a known return: 2.49 sqrt(252 / 88)."""
+    detectable = whole_job.parent.data.metrics["detectable_sharpe"]
+    assert detectable == pytest.approx(2.4865 * math.sqrt(252 / 88), rel=1e-4)
+    said = "record will have 88 bars, on which a true Sharpe under 4.2 is likely to be missed"
+    assert whole_job.errors.index(said) < whole_job.errors.index("exploration: running")
+
+
+def test_the_verdict_is_on_the_terminal_on_the_page_and_on_the_card(whole_job: WholeJob) -> None:
+    verdict = whole_job.parent.data.tags["verdict"]
+    assert verdict in " ".join(whole_job.output.split())
+    assert "Look 1 at this holdout." in whole_job.output
+    page = " ".join((artifacts(whole_job.parent) / "report.html").read_text().split())
+    assert verdict in page.replace("−", "-")
+    assert verdict in (whole_job.client.get_model_version("tft-production", "1").description or "")
+
+
+def test_the_validation_returns_of_every_epoch_are_kept(whole_job: WholeJob) -> None:
+    """They give the logged Sharpes; the fold table says what noise as correlated as they are would have shown."""
+    kept = pl.read_parquet(artifacts(whole_job.parent) / "validation_returns.parquet")
+    assert kept.columns == ["fold", "epoch", "time", "net"]
+    folds = table(whole_job.parent, "folds.json")
+    for row, fold in enumerate(folds["fold"]):
+        own = kept.filter(pl.col("fold") == fold)
+        blocks = [own.filter(pl.col("epoch") == epoch).sort("time") for epoch in range(folds["n_epochs"][row])]
+        assert sum(len(block) for block in blocks) == len(own)
+        first, last = (str(blocks[0]["time"][i].isoformat()) for i in (0, -1))
+        assert (first, last) == (folds["validation_start"][row][:19], folds["validation_end"][row][:19])
+        returns = np.stack([block["net"].to_numpy() for block in blocks])
+        annual = returns.mean(axis=1) / returns.std(axis=1, ddof=1) * math.sqrt(252)
+        assert annual[folds["kept_epoch"][row]] == pytest.approx(folds["val_sharpe"][row])
+        assert annual.max() == pytest.approx(folds["val_sharpe_best_epoch"][row])
+        assert folds["val_sharpe_best_of_independent_noise"][row] == best_of_epochs(*returns.shape)
+        assert 0.0 <= folds["val_sharpe_best_of_noise"][row] < 1.05 * best_of_epochs(*returns.shape)
+
+
+def test_the_holdout_is_in_the_ledger_of_looks(whole_job: WholeJob) -> None:
+    experiment = whole_job.client.get_experiment_by_name("tft-holdout-looks")
+    assert experiment is not None
+    run = whole_job.parent
+    looks = [
+        look
+        for look in whole_job.client.search_runs([experiment.experiment_id])
+        if look.data.tags["config_sha256"] == run.data.tags["config_sha256"]
+    ]
+    (look,) = looks  # though other tests run the same job again
+    assert look.data.tags["run"] == whole_job.run_id
+    assert look.data.metrics == {"sharpe": pytest.approx(run.data.metrics["oos_sharpe"]), "n_bars": 88.0}
+
+
 def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:
     """It embeds its pictures, and loads nothing from elsewhere."""
     page = (artifacts(whole_job.parent) / "report.html").read_text()
@@ -220,7 +296,7 @@ def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:
                     loaded.append(value or "")
 
     Loads().feed(page)
-    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 5
+    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 6
     assert not [value for value in loaded if value.lstrip().lower().startswith(("http:", "https:", "//"))]
     assert "@import" not in page
     assert not [part for part in page.split("url(")[1:] if not part.lstrip("'\" ").startswith("data:")]

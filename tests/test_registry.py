@@ -24,6 +24,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline import registry
 from pipeline.config import RegistryConfig
+from pipeline.ledger import overlapping
 from pipeline.registry import ALIAS, ARTIFACT, STAGE, RegistryError, find_version, promote, register_and_promote
 from pipeline.strategy import TFTStrategy
 from pipeline.tracking import Run
@@ -183,6 +184,24 @@ def test_better_than_the_incumbent_is_promoted(
         done.reason,
     )
     assert standing(client, "better") == {"2": (STAGE, [ALIAS]), "1": ("Archived", [])}
+
+
+def test_a_comparison_with_the_incumbent_is_a_look_by_both_versions(
+    client: MlflowClient, good: TrainedModel, bad: TrainedModel, panel: Panel, tmp_path: Path
+) -> None:
+    """Over the bars after both fits whose return is known; comparing them again is no other look."""
+    bars = (str(panel.times[FIT_END + 1]), str(panel.times[319 - 2]))
+    before = len(overlapping(*bars, panel.symbols))
+    deliver(bad, panel, tmp_path / "one", "looked", "always")
+    deliver(good, panel, tmp_path / "two", "looked", "if_better")
+    promote("looked", "1", rule="if_better", panel=panel, holdout_sharpe=None)
+    looks = [look for look in overlapping(*bars, panel.symbols) if look.evaluation.startswith("looked version")]
+    assert len(overlapping(*bars, panel.symbols)) == before + len(looks)
+    assert [look.evaluation for look in looks] == ["looked version 2 against 1", "looked version 1 against 2"]
+    assert {(look.kind, look.first, look.last, look.symbols) for look in looks} == {("promotion", *bars, panel.symbols)}
+    assert all(look.n_bars == 319 - FIT_END - 2 for look in looks)
+    new, old = (look.sharpe for look in looks)
+    assert new is not None and old is not None and new > 0.0 > old
 
 
 def test_worse_than_the_incumbent_is_not_promoted(
