@@ -43,6 +43,7 @@ LAYERS = [
     "pipeline/checks.py",
     "pipeline/significance.py",
     "pipeline/baselines.py",
+    "pipeline/null_targets.py",
     "pipeline/execution.py",
     "pipeline/progress.py",
     "pipeline/journal.py",
