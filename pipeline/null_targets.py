@@ -39,7 +39,8 @@ class NullTargets:
         self.sigma: NDArray[np.float64] = ewm_volatility(returns)
         """(T, A), of the real returns"""
         before = np.vstack([np.full((1, returns.shape[1]), np.nan), self.sigma[:-1]])
-        self.complete: NDArray[np.int64] = np.flatnonzero((np.isfinite(returns) & np.isfinite(before)).all(axis=1))
+        self._known = np.isfinite(returns) & np.isfinite(before)  # (T, A)
+        self.complete: NDArray[np.int64] = np.flatnonzero(self._known.all(axis=1))
         """(n,) bars of the panel"""
         n_complete = len(self.complete)
         if n_complete < 2:
@@ -60,6 +61,23 @@ class NullTargets:
             "shift" if len(admissible) >= MIN_SHIFTS else "stationary bootstrap"
         )
         self._shifts = np.random.default_rng([self.seed, _SHIFTS]).permutation(np.asarray(admissible))
+
+    @property
+    def description(self) -> str:
+        """Which null this is, and on how many bars; where many are lost, the instrument that costs most of them."""
+        n_bars = len(self.data.panel.times)
+        text = f"{len(self.complete)} of {n_bars} bars are complete"
+        if len(self.complete) < 0.9 * n_bars:
+            symbols = self.data.panel.symbols
+            alone = [self._known.sum(axis=1)[~self._known[:, a]] == len(symbols) - 1 for a in range(len(symbols))]
+            costs = [int(bars.sum()) for bars in alone]
+            text += f" ({symbols[int(np.argmax(costs))]} alone is missing in {max(costs)})"
+        if self.method == "shift":
+            return f"{text}, targets are shifted by {len(self._shifts)} admissible distances"
+        return (
+            f"{text}, which admit {len(self._shifts)} shifts of the targets, fewer than {MIN_SHIFTS}: their rows are "
+            f"resampled by a stationary bootstrap"
+        )
 
     def most(self, repetitions: int) -> int:
         """How many of so many repetitions there can be: no two have the same shift."""

@@ -75,7 +75,7 @@ def training_curves(
     fold_indices: Sequence[int], train_loss: Sequence[Sequence[float]], validation_score: Sequence[Sequence[float]]
 ) -> Figure:
     """Loss and validation score by epoch, a line a fold, early folds dark and late ones light, and their median."""
-    figure, panels = _panels(6.5, (1, 1))
+    figure, panels = empty_figure(6.5, (1, 1))
     shades = colormaps["viridis"](np.linspace(0.0, 0.88, len(fold_indices)))
     alpha = 0.85 if len(fold_indices) <= _MAX_LEGEND else 0.5
     for axes, curves in zip(panels, (train_loss, validation_score), strict=True):
@@ -100,7 +100,7 @@ def training_curves(
 
 def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
     """Validation and out-of-sample Sharpe by fold, and their difference below; `n/a` where one of them is missing."""
-    figure, (above, below) = _panels(7.0, (2, 1))
+    figure, (above, below) = empty_figure(7.0, (2, 1))
     x = np.arange(len(rows))
     best, kept, oos, gap = (
         np.array([np.nan if (value := getattr(row, name)) is None else value for row in rows], dtype=np.float64)
@@ -137,7 +137,7 @@ def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
 def vsn_heatmap(ranked: Sequence[RankedRow], fold_indices: Sequence[int]) -> Figure:
     """Selection weight by column and fold, best columns on top; grey cells are missing, grey names not selected."""
     top = ranked[:HEATMAP_ROWS]
-    figure, (axes,) = _panels(1.7 + 0.22 * len(top), (1,))
+    figure, (axes,) = empty_figure(1.7 + 0.22 * len(top), (1,))
     axes.grid(visible=False)
     weights = 100.0 * np.array([row.weights for row in top], dtype=np.float64)  # (columns, K)
     colours = colormaps["YlGnBu"].with_extremes(bad="#BDBDBD")
@@ -170,7 +170,7 @@ def stability_against_weight(
     threshold: float,
 ) -> Figure:
     """Each column's stability against its mean weight, the probes among them, and the weight that was needed."""
-    figure, (axes,) = _panels(6.0, (1,))
+    figure, (axes,) = empty_figure(6.0, (1,))
     for chosen, colour, label in ((False, GREY, "column, not selected"), (True, BLUE, "column, selected")):
         rows = [row for row in ranked if row.selected == chosen]
         axes.scatter(
@@ -223,7 +223,7 @@ def stability_against_weight(
 
 def equity(record: Record) -> Figure:
     """Compounded portfolio return from flat, drawdown below; fold borders as lines, segments as background."""
-    figure, (above, below) = _panels(6.5, (3, 1))
+    figure, (above, below) = empty_figure(6.5, (3, 1))
     known = np.flatnonzero(np.isfinite(record.net()))
     stop = int(known[-1]) + 1 if len(known) else 0  # the last bars have no return yet
     if not stop:
@@ -261,8 +261,8 @@ def equity(record: Record) -> Figure:
             fontsize=7,
             color="#555555",
         )
-    above.plot(time, _compounded(gross), color=GREY, lw=1.0, label="before costs")
-    above.plot(time, _compounded(net), color=BLUE, lw=1.8, label="net of costs")
+    above.plot(time, compounded(gross), color=GREY, lw=1.0, label="before costs")
+    above.plot(time, compounded(net), color=BLUE, lw=1.8, label="net of costs")
     above.axhline(0.0, color="black", lw=0.8)
     above.set_ylabel("cumulative return")
     below.fill_between(time, drawdown(net), 0.0, color=VERMILION, alpha=0.6, lw=0)
@@ -334,15 +334,15 @@ def _quietly(call: Callable[[], Any]) -> Any:
         return call()
 
 
-def _panels(height: float, ratios: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    """An empty figure with axes below each other that share x."""
+def empty_figure(height: float, ratios: Sequence[float], *, sharex: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure with empty axes below each other."""
     figure = Figure(figsize=(WIDTH_IN, height), dpi=DPI, layout="constrained")
-    panels = list(figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=list(ratios))[:, 0])
-    for axes in panels:
+    below = list(figure.subplots(len(ratios), 1, sharex=sharex, squeeze=False, height_ratios=list(ratios))[:, 0])
+    for axes in below:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#E4E4E4", lw=0.7)
         axes.set_axisbelow(True)
-    return figure, panels
+    return figure, below
 
 
 def _label_ratios(axes: Axes) -> None:
@@ -370,7 +370,8 @@ def _runs(values: NDArray[np.str_]) -> list[tuple[int, int]]:
     return list(pairwise(borders))
 
 
-def _compounded(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+def compounded(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) what is gained so far, as a fraction; NaN bars count as 0."""
     return np.asarray(np.cumprod(1.0 + np.nan_to_num(returns, nan=0.0)) - 1.0, dtype=np.float64)
 
 
