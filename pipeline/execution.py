@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -34,7 +34,7 @@ def in_processes(
     *,
     n_workers: int,
     on_done: Callable[[Result], None],
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """`work(common, item)` for every item, in the order of `items`, at most `n_workers` at a time.
 
     `work` is a function of a module; a worker is handed `common` once, when it starts. `on_done` is called in this

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pipeline.plots import BLUE, GREEN, GREY, VERMILION, empty_figure
@@ -66,9 +66,7 @@ def planted(
     above.scatter(x, oracle, marker="_", s=140, color="black", zorder=3, label="oracle, before costs")
     for chosen, face, label in ((True, BLUE, "model, p < 0.05"), (False, "none", "model, p ≥ 0.05")):
         rows = significant == chosen
-        above.scatter(
-            x[rows], np.asarray(found)[rows], s=44, facecolor=face, edgecolor=BLUE, zorder=4, label=label
-        )
+        above.scatter(x[rows], np.asarray(found)[rows], s=44, facecolor=face, edgecolor=BLUE, zorder=4, label=label)
     above.set_ylabel("holdout Sharpe\n(annual, net)")
     below.bar(x - 0.2, planted_kept, width=0.38, color=BLUE, label="planted columns kept")
     below.bar(x + 0.2, others_kept, width=0.38, color=GREY, label="other columns kept")
@@ -97,4 +95,4 @@ def _bins(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _distribution(axes: Axes, values: NDArray[np.float64], bins: NDArray[np.float64], label: str | None) -> None:
     axes.hist(values, bins.tolist(), color=BLUE, alpha=0.45, label=label)
     axes.plot(values, np.zeros(len(values)), "|", color=BLUE, ms=12, clip_on=False)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

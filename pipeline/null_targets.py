@@ -48,8 +48,9 @@ class NullTargets:
                 f"{data.source} has {n_complete} bars on which all of {', '.join(data.panel.symbols)} trade and their "
                 f"volatility is known, a placebo needs at least 2: leave out the instrument that trades apart"
             )
-        self._scale = before[self.complete]
-        self.scaled: NDArray[np.float64] = returns[self.complete] / self._scale
+        self.scale: NDArray[np.float64] = before[self.complete]
+        """sigma_(t-1) (n, A)"""
+        self.scaled: NDArray[np.float64] = returns[self.complete] / self.scale
         """z (n, A)"""
         admissible = admissible_shifts(
             n_complete,
@@ -109,10 +110,10 @@ class NullTargets:
     def returns(self, repetition: int) -> NDArray[np.float64]:
         """r* (T, A); NaN where a bar is not complete."""
         out = np.full_like(self.data.panel.returns, np.nan)
-        out[self.complete] = self._scale * self.scaled[self.rows(repetition)]
+        out[self.complete] = self.scale * self.scaled[self.rows(repetition)]
         return out
 
     def dataset(self, returns: NDArray[np.float64]) -> Dataset:
         """The same features, scaled by the real sigma, with these returns (T, A)."""
         panel = replace(self.data.panel, returns=returns)
-        return replace(self.data, panel=panel, sha256=panel_sha256(panel), sigma=self.sigma)
+        return replace(self.data, panel=panel, sha256=panel_sha256(panel, self.sigma), sigma=self.sigma)

@@ -94,17 +94,13 @@ class Placebo:
         )
 
 
-def run(job: Job, judged: Run, repetitions: int | None = None) -> Placebo:
+def run(job: Job, judged: Run, null: NullTargets) -> Placebo:
     """Judge a production run, and log what came of it on that run and on the job's own.
 
-    Raises ValueError for a run without a holdout Sharpe, for repetitions outside 1..99, or if there is no null.
+    Raises ValueError for a run without a holdout Sharpe.
     """
-    plan = job.config.placebo if repetitions is None else replace(job.config.placebo, repetitions=repetitions)
-    if faults := plan.faults():
-        raise ValueError("\n".join(faults))
     real = holdout_sharpe(judged)
-    null = NullTargets(job.data, job.config)
-    plan = replace(plan, repetitions=null.most(plan.repetitions))
+    plan = replace(job.config.placebo, repetitions=null.most(job.config.placebo.repetitions))
     job.reporter.say(f"placebo: {null.description}; at most {plan.repetitions} repetitions of the whole job")
     series = Repetitions("placebo", PlaceboRepetition, repeat, job, judged, plan.repetitions)
     used: list[PlaceboRepetition] = []
@@ -114,7 +110,7 @@ def run(job: Job, judged: Run, repetitions: int | None = None) -> Placebo:
             used.append(one)
             yield one.oos_sharpe >= real
 
-    with closing(iter(series)) as results:  # type: ignore[type-var]
+    with closing(iter(series)) as results:
         p_value = p_value_of(exceeds(), plan)
     result = Placebo(
         p_value=p_value,

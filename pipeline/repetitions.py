@@ -8,11 +8,9 @@ ones.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -68,10 +66,16 @@ class Repetitions(Generic[Result]):
     """Iterates over the results of repetitions 1..count, in this order; closing the iterator ends what still runs."""
 
     def __init__(
-        self, name: str, kind: type[Result], compute: Compute[Result], job: Job, judged: Run, count: int, **settings: Any
+        self,
+        name: str,
+        kind: type[Result],
+        compute: Compute[Result],
+        job: Job,
+        judged: Run,
+        count: int,
+        **settings: Any,
     ) -> None:
-        """`compute` is a function of a module of this package, or a partial of one; `settings` are all it depends on
-        besides the job and the number."""
+        """`compute` is a function of a module, or a partial of one; `settings` are what it depends on besides."""
         self.name, self.kind, self.compute, self.job, self.judged = name, kind, compute, job, judged
         self.keys = {number: self._key(number, settings) for number in range(1, count + 1)}
         self.n_computed = 0
@@ -88,19 +92,21 @@ class Repetitions(Generic[Result]):
                 "settings": settings,
                 "data": self.job.data.sha256,
                 "config": config,
-                "source": [source_sha256("pipeline.oos"), source_sha256("pipeline.null_targets")],
+                "source": source_sha256(getattr(self.compute, "func", self.compute).__module__),
                 "torch": torch.__version__,
                 "device": self.job.device.type,
                 "kernels": kernels_for(self.job.device),
             }
         )
 
-    def __iter__(self) -> Iterator[Result]:
+    def __iter__(self) -> Generator[Result]:
         found = {} if self.job.fresh else self._found()
         missing = [number for number in self.keys if number not in found]
         reporter, n = self.job.reporter, n_workers(self.job.device)
         if found:
-            reporter.say(f"{self.name}: {len(found)} of {len(self.keys)} repetitions are finished already, reusing them")
+            reporter.say(
+                f"{self.name}: {len(found)} of {len(self.keys)} repetitions are finished already, reusing them"
+            )
         reporter.start(self.name, len(missing))
 
         def on_done(result: Result) -> None:
@@ -185,7 +191,9 @@ def judged_run(job: Job, run_id: str) -> Run | None:
             raise ValueError(f"run_id is {run_id!r}, and this MLflow store holds no such run: leave it empty") from None
         differing = [name.removesuffix("_sha256") for name in own if found.data.tags.get(name) != own[name]]
         if found.data.tags.get("command") != "production" or found.info.status != "FINISHED" or differing:
-            why = f"a finished production run with the same {' and '.join(differing)}" if differing else "one that ended"
+            why = (
+                f"a finished production run with the same {' and '.join(differing)}" if differing else "one that ended"
+            )
             raise ValueError(
                 f"run_id is {run_id}, which is {found.data.tags.get('command', 'no command')} ({found.info.status}): "
                 f"only {why} can be judged, so give the config and set that it was made with, or leave run_id empty"

@@ -91,7 +91,7 @@ def test_features_times_and_sigma_stay_and_what_is_not_complete_is_not_traded() 
     assert (traded.all(axis=1) == traded.any(axis=1)).all()
     assert np.flatnonzero(traded.all(axis=1)).tolist() == complete_bars(data.panel.returns, shifted.sigma)
     assert shifted.sha256 != data.sha256
-    assert shifted.sha256 == panel_sha256(shifted.panel)
+    assert shifted.sha256 == panel_sha256(shifted.panel, shifted.sigma)
 
 
 def test_a_market_on_them_scales_by_the_real_sigma() -> None:
