@@ -51,12 +51,12 @@ def placebo(path: str, overrides: Sequence[str], run_id: str, fresh: bool, repet
     The whole job again, with the same budget, on targets that can hold no signal; how often that does as well as the
     production run is its p-value. Killed, the next call goes on from the repetitions that are finished.
     """
-    from pipeline.null_targets import NullTargets
     from pipeline.placebo import run
+    from pipeline.repetitions import null_targets
 
     chosen = [f"placebo.repetitions={repetitions}"] if repetitions else []
     with _prepared(path, [*overrides, *chosen], fresh=fresh) as job:
-        null = NullTargets(job.data, job.config)  # what cannot be judged is refused before anything is trained
+        null = null_targets(job)  # what cannot be judged is refused before anything is trained
         with _under_the_judged(job, "placebo", path, run_id) as (judging, judged):
             result = run(judging, judged, null)
     click.echo(result.sentence)
@@ -78,13 +78,13 @@ def planted(
     The whole job on noise with a signal of known strength in some of the table's own columns: how often it is found,
     how much of its Sharpe is earned, and how many of its columns pruning keeps.
     """
-    from pipeline.null_targets import NullTargets
     from pipeline.planted import Plan, run
+    from pipeline.repetitions import null_targets
 
     plan = Plan.of(oracle_sharpe, columns, repetitions)
     with _prepared(path, overrides, fresh=fresh) as job:
         plan.check(job.data.panel.feature_names)
-        null = NullTargets(job.data, job.config)
+        null = null_targets(job)
         with _under_the_judged(job, "planted", path, run_id) as (judging, judged):
             result = run(judging, judged, null, plan)
     click.echo(result.sentence)

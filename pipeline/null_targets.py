@@ -12,6 +12,7 @@ Shapes: T bars, A instruments, n complete bars. Repetitions count from 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 from pipeline.config import Config
 from pipeline.data import Dataset, panel_sha256
 from pipeline.significance import admissible_shifts
-from tft.volatility import ewm_volatility
+from tft.folds import Fold
+from tft.metrics import MIN_BARS
+from tft.volatility import Timing, ewm_volatility
 
 MIN_SHIFTS = 19
 """With fewer draws no p-value could reach 0.05."""
@@ -69,16 +72,36 @@ class NullTargets:
         n_bars = len(self.data.panel.times)
         text = f"{len(self.complete)} of {n_bars} bars are complete"
         if len(self.complete) < 0.9 * n_bars:
-            symbols = self.data.panel.symbols
-            alone = [self._known.sum(axis=1)[~self._known[:, a]] == len(symbols) - 1 for a in range(len(symbols))]
-            costs = [int(bars.sum()) for bars in alone]
-            text += f" ({symbols[int(np.argmax(costs))]} alone is missing in {max(costs)})"
+            symbol, n_alone = self._costliest()
+            text += f" ({symbol} alone is missing in {n_alone})"
         if self.method == "shift":
             return f"{text}, targets are shifted by {len(self._shifts)} admissible distances"
         return (
             f"{text}, which admit {len(self._shifts)} shifts of the targets, fewer than {MIN_SHIFTS}: their rows are "
             f"resampled by a stationary bootstrap"
         )
+
+    def _costliest(self) -> tuple[str, int]:
+        """The instrument without which most bars more were complete, and how many."""
+        nearly = self._known.sum(axis=1) == self._known.shape[1] - 1
+        alone = (nearly[:, None] & ~self._known).sum(axis=0)
+        return self.data.panel.symbols[int(np.argmax(alone))], int(alone.max())
+
+    def check(self, folds: Sequence[Fold], timing: Timing) -> None:
+        """Raises ValueError for a fold of which fewer than MIN_BARS training bars have a target."""
+        traded = np.zeros(len(self.data.panel.times) + timing.label_bars, dtype=bool)
+        traded[self.complete] = True
+        ends = range(timing.delay_bars + 1, timing.label_bars + 1)
+        for fold in folds:
+            bars = np.arange(fold.train.start, fold.train.stop)
+            n_targets = int(np.any([traded[bars + ahead] for ahead in ends], axis=0).sum())
+            if n_targets < MIN_BARS:
+                times, (symbol, n_alone) = self.data.panel.times, self._costliest()
+                raise ValueError(
+                    f"without signal the training bars {times[bars[0]]} to {times[bars[-1]]} of fold {fold.index} hold "
+                    f"{n_targets} targets, the least is {MIN_BARS}: not all instruments trade there ({symbol} alone is "
+                    f"missing in {n_alone} bars of the table), so take one out of the table, or start it later"
+                )
 
     def most(self, repetitions: int) -> int:
         """How many of so many repetitions there can be: no two have the same shift."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import luck_plots
-from pipeline.config import MAX_REPETITIONS
+from pipeline.config import MAX_REPETITIONS, MIN_RECORD_BARS
 from pipeline.job import Job
 from pipeline.null_targets import NullTargets
 from pipeline.oos import out_of_sample
@@ -68,7 +68,7 @@ class Plan:
         if not 1 <= self.n_drawn <= len(known):
             found.append(f"columns is {self.n_drawn}, it must lie between 1 and the table's {len(known)}")
         if not 0.0 < self.oracle_sharpe < math.inf:
-            found.append(f"oracle_sharpe is {self.oracle_sharpe:g}, it must be above 0")
+            found.append(f"oracle_sharpe is {self.oracle_sharpe:g}, it must be above 0 and finite")
         if not 1 <= self.repetitions <= MAX_REPETITIONS:
             found.append(f"repetitions is {self.repetitions}, it must lie between 1 and {MAX_REPETITIONS}")
         if found:
@@ -240,6 +240,10 @@ def holdout_p_value(record: Record) -> float:
     """One-sided p-value of the holdout's net Sharpe being above 0, by its HAC standard error."""
     net = record.net()[record.segment == "holdout"]
     net = net[np.isfinite(net)]
+    if len(net) < MIN_RECORD_BARS:
+        raise ValueError(
+            f"the holdout has {len(net)} bars with a target, a p-value needs {MIN_RECORD_BARS}: raise holdout_fraction"
+        )
     return NormalDist().cdf(-sharpe(net, periods_per_year=1.0) / sharpe_standard_error(net))
 
 

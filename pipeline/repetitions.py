@@ -24,6 +24,9 @@ from pipeline.config import Config, sha256_of, to_mapping
 from pipeline.data import Dataset
 from pipeline.execution import in_processes, n_workers
 from pipeline.job import FITS, Job, from_json, to_json
+from pipeline.null_targets import NullTargets
+from pipeline.oos import record_folds
+from pipeline.phases.tuning import tuning_folds
 from pipeline.progress import Quiet
 from pipeline.reuse import PHASE_KEY, RESULT, find_finished, source_sha256
 from pipeline.tracking import Run, Silent, git_commit
@@ -176,6 +179,16 @@ def table_of(results: Sequence[Any]) -> dict[str, list[Any]]:
         return ", ".join(value) if isinstance(value, tuple) else value
 
     return {f.name: [cell(getattr(one, f.name)) for one in results] for f in fields(results[0])}
+
+
+def null_targets(job: Job) -> NullTargets:
+    """Of the job's data, good for every phase. Raises ValueError where a fold would have too little to train on."""
+    null, config = NullTargets(job.data, job.config), job.config
+    explored = job.folds(
+        job.n_development, step_size=config.exploration.step_size, max_folds=config.exploration.max_folds
+    )
+    null.check([*explored, *tuning_folds(job), *record_folds(job)], config.timing)
+    return null
 
 
 def judged_run(job: Job, run_id: str) -> Run | None:
