@@ -65,7 +65,7 @@ class Plan:
         """Raises ValueError for what a table with the columns `known` cannot have; all faults together."""
         absent = [name for name in self.columns if name not in known]
         found = [f"columns names {', '.join(absent)}, which the table does not have"] if absent else []
-        if not 1 <= self.n_drawn <= len(known):
+        if not self.columns and not 1 <= self.n_drawn <= len(known):
             found.append(f"columns is {self.n_drawn}, it must lie between 1 and the table's {len(known)}")
         if not 0.0 < self.oracle_sharpe < math.inf:
             found.append(f"oracle_sharpe is {self.oracle_sharpe:g}, it must be above 0 and finite")

@@ -90,7 +90,7 @@ def test_more_than_the_columns_can_carry_is_refused() -> None:
 
 def record(data: Dataset, sigma: np.ndarray, raw: np.ndarray) -> Record:
     bars = range(100, 400)
-    fold = Fold(index=0, train=range(0, 80), validation=range(80, 95), test=bars)
+    fold = Fold(index=0, train=range(80), validation=range(80, 95), test=bars)
     return stitch(
         [RawForecast(fold, bars, raw[100:])], data.panel, sigma, PositionsConfig(), Timing(), n_development=250
     )
