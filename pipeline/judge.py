@@ -132,7 +132,7 @@ def _under_the_judged(job: Job, name: str, path: str, run_id: str) -> Iterator[t
     with parent_run(name, None) as own:
         judging = replace(job, parent=own)
         judging.log_inputs(command=name, config=path)
-        own.tags({"mlflow.parentRunId": judged.run_id, "judged_run": judged.run_id})
+        own.tags({"mlflow.parentRunId": judged.run_id, "judged_run": judged.run_id, "phase": name})
         made_by = judged.client.get_run(judged.run_id).data.tags.get("git_commit")
         job.reporter.say(f"{name}: judging production run {judged.run_id}")
         if made_by != git_commit():
