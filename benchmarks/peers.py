@@ -17,6 +17,8 @@ quantile loss, Adam, no context set. What differs, and whom it favours:
   loaders, windowing, logging and callbacks are left out, which favours them. Of this project it is `fit_folds` as it
   trains: drawing and gathering the windows, clipping, guards against what is not finite, the Sharpe term of the loss;
   all but the validation forecast at the end of an epoch.
+- On a CPU this project trains as many folds at once as there are threads, one thread each, which is how it works, and
+  its windows are those of all of them; a peer trains one network with all threads. `--threads 1` leaves that out.
 - Inference of the peers is the forward pass under no_grad on ready batches of 64. Of this project it is `forecast_fit`
   over all bars of the panel, from the panel's numbers to forecasts on the host, in its own blocks of 64 targets and, on
   a CPU, at most two threads. It encodes each (bar, instrument) cell once, a peer as often as windows hold it: here
@@ -117,7 +119,7 @@ def row(name: str, setting: Setting, result: dict[str, Any] | None, own: dict[st
     """A line of the table; `own` keeps this project's figures, to which the others are compared."""
     if result is None:
         return f"| {name} | - | failed | | | | |"
-    train = setting.batch * setting.stack / median(result["step_s"])
+    train = setting.batch * setting.stack * result["at_once"] / median(result["step_s"])
     inference = result["inference_windows"] / median(result["inference_s"]) if result["inference_s"] else None
     if name == "this project":
         own.update({"train": train, "inference": inference or 0.0})

@@ -300,6 +300,7 @@ def time_peer(build: Callable[[Setting], Peer], setting: Setting, device: torch.
 
     return {
         "step_s": step_s,
+        "at_once": 1,
         "inference_s": seconds(infer, setting.repeats, device),
         "inference_windows": len(asked) * setting.inference_batch,
         "parameters": sum(parameter.numel() for parameter in parameters),
@@ -326,8 +327,10 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
     )
     market = Market(panel, Timing(), device)
     end = setting.bars - LABEL_BARS
+    at_once = setting.threads if device.type == "cpu" else 1  # stacks, a thread each
     folds = [
-        Fold(i, range(setting.seq_len - 1, end - 6), range(end - 1, end), range(end, end)) for i in range(setting.stack)
+        Fold(i, range(setting.seq_len - 1, end - 6), range(end - 1, end), range(end, end))
+        for i in range(setting.stack * at_once)
     ]
     targets = np.arange(folds[0].train.start * setting.instruments, folds[0].train.stop * setting.instruments)
     if setting.epoch_steps:  # few of them, far apart: a short epoch whose windows overlap as little as a long one's
@@ -360,15 +363,19 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
 
     train.forecast = timed
     epoch_s: list[float] = []
-    (fit, *_) = fit_folds(
-        market, folds, recipe, stack=setting.stack, on_epoch=lambda report: epoch_s.append(report.seconds)
-    )
+
+    def on_epoch(report: train.EpochReport) -> None:
+        if report.epoch:  # the first is a warm-up
+            epoch_s.append(report.seconds)
+
+    (fit, *_) = fit_folds(market, folds, recipe, stack=setting.stack, on_epoch=on_epoch)
     train.forecast = forecast
-    step_s = [(whole - part) / n_steps for whole, part in zip(epoch_s, forecast_s, strict=True)][1:]
+    step_s = [(whole - float(np.median(forecast_s))) / n_steps for whole in epoch_s]
     with (Path(__file__).resolve().parents[1] / "pyproject.toml").open("rb") as file:
         own_version = tomllib.load(file)["project"]["version"]
     result = {
         "step_s": step_s,
+        "at_once": at_once,
         "inference_s": [],
         "inference_windows": (setting.bars - setting.seq_len + 1) * setting.instruments,
         "parameters": sum(value.numel() for value in fit.parameters.values()),

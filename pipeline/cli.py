@@ -176,7 +176,10 @@ def _print_headline(job: Job, result: Produced) -> None:
     from rich.table import Table
 
     table = Table(title="Walk-forward record")
-    for heading in ("", "holdout (never selected on)", "development (selected on)"):
+    segments = {"holdout (never selected on)": result.holdout, "development (selected on)": result.development}
+    if job.config.selection == "nested":
+        segments = {"nested (every fold selected on the bars before it)": result.holdout}
+    for heading in ("", *segments):
         table.add_column(heading, justify="left" if not heading else "right")
     formats = {
         "n_bars": ("bars", "{:d}"),
@@ -189,18 +192,14 @@ def _print_headline(job: Job, result: Produced) -> None:
         "hit_rate": ("hit rate", "{:.1%}"),
     }
     for field, (label, style) in formats.items():
-        cells = [
-            style.format(getattr(segment, field)) if segment else "-"
-            for segment in (result.holdout, result.development)
-        ]
+        cells = [style.format(getattr(segment, field)) if segment else "-" for segment in segments.values()]
         table.add_row(label, *cells)
     console = Console(soft_wrap=True)
     console.print(table)
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:
         console.print(
-            f"Validation Sharpe minus out-of-sample Sharpe: {sum(gaps) / len(gaps):+.2f} "
-            f"on average of {len(gaps)} folds."
+            f"Validation Sharpe minus test Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {len(gaps)} folds."
         )
     console.print(f"Columns: {job.data.panel.features.shape[2]} in the table, {len(result.features)} selected.")
     if result.model_version:

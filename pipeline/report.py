@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline.config import Selection
 from pipeline.plots import RankedRow, bar_label
 from pipeline.significance import sharpe_standard_error
 from tft.backtest import FoldRow, Record, Segment
@@ -35,10 +36,10 @@ CAPTIONS = {
         "lines, which is what trading costs.",
     ),
     "validation_vs_oos.png": (
-        "Validation against out-of-sample Sharpe",
+        "Validation against test Sharpe",
         "Each fold's Sharpe on the bars that chose its epoch, and on the bars after them; positive differences in "
         "nearly every fold mean that the validation figure promises what is not there, and the best epoch's always "
-        "does.",
+        "does. Test bars of development took part in choosing columns and parameters.",
     ),
     "training_curves.png": (
         "Training curves",
@@ -70,6 +71,8 @@ class Facts:
     last_bar: str
     n_bars: int
     n_development: int
+    """Bars that the model that is deployed was chosen on."""
+    selection: Selection
     tags: Mapping[str, str]
     settings: Mapping[str, Any]
 
@@ -110,6 +113,7 @@ def render(
         job=job,
         holdout=_headline(record, "holdout"),
         development=_headline(record, "development"),
+        nested=job.selection == "nested",
         counts=(n_initial, n_prefiltered, n_selected),
         features=selected[:FEATURES_SHOWN],
         n_more=max(0, len(selected) - FEATURES_SHOWN),
@@ -228,18 +232,25 @@ pre { columns: 2; column-gap: 2rem; background: #f6f8fa; padding: .8rem 1rem; bo
 
 <section class="box" id="headline">
 {% if holdout %}
-<p class="big">Holdout net Sharpe {{ holdout.performance.sharpe | number }}
+<p class="big">{{ "Nested out-of-sample" if nested else "Holdout" }} net Sharpe
+{{ holdout.performance.sharpe | number }}
 {%- if holdout.standard_error is not none %} ± {{ holdout.standard_error | number }}{% endif %}</p>
 <p>Annual, after costs, over {{ holdout.performance.n_bars }} bars from {{ holdout.first | bar }} to
-{{ holdout.last | bar }}, none of which took part in choosing columns or parameters.
+{{ holdout.last | bar }},
+{% if nested %}each forecast with columns and parameters that its fold chose on nothing but the bars before it
+(<code>selection: nested</code>).
+{% else %}none of which took part in choosing columns or parameters (<code>selection: holdout</code>).
+{% endif %}
 {% if holdout.standard_error is not none %}The ± is one standard error (HAC).
 {% else %}No standard error: too few bars, or returns that do not vary.{% endif %}</p>
 {% else %}
 <p class="big">No clean number exists</p>
 <p>There is no holdout, or too few of its bars have a return yet: no figure on this page is out-of-sample.</p>
 {% endif %}
+{% if not nested %}
 <p>Development net Sharpe {{ (development.performance.sharpe if development else none) | number }}:
 <strong>took part in selection: not out-of-sample</strong>.</p>
+{% endif %}
 </section>
 
 <section class="box{% if warnings or not model.promoted or not model.version %} warning{% endif %}" id="model">
@@ -253,22 +264,24 @@ pre { columns: 2; column-gap: 2rem; background: #f6f8fa; padding: .8rem 1rem; bo
 </section>
 
 <h2>Headline figures</h2>
+{% set segments = (holdout,) if nested else (holdout, development) %}
 <div class="scroll"><table>
-<thead><tr><th class="text"></th><th>Holdout</th><th>Development<br>(not out-of-sample)</th></tr></thead>
+<thead><tr><th class="text"></th>{% if nested %}<th>Nested</th>
+{%- else %}<th>Holdout</th><th>Development<br>(not out-of-sample)</th>{% endif %}</tr></thead>
 <tbody>
 {% macro line(name, key, form, unit="") -%}
 <tr><td class="text">{{ name }}</td>
-{%- for one in (holdout, development) %}<td>{{ (one.performance[key] if one else none) | number(form) }}
+{%- for one in segments %}<td>{{ (one.performance[key] if one else none) | number(form) }}
 {{- unit if one else "" }}</td>{% endfor %}</tr>
 {%- endmacro %}
 <tr><td class="text">First bar of decision</td>
-{%- for one in (holdout, development) %}<td class="span">{{ one.first | bar if one else missing }}</td>{% endfor %}</tr>
+{%- for one in segments %}<td class="span">{{ one.first | bar if one else missing }}</td>{% endfor %}</tr>
 <tr><td class="text">Last bar of decision</td>
-{%- for one in (holdout, development) %}<td class="span">{{ one.last | bar if one else missing }}</td>{% endfor %}</tr>
+{%- for one in segments %}<td class="span">{{ one.last | bar if one else missing }}</td>{% endfor %}</tr>
 {{ line("Bars", "n_bars", ",d") }}
 {{ line("Sharpe, net", "sharpe", "z.2f") }}
 <tr><td class="text">Standard error of it</td>
-{%- for one in (holdout, development) %}<td>{{ (one.standard_error if one else none) | number }}</td>{% endfor %}</tr>
+{%- for one in segments %}<td>{{ (one.standard_error if one else none) | number }}</td>{% endfor %}</tr>
 {{ line("Sharpe, before costs", "sharpe_gross", "z.2f") }}
 {{ line("Return a year, net", "annual_return", "z.2%") }}
 {{ line("Volatility a year", "annual_volatility", ".2%") }}
@@ -279,15 +292,18 @@ pre { columns: 2; column-gap: 2rem; background: #f6f8fa; padding: .8rem 1rem; bo
 
 <h2>Folds</h2>
 <p class="note">Sharpes are annual and net. The best epoch's is what choosing the epoch by it would have shown.
-{{ missing }}: under 10 bars, or returns that do not vary. Shaded: folds with holdout bars.</p>
+{{ missing }}: under 10 bars, or returns that do not vary.
+{% if nested %}Each fold chose its own columns and parameters: choices.json.
+{% else %}Test: on the bars after the validation block, of which only those of the holdout, in the shaded folds, took no
+part in selection.{% endif %}</p>
 <div class="scroll"><table id="folds">
 <thead><tr><th>Fold</th><th class="text">Trained on</th><th class="text">Validated on</th>
 <th class="text">Tested on</th>
-<th>Epoch kept</th><th>Validation</th><th>Best epoch</th><th>Out-of-sample</th><th>Difference</th>
+<th>Epoch kept</th><th>Validation</th><th>Best epoch</th><th>Test</th><th>Difference</th>
 <th class="text">Segment</th><th>Seconds</th></tr></thead>
 <tbody>
 {% for row in folds %}
-<tr{% if "holdout" in (row.segment or "") %} class="holdout"{% endif %}><td>{{ row.fold }}</td>
+<tr{% if "holdout" in (row.segment or "") and not nested %} class="holdout"{% endif %}><td>{{ row.fold }}</td>
 <td class="text span">{{ row.train_start | bar }} –<br>{{ row.train_end | bar }}</td>
 <td class="text span">{{ row.validation_start | bar }} –<br>{{ row.validation_end | bar }}</td>
 <td class="text span">{{ row.test_start | bar }}{% if row.test_end %} –<br>{{ row.test_end | bar }}{% endif %}</td>
@@ -306,6 +322,8 @@ pre { columns: 2; column-gap: 2rem; background: #f6f8fa; padding: .8rem 1rem; bo
 {% endfor %}
 
 <h2>Selected features</h2>
+{% if nested %}<p class="note">Of the deployed model, chosen on all {{ job.n_development }} bars.</p>{% endif %}
+
 <div class="columns">
 <table id="features">
 <thead><tr><th>Rank</th><th class="text">Column</th><th class="text">Group</th><th>Relative weight</th>
@@ -329,6 +347,8 @@ pre { columns: 2; column-gap: 2rem; background: #f6f8fa; padding: .8rem 1rem; bo
 above the threshold.</p>
 
 <h2>Tuned parameters</h2>
+{% if nested %}<p class="note">Of the deployed model, chosen on all {{ job.n_development }} bars.</p>{% endif %}
+
 {% if n_trials > 1 %}
 <p>The best of {{ n_trials }} trials, with a development Sharpe of {{ best_trial_sharpe | number }}.
 <strong>The best of {{ n_trials }} is inflated</strong>: it was picked for being the highest, and would lie above the
@@ -352,8 +372,9 @@ others even if no parameter mattered.</p>
 {% for name, value in job.tags.items() if name != "data_sha256" %}
 <tr><td class="text">{{ name }}</td><td class="name"><code>{{ value }}</code></td></tr>
 {% endfor %}
-<tr><td class="text">Bars</td><td class="name">{{ job.n_bars }}, of them {{ job.n_development }} development and
-{{ job.n_bars - job.n_development }} holdout</td></tr>
+<tr><td class="text">Bars</td><td class="name">{{ job.n_bars }}
+{%- if not nested %}, of them {{ job.n_development }} development and
+{{ job.n_bars - job.n_development }} holdout{% endif %}</td></tr>
 <tr><td class="text">Instruments</td><td class="name">{{ job.symbols | length }}</td></tr>
 </tbody></table>
 <pre>{{ settings }}</pre>

@@ -74,7 +74,7 @@ LAYERS = [
 ]
 
 # The name a distribution is imported by, where it is another one.
-IMPORT_NAMES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
+IMPORT_NAMES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml", "scikit-learn": "sklearn"}
 
 
 def sources() -> list[str]:

@@ -1,10 +1,11 @@
-"""The variable selection of selection.py as two Triton kernels, one launch forward and one backward, for an NVIDIA GPU.
+"""The variable selection of selection.py as Triton kernels, one launch forward and two backward, for an NVIDIA GPU.
 
 A program takes a block of B cells of one variable through the whole chain on the chip. Forward it goes over variables
 and keeps the sum of its cells; backward it goes over the cells of one variable, computes the chain again and keeps the
-sums that are that variable's gradients. Where those programs are too few for a GPU, each sum is cut into S parts that
-are added afterwards: no two programs write to one place, so that a repetition agrees to the last bit. No size is tuned
-at run time: the launches can be captured in a CUDA graph.
+sums that are that variable's gradients. The backward is cut in two at the second layer: the gradients of all three
+matrices at once do not fit a program's registers. Where those programs are too few for a GPU, each sum is cut into S
+parts that are added afterwards: no two programs write to one place, so that a repetition agrees to the last bit. No
+size is tuned at run time: the launches can be captured in a CUDA graph.
 
 Shapes: K folds, V variables, N cells, H hidden width, P = H up to a power of two, the rest zeros, B cells of a block,
 S parts of a sum.
@@ -44,7 +45,8 @@ class Plan(NamedTuple):
 
 
 FORWARD = Plan(block=64, n_warps=4, n_stages=1)
-BACKWARD = Plan(block=64, n_warps=8, n_stages=1)
+BACKWARD_GATE = Plan(block=32, n_warps=4, n_stages=1)
+BACKWARD_LAYERS = Plan(block=32, n_warps=4, n_stages=1)
 N_PROGRAMS = 1024
 """Of a launch at least, if there is that much to share out: several for each of a GPU's multiprocessors."""
 
@@ -87,17 +89,23 @@ def select_backward(
     """From d_selected (K, N, H) and what select_forward took -> gradients of weights and of grns."""
     d_selected, x, weights, *grns = _checked(d_selected, x, weights, *grns)
     (n_folds, n_variables, n_cells), width = x.shape, grns[0].shape[-1]
-    n_each, n_parts = _shares(-(-n_cells // BACKWARD.block), n_folds * n_variables)
+    largest = max(BACKWARD_GATE.block, BACKWARD_LAYERS.block)
+    n_cells_each, n_parts = _shares(n_cells, n_folds * n_variables, multiple=largest)
     d_weights = torch.empty_like(weights)
+    d_second = x.new_empty(n_folds, n_variables, n_cells, width)  # of what the second layer gives
     n_values = [parameter.numel() for parameter in grns]
     parts = x.new_empty(n_parts, sum(n_values))  # the gradients of the parameters one after the other
-    d_grns = parts[0].split(n_values)
+    d_constant, d_slope, d_second_weight, *d_rest = d_grns = parts[0].split(n_values)
     bits = None if bits is None else bits.contiguous()
-    sizes = (threshold, scale, parts.shape[1], n_variables, n_cells, n_each, width, _padded(width), *_fixed(BACKWARD))
+    constant, slope, second_weight = grns[:3]
+    grid = (n_folds * n_variables, n_parts)
+    sizes = (parts.shape[1], n_variables, n_cells, n_cells_each, width, _padded(width))
     with torch.cuda.device_of(x):
-        grid = (n_folds * n_variables, n_parts)
-        tensors = (d_selected, x, weights, *grns, bits, d_weights, *d_grns)
-        _backward[grid](*tensors, *sizes, num_warps=BACKWARD.n_warps)
+        tensors = (d_selected, x, weights, *grns, bits, d_weights, d_second, *d_rest)
+        own = (*sizes, *_fixed(BACKWARD_GATE))
+        _backward_gate[grid](*tensors, threshold, scale, *own, num_warps=BACKWARD_GATE.n_warps)
+        of_layers = (d_second, x, constant, slope, second_weight, d_constant, d_slope, d_second_weight)
+        _backward_layers[grid](*of_layers, *sizes, *_fixed(BACKWARD_LAYERS), num_warps=BACKWARD_LAYERS.n_warps)
     if n_parts > 1:
         d_grns = parts.sum(dim=0).split(n_values)
     return d_weights, [d.view(parameter.shape) for d, parameter in zip(d_grns, grns, strict=True)]
@@ -113,10 +121,11 @@ def _checked(*tensors: Tensor) -> list[Tensor]:
     return [tensor.contiguous() for tensor in tensors]
 
 
-def _shares(n_terms: int, n_sums: int) -> tuple[int, int]:
-    """Terms of a part and parts of each sum, from the shapes alone."""
-    n_each = -(-n_terms // min(n_terms, -(-N_PROGRAMS // n_sums)))
-    return n_each, -(-n_terms // n_each)
+def _shares(n_terms: int, n_sums: int, *, multiple: int = 1) -> tuple[int, int]:
+    """Terms of a part, a multiple, and parts of each sum, from the shapes alone."""
+    n_units = -(-n_terms // multiple)
+    n_each = -(-n_units // min(n_units, -(-N_PROGRAMS // n_sums)))
+    return n_each * multiple, -(-n_units // n_each)
 
 
 def _padded(width: int) -> int:
@@ -277,7 +286,7 @@ def _forward(
 
 
 @_jit
-def _backward(
+def _backward_gate(
     d_selected: tl.tensor,  # (K, N, H)
     x: tl.tensor,  # (K, V, N)
     weights: tl.tensor,  # (K, V, N)
@@ -293,10 +302,8 @@ def _backward(
     embed_bias: tl.tensor,  # (K, V, H)
     bits: tl.tensor,  # (K, V, N, H) or None
     d_weights: tl.tensor,  # (K, V, N), out
-    d_constant: tl.tensor,  # (S, K, V, H), out, as all that follow
-    d_slope: tl.tensor,
-    d_second_weight: tl.tensor,
-    d_second_bias: tl.tensor,
+    d_second: tl.tensor,  # (K, V, N, H), out: gradient of what the second layer gives
+    d_second_bias: tl.tensor,  # (S, K, V, H), out, as all that follow
     d_gate_weight: tl.tensor,
     d_gate_bias: tl.tensor,
     d_norm_weight: tl.tensor,
@@ -316,6 +323,7 @@ def _backward(
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
+    """The forward again, and from the weighted sum back to what the second layer gives."""
     rows = tl.arange(0, P)
     inside = rows < H
     own = tl.program_id(0).to(tl.int64)  # fold and variable
@@ -331,29 +339,25 @@ def _backward(
     own_embed_weight = _vector(embed_weight, own, H, P)
     own_embed_bias = _vector(embed_bias, own, H, P)
 
-    sum_second = tl.zeros((P, P), tl.float32)  # gradients of the three matrices, transposed
-    sum_value = tl.zeros((P, P), tl.float32)
+    sum_value = tl.zeros((P, P), tl.float32)  # gradients of the two halves of the gate's matrix, transposed
     sum_gate = tl.zeros((P, P), tl.float32)
-    sum_constant = tl.zeros((P,), tl.float32)  # and of the vectors
-    sum_slope = tl.zeros((P,), tl.float32)
-    sum_second_bias = tl.zeros((P,), tl.float32)
+    sum_second_bias = tl.zeros((P,), tl.float32)  # and of the vectors
     sum_value_bias = tl.zeros((P,), tl.float32)
     sum_gate_bias = tl.zeros((P,), tl.float32)
     sum_norm_weight = tl.zeros((P,), tl.float32)
     sum_norm_bias = tl.zeros((P,), tl.float32)
     sum_embed_weight = tl.zeros((P,), tl.float32)
     sum_embed_bias = tl.zeros((P,), tl.float32)
-    for block in tl.range(first, tl.minimum(first + n_each, tl.cdiv(n_cells, B)), num_stages=STAGES):
-        cells = block * B + tl.arange(0, B)
+    for start in tl.range(first, tl.minimum(first + n_each, n_cells), B, num_stages=STAGES):
+        cells = start + tl.arange(0, B)
         there = cells < n_cells
         seen = inside[:, None] & there[None, :]
         at = cells[None, :] * H + rows[:, None]  # (P, B) in (N, H)
         own_x = tl.load(x + own * n_cells + cells, mask=there, other=0.0)[None, :]
         own_weights = tl.load(weights + own * n_cells + cells, mask=there, other=0.0)[None, :]
-        here = own + tl.minimum(block, 0)  # own: with it alone all addresses of weights would be kept in registers
+        here = own + tl.minimum(start, 0)  # own: with it alone all addresses of weights would be kept in registers
         # The forward again
-        hidden = _hidden(own_x, own_constant, own_slope)
-        split_hidden = _split(hidden, PRECISION)
+        split_hidden = _split(_hidden(own_x, own_constant, own_slope), PRECISION)
         kept = _dot(_matrix(second_weight, here, H, P, 1, H, PRECISION), split_hidden, PRECISION) + own_second_bias
         if bits is not None:
             factor = _factor(bits, own * n_cells * H, at, seen, threshold, scale)
@@ -386,24 +390,15 @@ def _backward(
         split_d_gate = _split(d_gate, PRECISION)
         sum_value += _dot(split_d_value, _turned(split_kept), PRECISION)
         sum_gate += _dot(split_d_gate, _turned(split_kept), PRECISION)
-        # The second layer
-        d_second = _dot(_matrix(gate_weight, here, H, P, 2 * H, 1, PRECISION), split_d_value, PRECISION)
-        d_second += _dot(_matrix(gate_weight + H, here, H, P, 2 * H, 1, PRECISION), split_d_gate, PRECISION)
+        d_kept = _dot(_matrix(gate_weight, here, H, P, 2 * H, 1, PRECISION), split_d_value, PRECISION)
+        d_kept += _dot(_matrix(gate_weight + H, here, H, P, 2 * H, 1, PRECISION), split_d_gate, PRECISION)
         if bits is not None:
-            d_second *= factor
-        sum_second_bias += tl.sum(d_second, axis=1)
-        split_d_second = _split(d_second, PRECISION)
-        sum_second += _dot(split_d_second, _turned(split_hidden), PRECISION)
-        # The first layer
-        d_first = _dot(_matrix(second_weight, here, H, P, H, 1, PRECISION), split_d_second, PRECISION)
-        d_first *= tl.minimum(hidden, 0.0) + 1.0  # the derivative of the ELU
-        sum_constant += tl.sum(d_first, axis=1)
-        sum_slope += tl.sum(d_first * own_x, axis=1)
+            d_kept *= factor
+        sum_second_bias += tl.sum(d_kept, axis=1)
+        tl.store(d_second + own * n_cells * H + at, d_kept, mask=seen)
 
     part = tl.program_id(1) * part_stride.to(tl.int64)
     at = part + own * H + rows  # (P,) in (S, K, V, H)
-    tl.store(d_constant + at, sum_constant, mask=inside)
-    tl.store(d_slope + at, sum_slope, mask=inside)
     tl.store(d_second_bias + at, sum_second_bias, mask=inside)
     tl.store(d_norm_weight + at, sum_norm_weight, mask=inside)
     tl.store(d_norm_bias + at, sum_norm_bias, mask=inside)
@@ -413,8 +408,61 @@ def _backward(
     tl.store(d_gate_bias + at, sum_value_bias, mask=inside)
     tl.store(d_gate_bias + at + H, sum_gate_bias, mask=inside)
     seen = inside[:, None] & inside[None, :]
-    at = part + own * (H * H) + rows[None, :] * H + rows[:, None]  # (P, P) in (S, K, V, H, H), transposed
-    tl.store(d_second_weight + at, sum_second, mask=seen)
-    at += own * (H * H) + rows[None, :] * H  # in (S, K, V, H, 2H)
+    at = part + own * (2 * H * H) + rows[None, :] * (2 * H) + rows[:, None]  # (P, P) in (S, K, V, H, 2H), transposed
     tl.store(d_gate_weight + at, sum_value, mask=seen)
     tl.store(d_gate_weight + at + H, sum_gate, mask=seen)
+
+
+@_jit
+def _backward_layers(
+    d_second: tl.tensor,  # (K, V, N, H) gradient of what the second layer gives
+    x: tl.tensor,  # (K, V, N)
+    constant: tl.tensor,  # (K, V, H)
+    slope: tl.tensor,  # (K, V, H)
+    second_weight: tl.tensor,  # (K, V, H, H)
+    d_constant: tl.tensor,  # (S, K, V, H), out, as both that follow
+    d_slope: tl.tensor,
+    d_second_weight: tl.tensor,
+    part_stride: tl.tensor,
+    n_variables: tl.tensor,
+    n_cells: tl.tensor,
+    n_each: tl.tensor,
+    H: tl.constexpr,
+    P: tl.constexpr,
+    B: tl.constexpr,
+    EPSILON: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> None:
+    """From there back through the second layer and the first."""
+    rows = tl.arange(0, P)
+    inside = rows < H
+    own = tl.program_id(0).to(tl.int64)  # fold and variable
+    first = tl.program_id(1) * n_each
+    own_constant = _vector(constant, own, H, P)
+    own_slope = _vector(slope, own, H, P)
+    sum_second = tl.zeros((P, P), tl.float32)  # transposed
+    sum_constant = tl.zeros((P,), tl.float32)
+    sum_slope = tl.zeros((P,), tl.float32)
+    for start in tl.range(first, tl.minimum(first + n_each, n_cells), B, num_stages=STAGES):
+        cells = start + tl.arange(0, B)
+        there = cells < n_cells
+        seen = inside[:, None] & there[None, :]
+        at = own * n_cells * H + cells[None, :] * H + rows[:, None]  # (P, B) in (K, V, N, H)
+        own_x = tl.load(x + own * n_cells + cells, mask=there, other=0.0)[None, :]
+        here = own + tl.minimum(start, 0)  # as above
+        hidden = _hidden(own_x, own_constant, own_slope)
+        split_d_second = _split(tl.load(d_second + at, mask=seen, other=0.0), PRECISION)
+        sum_second += _dot(split_d_second, _turned(_split(hidden, PRECISION)), PRECISION)
+        d_first = _dot(_matrix(second_weight, here, H, P, H, 1, PRECISION), split_d_second, PRECISION)
+        d_first *= tl.minimum(hidden, 0.0) + 1.0  # the derivative of the ELU
+        sum_constant += tl.sum(d_first, axis=1)
+        sum_slope += tl.sum(d_first * own_x, axis=1)
+
+    part = tl.program_id(1) * part_stride.to(tl.int64)
+    at = part + own * H + rows  # (P,) in (S, K, V, H)
+    tl.store(d_constant + at, sum_constant, mask=inside)
+    tl.store(d_slope + at, sum_slope, mask=inside)
+    seen = inside[:, None] & inside[None, :]
+    at = part + own * (H * H) + rows[None, :] * H + rows[:, None]  # (P, P) in (S, K, V, H, H), transposed
+    tl.store(d_second_weight + at, sum_second, mask=seen)

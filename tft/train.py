@@ -161,7 +161,9 @@ def bytes_per_fold(recipe: Recipe, panel: Panel, n_training_bars: int) -> int:
     n_parameters = n_variables * (n_variables * h + 4 * h * h)
     per_target = (1 + model.n_context) * model.seq_len
     n_cells = min(training.batch_size * per_target, (n_training_bars + CONTEXT_POOL_BARS) * n_assets)
-    cells = n_cells * (n_variables * (12 * 4 + 2 * h) + 40 * 4 * h)  # VSN logits, dropout bits, what is selected
+    cells = n_cells * (
+        n_variables * (12 * 4 + 6 * h) + 40 * 4 * h
+    )  # VSN logits, dropout bits, a gradient, what is selected
     windows = training.batch_size * (per_target * 5 * 4 * 4 * h + model.seq_len * 80 * 4 * h)
     forecasts = TARGET_BLOCK * per_target * 3 * 4 * 4 * h
     return n_parameters * 10 * 4 + max(cells + windows, forecasts)

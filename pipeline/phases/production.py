@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -88,6 +89,7 @@ def run(job: Job) -> Produced:
                 last_bar=str(job.data.panel.times[-1]),
                 n_bars=len(job.data.panel.times),
                 n_development=job.n_development,
+                selection=walked.selection,
                 tags=job.tags(),
                 settings=to_mapping(config),
             ),
@@ -108,6 +110,8 @@ def run(job: Job) -> Produced:
         for target in (run, job.parent):
             _log_headline(target, result, filtered.n_initial, len(filtered.kept))
             pruning.log_vsn_tables(target, pruned)
+            if walked.selection == "nested":
+                log_choices(target, walked)
             for name, figure in figures.items():
                 target.figure(name, figure)
             target.text("report.html", page)
@@ -247,6 +251,22 @@ def _log_headline(run: Run, result: Produced, n_initial: int, n_prefiltered: int
         run.tags({"trouble": " ".join(result.trouble)})
 
 
+def log_choices(run: Run, walked: Walked) -> None:
+    """`choices.json`: what each fold was fitted with."""
+    choices = [walked.choices[fold.index] for fold in walked.folds]
+    times = walked.market.panel.times
+    names = sorted({name for choice in choices for name in choice.tuned.best})
+    columns: dict[str, list[Any]] = {
+        "fold": [fold.index for fold in walked.folds],
+        "chosen_before": [str(times[fold.validation.stop]) for fold in walked.folds],
+        "n_features": [len(choice.features) for choice in choices],
+        "features": [", ".join(choice.features) for choice in choices],
+        "trial": [choice.tuned.best_trial for choice in choices],
+    }
+    columns |= {name: [choice.tuned.best.get(name) for choice in choices] for name in names}
+    run.table("choices.json", columns)
+
+
 def model_card(
     job: Job, config: Config, rows: Sequence[FoldRow], development: Performance | None, holdout: Performance | None
 ) -> str:
@@ -262,6 +282,15 @@ def model_card(
             f"{performance.n_bars} bars"
         )
 
+    if config.selection == "nested":
+        records = [
+            line("Nested, columns and parameters of each fold chosen on nothing but the bars before it", holdout)
+        ]
+    else:
+        records = [
+            line("Holdout, never seen by selection", holdout),
+            line("Development, on which columns and parameters were chosen: not out-of-sample", development),
+        ]
     used = config.model
     return "\n".join(
         [
@@ -270,8 +299,7 @@ def model_card(
             f"{panel.times[0]} to {panel.times[-1]}, {len(rows)} walk-forward folds with a purge gap of "
             f"{config.purge_gap} bars.",
             "",
-            line("Holdout, never seen by selection", holdout),
-            line("Development, on which columns and parameters were chosen: not out-of-sample", development),
+            *records,
             "",
             f"Network: d_hidden {used.d_hidden}, n_heads {used.n_heads}, lstm_layers {used.lstm_layers}, "
             f"seq_len {used.seq_len}, n_context {used.n_context}, loss {config.training.loss_mode}.",
