@@ -6,10 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from pipeline import judge
 
 # Waiting threads that spin make two processes on two cores twenty times slower; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -113,8 +116,24 @@ def _phase_command(name: str) -> click.Command:
     return click.command(name, help=PHASES[name])(command)
 
 
+def _plain(command: click.Command) -> click.Command:
+    """The command with its faults in plain sentences."""
+    run = command.callback
+    assert run is not None
+
+    @wraps(run)
+    def plain(**options: Any) -> None:
+        with _plain_errors():
+            run(**options)
+
+    command.callback = plain
+    return command
+
+
 for _name in PHASES:
     main.add_command(_phase_command(_name))
+for _command in judge.COMMANDS:
+    main.add_command(_plain(_command))
 
 
 def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | None, fresh: bool) -> int:

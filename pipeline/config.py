@@ -248,6 +248,24 @@ MIN_RECORD_BARS = 63
 
 
 @dataclass(frozen=True)
+class PlaceboConfig:
+    """The whole job again on targets without signal (`tft-pipeline placebo`)."""
+
+    repetitions: int = 99
+    exceedances: int = 10
+    """Stop at this many repetitions that do as well as the real run (Besag & Clifford 1991); 0 never stops early."""
+
+    def faults(self) -> list[str]:
+        found = _at_least("placebo", self, {"repetitions": 1, "exceedances": 0})
+        if self.repetitions > MAX_REPETITIONS:
+            found.append(f"placebo.repetitions is {self.repetitions}, the most is {MAX_REPETITIONS}")
+        return found
+
+
+MAX_REPETITIONS = 99
+
+
+@dataclass(frozen=True)
 class Config:
     """One production run. Sections as in the YAML file."""
 
@@ -277,6 +295,12 @@ class Config:
     positions: PositionsConfig = field(default_factory=PositionsConfig)
     regime: RegimeConfig = field(default_factory=RegimeConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
+    placebo: PlaceboConfig = field(default_factory=PlaceboConfig)
+
+    @property
+    def sha256(self) -> str:
+        """Of what decides how a run is made; how it is judged afterwards (`placebo`) is left out."""
+        return sha256_of({name: value for name, value in asdict(self).items() if name != "placebo"})
 
     @property
     def timing(self) -> Timing:

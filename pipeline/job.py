@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.config import Config, build, sha256_of, to_mapping
+from pipeline.config import Config, build, to_mapping
 from pipeline.data import Dataset, panel_sha256
 from pipeline.progress import Quiet, Reporter
 from pipeline.reuse import PHASE_KEY, RESULT, find_finished, phase_key
@@ -218,7 +218,7 @@ class Job:
         """What every run of this job is tagged with."""
         return {
             "data_sha256": self.data.sha256,
-            "config_sha256": sha256_of(self.config),
+            "config_sha256": self.config.sha256,
             "git_commit": git_commit(),
             "purge_gap": str(self.config.purge_gap),
             "selection": self.config.selection,

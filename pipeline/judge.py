@@ -1,0 +1,147 @@
+"""Commands that judge a production run by what luck would have given; cli.py adds them to its own.
+
+Heavy imports wait, as there. Faults are raised as ValueError, and cli.py says them in a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.job import Job
+    from pipeline.tracking import Run
+
+
+def _judging(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that such commands share."""
+    options = [
+        click.option(
+            "--config",
+            "path",
+            default="configs/quickstart.yaml",
+            show_default=True,
+            help="YAML file of the production run that is judged.",
+        ),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As for the phases."),
+        click.option(
+            "--run-id",
+            default="",
+            help="Production run to judge; by default the newest finished one on this table and configuration.",
+        ),
+        click.option(
+            "--fresh", type=click.BOOL, default=False, show_default=True, help="Compute finished repetitions anew."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("placebo")
+@_judging
+@click.option("--repetitions", default="", help="At most this many, 1 to 99; by default placebo.repetitions.")
+def placebo(path: str, overrides: Sequence[str], run_id: str, fresh: bool, repetitions: str) -> None:
+    """Judge a run by what luck would have given.
+
+    The whole job again, with the same budget, on targets that can hold no signal; how often that does as well as the
+    production run is its p-value. Killed, the next call goes on from the repetitions that are finished.
+    """
+    from pipeline.placebo import run
+    from pipeline.repetitions import null_targets
+
+    chosen = [f"placebo.repetitions={repetitions}"] if repetitions else []
+    with _prepared(path, [*overrides, *chosen], fresh=fresh) as job:
+        null = null_targets(job)  # what cannot be judged is refused before anything is trained
+        with _under_the_judged(job, "placebo", path, run_id) as (judging, judged):
+            result = run(judging, judged, null)
+    click.echo(result.sentence)
+    _say_where(judging, judged)
+
+
+@click.command("planted")
+@_judging
+@click.option("--oracle-sharpe", default=4.0, show_default=True, help="Annual Sharpe of a trader who knew the signal.")
+@click.option(
+    "--columns", default="5", show_default=True, help="Columns that carry it: names with commas, or how many to draw."
+)
+@click.option("--repetitions", default=5, show_default=True, type=int, help="1 to 99.")
+def planted(
+    path: str, overrides: Sequence[str], run_id: str, fresh: bool, oracle_sharpe: float, columns: str, repetitions: int
+) -> None:
+    """Would the job find a signal that is there?
+
+    The whole job on noise with a signal of known strength in some of the table's own columns: how often it is found,
+    how much of its Sharpe is earned, and how many of its columns pruning keeps.
+    """
+    from pipeline.planted import Plan, run
+    from pipeline.repetitions import null_targets
+
+    plan = Plan.of(oracle_sharpe, columns, repetitions)
+    with _prepared(path, overrides, fresh=fresh) as job:
+        plan.check(job.data.panel.feature_names)
+        null = null_targets(job)
+        with _under_the_judged(job, "planted", path, run_id) as (judging, judged):
+            result = run(judging, judged, null, plan)
+    click.echo(result.sentence)
+    _say_where(judging, judged)
+
+
+COMMANDS = (placebo, planted)
+
+
+@contextmanager
+def _prepared(path: str, overrides: Sequence[str], *, fresh: bool) -> Iterator[Job]:
+    """The job on the real data, with nowhere to log to."""
+    from pipeline.config import load_config, split_overrides
+    from pipeline.job import Job
+    from pipeline.prepare import prepare
+    from pipeline.progress import Reporter
+    from pipeline.tracking import Silent, configure
+
+    configure()
+    config = load_config(path, split_overrides(overrides))
+    with Reporter() as reporter:
+        data, device = prepare(config, reporter)
+        yield Job(config=config, data=data, parent=Silent(), reporter=reporter, device=device, fresh=fresh)
+
+
+@contextmanager
+def _under_the_judged(job: Job, name: str, path: str, run_id: str) -> Iterator[tuple[Job, Run]]:
+    """The job with a run of its own, nested below the production run that it judges, and that one; made if need be."""
+    from dataclasses import replace
+
+    from pipeline.phases import production
+    from pipeline.repetitions import judged_run
+    from pipeline.tracking import git_commit, parent_run
+
+    judged = judged_run(job, run_id)
+    if judged is None:
+        job.reporter.say(f"{name}: no finished production run on this table and configuration: running one first")
+        # What `mlflow run` started is this command's run, not the production run's.
+        started = {key: os.environ.pop(key) for key in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID") if key in os.environ}
+        with parent_run("production", None) as judged:
+            producing = replace(job, parent=judged)
+            producing.log_inputs(command="production", config=path)
+            production.run(producing)
+        os.environ.update(started)
+    with parent_run(name, None) as own:
+        judging = replace(job, parent=own)
+        judging.log_inputs(command=name, config=path)
+        own.tags({"mlflow.parentRunId": judged.run_id, "judged_run": judged.run_id, "phase": name})
+        made_by = judged.client.get_run(judged.run_id).data.tags.get("git_commit")
+        job.reporter.say(f"{name}: judging production run {judged.run_id}")
+        if made_by != git_commit():
+            job.reporter.say(f"{name}: that run was made by the code of commit {made_by}, the repetitions by another")
+        yield judging, judged
+
+
+def _say_where(judging: Job, judged: Run) -> None:
+    from pipeline.tracking import store
+
+    click.echo(f"Table and figure: MLflow run {judging.parent.run_id}, and production run {judged.run_id}. Look at it:")
+    click.echo(f"  mlflow ui --workers 1 --backend-store-uri {store()}")
