@@ -52,6 +52,8 @@ LAYERS = [
     "pipeline/registry.py",
     "pipeline/search.py",
     "pipeline/plots.py",
+    "pipeline/luck_plots.py",
+    "pipeline/paired.py",
     "pipeline/report.py",
     "pipeline/job.py",
     "pipeline/phases/prefilter.py",
@@ -62,6 +64,7 @@ LAYERS = [
     "pipeline/compare.py",
     "pipeline/placebo.py",
     "pipeline/strategy.py",
+    "pipeline/judge.py",
     "pipeline/cli.py",
     "pipeline/__main__.py",
 ]
