@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline import judge
+
 # Waiting threads that spin make two processes on two cores twenty times slower; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -363,6 +365,22 @@ def _promote(config: Config, name: str, candidate: str) -> str:
     panel = load_panel(config.data, execution_delay_bars=config.execution_delay_bars).panel
     promoted, reason = promote(name, version, rule=config.registry.promote, panel=panel, holdout_sharpe=holdout_sharpe)
     return f"Version {version} is {'promoted' if promoted else 'not promoted'}: {reason}."
+
+
+def _with_plain_errors(command: click.Command) -> click.Command:
+    callback = command.callback
+    assert callback is not None
+
+    def plain(*arguments: Any, **options: Any) -> None:
+        with _plain_errors():
+            callback(*arguments, **options)
+
+    command.callback = plain
+    return command
+
+
+for _command in judge.COMMANDS:
+    main.add_command(_with_plain_errors(_command))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.registry import MIN_COMPARED_BARS
-from pipeline.significance import SharpeDifference, sharpe_difference
+from pipeline.significance import MIN_INFERENCE_BARS, SharpeDifference, sharpe_difference
 from tft.metrics import MIN_BARS, Performance, performance, sharpe
 from tft.positions import portfolio_return
 
@@ -157,8 +156,8 @@ def compare(pair: Pair, *, periods_per_year: float) -> Comparison:
     net = pair.net()
     difference, no_inference = None, ""
     still = [name for name, one in zip(("baseline", "candidate"), net, strict=True) if one.std() == 0.0]
-    if net.shape[1] < MIN_COMPARED_BARS:
-        no_inference = f"{net.shape[1]} bars allow no inference, {MIN_COMPARED_BARS} do"
+    if net.shape[1] < MIN_INFERENCE_BARS:
+        no_inference = f"{net.shape[1]} bars allow no inference, {MIN_INFERENCE_BARS} do"
     elif still:
         no_inference = f"the returns of the {' and the '.join(still)} never move, so that there is nothing to test"
     else:

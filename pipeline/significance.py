@@ -22,6 +22,9 @@ from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
 
+MIN_INFERENCE_BARS = 63
+"""Fewer bars allow no inference."""
+
 
 # ---- the standard error of one Sharpe ratio
 

@@ -17,7 +17,7 @@ from pipeline.cli import EXIT_FAULT, PHASES, main
 from pipeline.prepare import ensure_sample
 from pipeline.progress import Reporter
 
-COMMANDS = (*PHASES, "sample-data", "predict", "models")
+COMMANDS = (*PHASES, "sample-data", "predict", "models", "compare")
 
 
 @pytest.fixture

@@ -42,19 +42,21 @@ LAYERS = [
     "pipeline/data.py",
     "pipeline/checks.py",
     "pipeline/significance.py",
+    "pipeline/paired.py",
     "pipeline/baselines.py",
+    "pipeline/inference.py",
     "pipeline/execution.py",
     "pipeline/progress.py",
     "pipeline/prepare.py",
     "pipeline/journal.py",
     "pipeline/tracking.py",
+    "pipeline/ledger.py",
     "pipeline/reuse.py",
     "pipeline/served_model.py",
     "pipeline/registry.py",
     "pipeline/search.py",
     "pipeline/plots.py",
     "pipeline/luck_plots.py",
-    "pipeline/paired.py",
     "pipeline/report.py",
     "pipeline/job.py",
     "pipeline/phases/prefilter.py",
@@ -72,7 +74,7 @@ LAYERS = [
 ]
 
 # The name a distribution is imported by, where it is another one.
-IMPORT_NAMES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml"}
+IMPORT_NAMES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml", "scikit-learn": "sklearn"}
 
 
 def sources() -> list[str]:
