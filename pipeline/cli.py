@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import judge
+from pipeline.judge import COMMANDS, EXIT_TROUBLE
 
 # Waiting threads that spin make two processes on two cores twenty times slower; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -25,8 +25,6 @@ EXIT_FAULT = 2
 """Bad input: one sentence, no traceback."""
 EXIT_KILLED = 143
 """128 + SIGTERM, as a shell says it."""
-EXIT_TROUBLE = 3
-"""The work is finished and safe, but something after it could not be done."""
 
 PHASES = {
     "prefilter": "Phase 1: drop columns without information.",
@@ -379,7 +377,7 @@ def _with_plain_errors(command: click.Command) -> click.Command:
     return command
 
 
-for _command in judge.COMMANDS:
+for _command in COMMANDS:
     main.add_command(_with_plain_errors(_command))
 
 

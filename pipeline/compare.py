@@ -151,7 +151,7 @@ def compare_purge_gaps(
             for config in configs:
                 if config.purge_gap < config.least_purge_gap:
                     reporter.say(
-                        f"purge gap {config.purge_gap}: labels reach {config.least_purge_gap} bars past a block, so "
+                        f"purge gap {config.purge_gap}: labels overlap below a gap of {config.least_purge_gap}, so "
                         f"allow_label_overlap is true for this run"
                     )
                 job = Job(config, data, parent, reporter, device, fresh=fresh)
@@ -258,7 +258,7 @@ def _conclude(
         ledger.enter(replace(look, sharpe=figures.sharpe))
 
     settings = differing(baseline.settings, candidate.settings)
-    sentences = (in_one_sentence(label, comparison), *caveats(comparison, baseline, candidate))
+    sentences = (in_one_sentence(label, comparison), *beside(comparison, baseline, candidate))
     _log(parent, comparison, baseline, candidate)
     parent.table(
         "differing_parameters.json",
@@ -280,14 +280,16 @@ def _conclude(
     return sentences
 
 
-def caveats(comparison: Comparison, baseline: ProductionRun, candidate: ProductionRun) -> list[str]:
-    """What a reader of the difference has to know: selection, the noise floor, and data that are not the same."""
-    said = []
+def beside(comparison: Comparison, baseline: ProductionRun, candidate: ProductionRun) -> list[str]:
+    """What belongs beside a difference: both runs' figures, selection, the noise floor, data that are not the same."""
+    one, other = comparison.baseline, comparison.candidate
+    said = [
+        f"Baseline and candidate: annual net Sharpe {one.sharpe:.2f} and {other.sharpe:.2f}, worst drawdown "
+        f"{one.max_drawdown:.1%} and {other.max_drawdown:.1%}, turnover {one.turnover:.0f} and {other.turnover:.0f} a "
+        f"year."
+    ]
     if comparison.segment == "development":
-        said.append(
-            "Columns and parameters were chosen on development bars: neither Sharpe is out-of-sample "
-            f"(baseline {comparison.baseline.sharpe:.2f}, candidate {comparison.candidate.sharpe:.2f})."
-        )
+        said.append("Columns and parameters were chosen on development bars: neither Sharpe is out-of-sample.")
     else:
         said.append("This was a look at the holdout, and is counted as one.")
     one_seed = [name for name, run in (("baseline", baseline), ("candidate", candidate)) if run.n_seeds == 1]

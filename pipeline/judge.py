@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 EXIT_TROUBLE = 3
+"""The work is finished and safe, but something after it could not be done."""
 
 
 @click.command("compare")
