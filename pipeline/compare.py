@@ -271,7 +271,10 @@ def _conclude(
     figure = luck_plots.comparison(
         pair.times,
         *pair.net(),
-        names=(f"baseline {baseline.run_id[:8]}", f"candidate {candidate.run_id[:8]}"),
+        names=(
+            f"baseline: {baseline.name} {baseline.run_id[:8]}",
+            f"candidate: {candidate.name} {candidate.run_id[:8]}",
+        ),
         annual=comparison.difference,
         periods_per_year=periods_per_year,
     )
@@ -367,8 +370,8 @@ def note(
     def link(run: ProductionRun) -> str:
         return f"[{run.name} {run.run_id[:8]}](#/experiments/{run.experiment_id}/runs/{run.run_id})"
 
-    lines = [f"**{sentences[0]}**", "", *(f"- {sentence}" for sentence in sentences[1:])]
-    lines += ["", f"Baseline: {link(baseline)}, candidate: {link(candidate)}", ""]
+    lines = [f"**{sentences[0]}**", "", f"Baseline: {link(baseline)}, candidate: {link(candidate)}", ""]
+    lines += [*(f"- {sentence}" for sentence in sentences[1:]), ""]
     if not settings:
         return "\n".join([*lines, "The configurations are the same."])
     lines += ["| parameter | baseline | candidate |", "|---|---|---|"]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from pipeline.paired import as_p
 from pipeline.plots import BLUE, DPI, GREY, VERMILION, WIDTH_IN
 from pipeline.significance import SharpeDifference
 
@@ -81,9 +82,9 @@ def _interval(axes: Axes, difference: float, annual: SharpeDifference | None) ->
         color="#EFEFEF",
         lw=0,
         zorder=0,
-        label=f"within ±{annual.detectable:.2f}: missed more often than in 1 of 5 samples like this",
+        label=f"a true difference within ±{annual.detectable:.2f} is missed in more than 1 of 5 samples",
     )
-    label = f"{annual.difference:+.2f}, 95 % {low:.2f} to {high:.2f}, p = {annual.p_value:.2g}"
+    label = f"{annual.difference:+.2f}, 95 % {low:.2f} to {high:.2f}, p = {as_p(annual.p_value)}"
     axes.plot([low, high], [0.0, 0.0], color=VERMILION, lw=2.5, solid_capstyle="butt")
     axes.plot(annual.difference, 0.0, "o", color=VERMILION, ms=7, label=label)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)

@@ -213,6 +213,11 @@ def annualised(difference: SharpeDifference, periods_per_year: float) -> SharpeD
     )
 
 
+def as_p(p_value: float) -> str:
+    """As one writes it: two decimals, four where it is small."""
+    return f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.4f}"
+
+
 def in_one_sentence(label: str, comparison: Comparison) -> str:
     """What came of it, with what chance alone would have given."""
     bars = f"{comparison.n_bars} {comparison.segment} bars"
@@ -223,9 +228,8 @@ def in_one_sentence(label: str, comparison: Comparison) -> str:
     if found.standard_error == 0.0:
         return f"{label}: no difference, the returns on {bars} are the same or in a fixed proportion."
     low, high = found.interval
-    p = f"{found.p_value:.2f}" if found.p_value >= 0.01 else f"{found.p_value:.4f}"
     return (
         f"{label}: Sharpe difference {found.difference:+.2f} ± {found.standard_error:.2f} (95 % {low:.2f} to "
-        f"{high:.2f}, p = {p}), on {bars}; only a difference beyond {found.detectable:.2f} would have "
-        f"been found in this sample."
+        f"{high:.2f}, p = {as_p(found.p_value)}), on {bars}; only a difference beyond {found.detectable:.2f} would "
+        f"have been found in this sample."
     )
