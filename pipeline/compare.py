@@ -20,6 +20,7 @@ from pipeline.config import Config, ConfigError, load_config
 from pipeline.job import JOB_KEY, Job, flattened
 from pipeline.paired import Book, Comparison, FoldPair, Pair, compare, in_one_sentence, pair
 from pipeline.phases import production
+from pipeline.plots import bar_label
 from pipeline.prepare import prepare
 from pipeline.progress import Reporter
 from pipeline.tracking import Run, parent_run
@@ -287,9 +288,9 @@ def beside(comparison: Comparison, baseline: ProductionRun, candidate: Productio
     """What belongs beside a difference: both runs' figures, selection, the noise floor, data that are not the same."""
     one, other = comparison.baseline, comparison.candidate
     said = [
-        f"Baseline and candidate: annual net Sharpe {one.sharpe:.2f} and {other.sharpe:.2f}, worst drawdown "
-        f"{one.max_drawdown:.1%} and {other.max_drawdown:.1%}, turnover {one.turnover:.0f} and {other.turnover:.0f} a "
-        f"year."
+        f"Baseline and candidate from {bar_label(comparison.first)} to {bar_label(comparison.last)}: annual net Sharpe "
+        f"{one.sharpe:.2f} and {other.sharpe:.2f}, worst drawdown {one.max_drawdown:.1%} and {other.max_drawdown:.1%}, "
+        f"turnover {one.turnover:.0f} and {other.turnover:.0f} a year."
     ]
     if comparison.segment == "development":
         said.append("Columns and parameters were chosen on development bars: neither Sharpe is out-of-sample.")
@@ -309,7 +310,7 @@ def beside(comparison: Comparison, baseline: ProductionRun, candidate: Productio
     if baseline.tags.get("data_sha256") != candidate.tags.get("data_sha256"):
         said.append("The two runs read different feature tables.")
     if baseline.tags.get("git_commit") != candidate.tags.get("git_commit"):
-        said.append("The two runs were made by different code.")
+        said.append("The two runs were made at different commits of the code.")
     return said
 
 

@@ -175,6 +175,7 @@ def test_a_comparison_is_a_run_with_its_tables_figure_and_links() -> None:
     assert done.sentences[0] in note and "| purge_gap | 2 | 7 |" in note
     # What it says: the result first, then that development took part in selection, and that one seed has no floor.
     assert done.sentences[0].startswith(f"run {candidate[:8]} against {baseline[:8]}: Sharpe difference ")
+    assert done.sentences[1].startswith("Baseline and candidate from 2024-01-01 to 2024-04-19: annual net Sharpe ")
     assert "only a difference beyond" in done.sentences[0] and "110 development bars" in done.sentences[0]
     assert any("chosen on development bars: neither Sharpe is out-of-sample" in said for said in done.sentences)
     assert any("noise floor is unknown: the baseline and the candidate trained one seed" in s for s in done.sentences)
