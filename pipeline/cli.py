@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline import judge
+from pipeline.judge import EXIT_TROUBLE
 
 # Waiting threads that spin make two processes on two cores twenty times slower; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,8 +27,6 @@ EXIT_FAULT = 2
 """Bad input: one sentence, no traceback."""
 EXIT_KILLED = 143
 """128 + SIGTERM, as a shell says it."""
-EXIT_TROUBLE = 3
-"""The work is finished and safe, but something after it could not be done."""
 
 PHASES = {
     "prefilter": "Phase 1: drop columns without information.",

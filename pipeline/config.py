@@ -317,6 +317,11 @@ class Config:
         }
 
     @property
+    def least_purge_gap(self) -> int:
+        """Bars by which labels reach past the first bar of the next block: a smaller gap lets them overlap."""
+        return self.execution_delay_bars + self.horizon - 1
+
+    @property
     def warm_up_bars(self) -> int:
         """Bars before the first decision: the longest look-back any trial can ask for, less one."""
         tuned = self.tuning.space.get("seq_len")
@@ -417,11 +422,11 @@ class Config:
                 np.datetime64(self.holdout_start)
             except ValueError:
                 found.append(f"holdout_start is {self.holdout_start!r}, it must be an ISO date or time")
-        least_gap = self.execution_delay_bars + self.horizon - 1
-        if self.purge_gap < least_gap and not self.allow_label_overlap:
+        if self.purge_gap < self.least_purge_gap and not self.allow_label_overlap:
             found.append(
-                f"purge_gap is {self.purge_gap}, but labels reach {least_gap} bars past the first bar of the next "
-                f"block: set purge_gap to at least {least_gap}, or allow_label_overlap: true to compare"
+                f"purge_gap is {self.purge_gap}, but labels reach {self.least_purge_gap} bars past the first bar of "
+                f"the next block: set purge_gap to at least {self.least_purge_gap}, or allow_label_overlap: true to "
+                f"compare"
             )
         window = self.walk_forward
         if window.train_window - window.validation_window - self.purge_gap < 1:

@@ -29,6 +29,7 @@ from tft.panel import AHEAD, Panel
 from tft.selection import kernels_for
 from tft.train import EpochReport, Market
 
+JOB_KEY = "job_key"
 FITS = Path("checkpoints") / "fits"
 INNER = Path("checkpoints") / "inner"
 """Finished phases of inner jobs, by key: what MLflow is to other jobs."""
@@ -209,10 +210,24 @@ class Job:
     def log_inputs(self, **tags: str) -> None:
         """What the job is run on, and these tags, in its own run."""
         settings = to_mapping(self.config)
-        self.parent.tags(self.tags() | tags)
+        self.parent.tags(self.tags() | {JOB_KEY: self.key} | tags)
         self.parent.dataset("feature table", self.data.source, self.data.sha256)
         self.parent.params(flattened(settings))
         self.parent.text("config.json", json.dumps(settings, indent=2))
+
+    @property
+    def key(self) -> str:
+        """The hash of all that the whole job's record depends on: where the model is registered is no part of it."""
+        settings = to_mapping(self.config)
+        del settings["registry"]
+        return phase_key(
+            "production",
+            data_sha256=self.data.sha256,
+            settings=settings,
+            upstream=(),
+            device=self.device.type,
+            kernels=kernels_for(self.device),
+        )
 
     def tags(self) -> dict[str, str]:
         """What every run of this job is tagged with."""

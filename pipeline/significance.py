@@ -34,7 +34,7 @@ def sharpe_standard_error(
 ) -> float:
     """Standard error, per bar, of the Sharpe ratio of `returns` (T,).
 
-    "iid"      sqrt((1 + SR^2/2) / T): independent normal returns (Lo 2002, eq. 9)
+    "iid"      sqrt((1 + SR^2/2) / T): independent normal returns (Lo 2002)
     "mertens"  independent, any distribution (Mertens 2002), see `mertens_standard_error`
     "hac"      autocorrelated and heteroskedastic too: delta method on (mean, second moment) with Bartlett weights on
                `lags` autocovariances (Lo 2002; Ledoit & Wolf 2008, section 3.1), Andrews' (1991) automatic lags when
@@ -61,7 +61,7 @@ def sharpe_standard_error(
 def mertens_standard_error(sharpe: float, n_bars: int, skewness: float, kurtosis: float) -> float:
     """sqrt((1 - g3 SR + (g4 - 1)/4 SR^2) / (n - 1)) per bar, for independent returns of any distribution.
 
-    Mertens 2002; with n - 1 as in Bailey & Lopez de Prado 2012, section 3. Raises ValueError for fewer than 2 bars,
+    Mertens 2002; with n - 1 as in Bailey & Lopez de Prado 2012. Raises ValueError for fewer than 2 bars,
     values that are not finite, moments that no distribution has, or a zero error.
     """
     _check_count("n_bars", n_bars, 2)
@@ -76,7 +76,7 @@ def probabilistic_sharpe_ratio(
 ) -> float:
     """Probability that the true Sharpe exceeds `benchmark` (both per bar), given the one seen over `n_bars`.
 
-    Phi((SR - SR*) / `mertens_standard_error`(SR)): Bailey & Lopez de Prado 2012, section 4. Raises ValueError as
+    Phi((SR - SR*) / `mertens_standard_error`(SR)): Bailey & Lopez de Prado 2012, section 3. Raises ValueError as
     `mertens_standard_error` does, and for a benchmark that is not finite.
     """
     _check_finite(benchmark=benchmark)
@@ -120,7 +120,7 @@ def minimum_track_record_length(
 ) -> float:
     """Bars (a fraction, round up) after which this Sharpe per bar would have a PSR of `confidence`.
 
-    1 + (1 - g3 SR + (g4 - 1)/4 SR^2) (Phi^-1(confidence) / (SR - SR*))^2: Bailey & Lopez de Prado 2012, section 5.
+    1 + (1 - g3 SR + (g4 - 1)/4 SR^2) (Phi^-1(confidence) / (SR - SR*))^2: Bailey & Lopez de Prado 2012, eq. 13.
     Raises ValueError when the Sharpe does not exceed the benchmark (no length would do), for a confidence outside
     (0.5, 1), and for moments as `mertens_standard_error` does.
     """
@@ -140,7 +140,7 @@ def minimum_backtest_length(n_trials: int, target_annual_sharpe: float) -> float
     """Years below which the best of `n_trials` without skill is expected to reach `target_annual_sharpe`.
 
     (`expected_maximum`(N) / target)^2, a Sharpe over y years having variance 1/y: Bailey, Borwein, Lopez de Prado &
-    Zhu 2014, eq. 6. Raises ValueError for n_trials < 1 or a target that is not positive and finite.
+    Zhu 2014. Raises ValueError for n_trials < 1 or a target that is not positive and finite.
     """
     _check_finite(target_annual_sharpe=target_annual_sharpe)
     if target_annual_sharpe <= 0.0:
@@ -188,7 +188,7 @@ def probability_of_backtest_overfitting(returns: ArrayLike, n_blocks: int) -> Ba
     """How often the trial that is best on one half of the bars is below the median on the other half.
 
     `returns` (T, N), N trials on the same bars. Combinatorially symmetric cross-validation (Bailey, Borwein, Lopez de
-    Prado & Zhu 2017, section 2): T is cut into `n_blocks` blocks (as `numpy.array_split` does), each half of the
+    Prado & Zhu 2017, algorithm 2.3): T is cut into `n_blocks` blocks (as `numpy.array_split` does), each half of the
     blocks selects the trial of highest Sharpe, and the other half ranks it; logit = ln(rank / (N + 1 - rank)). Equal
     Sharpes share their mean rank, and of trials tied for the best the mean rank is taken.
 
@@ -260,11 +260,10 @@ def sharpe_difference(
 ) -> SharpeDifference:
     """Paired comparison of the Sharpe ratios of `a` and `b`, both (T,) and bar by bar on the same bars.
 
-    Ledoit & Wolf 2008: standard error by HAC delta method (section 3.1, as in `sharpe_standard_error`); p-value
-    (eq. 9) and symmetric 95 % interval from the studentised circular block bootstrap (section 3.2), where the error of
-    a resample comes from its own blocks (Goetze & Kuensch 1996). They agree: p <= 0.05 exactly when 0 is not
-    inside. `lags` None: Andrews 1991. `block_length` None: the automatic lags + 1, since Bartlett weights on b - 1 lags
-    are what blocks of b bars see.
+    Ledoit & Wolf 2008: standard error by HAC delta method (section 3.1, as in `sharpe_standard_error`); p-value and
+    symmetric 95 % interval from the studentised circular block bootstrap, where the error of a resample comes from its
+    own blocks (Goetze & Kuensch 1996). They agree: p <= 0.05 exactly when 0 is not inside. `lags` None: Andrews 1991.
+    `block_length` None: the automatic lags + 1, since Bartlett weights on b - 1 lags are what blocks of b bars see.
 
     Identical series, or one a positive multiple of the other, differ by nothing with certainty: difference,
     error and detectable 0, p 1, interval (0, 0).

@@ -17,7 +17,7 @@ from pipeline.cli import EXIT_FAULT, PHASES, main
 from pipeline.prepare import ensure_sample
 from pipeline.progress import Reporter
 
-COMMANDS = (*PHASES, "placebo", "planted", "sample-data", "predict", "models")
+COMMANDS = (*PHASES, "compare", "placebo", "planted", "sample-data", "predict", "models")
 
 
 @pytest.fixture

@@ -329,3 +329,14 @@ def test_training_progress_names_folds_epoch_and_score_and_skips_what_stopped_ea
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("exploration: 4/4,")
     assert job.reporter._total == job.reporter._done == 4
+
+
+def test_the_key_of_a_job_is_of_all_that_its_record_depends_on() -> None:
+    """Data, any setting: but not where the model is registered."""
+    panel = small_panel()
+    key = job_of(panel).key
+    assert job_of(panel).key == key
+    assert job_of(panel, replace(CONFIG, registry=replace(CONFIG.registry, promote="never"))).key == key
+    assert job_of(panel, replace(CONFIG, purge_gap=CONFIG.purge_gap + 1)).key != key
+    assert job_of(panel, replace(CONFIG, seed=CONFIG.seed + 1)).key != key
+    assert job_of(small_panel(seed=1)).key != key

@@ -42,6 +42,7 @@ LAYERS = [
     "pipeline/data.py",
     "pipeline/checks.py",
     "pipeline/significance.py",
+    "pipeline/paired.py",
     "pipeline/baselines.py",
     "pipeline/inference.py",
     "pipeline/null_targets.py",

@@ -64,6 +64,16 @@ def test_iid_standard_error_is_lo_2002() -> None:
     assert sharpe_standard_error(years, method="iid") * math.sqrt(252) == pytest.approx(0.5, rel=0.02)
 
 
+@pytest.mark.parametrize(("sharpe", "n_bars"), [(0.0, 252), (0.1, 252), (0.5, 1000), (1.5, 1000)])
+def test_iid_standard_error_is_the_deviation_of_a_noncentral_t(sharpe: float, n_bars: int) -> None:
+    # Of normal returns, SR sqrt(n) has a noncentral t distribution (Johnson & Welch 1940): its exact deviation is Lo's
+    # asymptotic one, but for terms of order 1/n.
+    r = np.random.default_rng(25).standard_normal(n_bars)
+    r = (r - r.mean()) / r.std(ddof=1) + sharpe
+    exact = stats.nct(n_bars - 1, sharpe * math.sqrt(n_bars)).std() / math.sqrt(n_bars)
+    assert sharpe_standard_error(r, method="iid") == pytest.approx(exact, rel=5 / n_bars)
+
+
 def test_mertens_standard_error_uses_population_moments_and_kurtosis_that_is_not_excess() -> None:
     r = fat_tails(300, 2)
     sharpe, g3, g4 = r.mean() / r.std(ddof=1), stats.skew(r), stats.kurtosis(r, fisher=False)
@@ -475,6 +485,7 @@ def with_value(array: Array, value: float) -> Array:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: sharpe_standard_error([]), "at least 2 bars"),
         (lambda: sharpe_standard_error([0.1]), "at least 2 bars"),
         (lambda: sharpe_standard_error(TRIALS), "one dimension"),
         (lambda: sharpe_standard_error(np.full(50, 0.1)), "no variance"),
@@ -488,7 +499,11 @@ def with_value(array: Array, value: float) -> Array:
         (lambda: mertens_standard_error(math.nan, 50, 0.0, 3.0), "sharpe is nan"),
         (lambda: mertens_standard_error(0.1, 50, 0.0, 0.2), "not excess"),
         (lambda: mertens_standard_error(1.0, 50, 2.0, 5.0), "zero"),
+        (lambda: mertens_standard_error(0.1, math.nan, 0.0, 3.0), "n_bars is nan"),  # type: ignore[arg-type]
+        (lambda: mertens_standard_error(0.1, 50, math.nan, 3.0), "skewness is nan"),
+        (lambda: mertens_standard_error(0.1, 50, 0.0, math.nan), "kurtosis is nan"),
         (lambda: probabilistic_sharpe_ratio(0.1, n_bars=1), "n_bars"),
+        (lambda: probabilistic_sharpe_ratio(math.nan, n_bars=50), "sharpe is nan"),
         (lambda: probabilistic_sharpe_ratio(0.1, n_bars=50, benchmark=math.nan), "benchmark is nan"),
         (lambda: probabilistic_sharpe_ratio(0.1, n_bars=50, skewness=math.inf), "skewness is inf"),
         (lambda: expected_maximum(0), "n_trials is 0"),
@@ -498,6 +513,21 @@ def with_value(array: Array, value: float) -> Array:
             lambda: deflated_sharpe_ratio(0.1, n_bars=50, skewness=0, kurtosis=3, n_trials=0, trial_variance=1),
             "n_trials is 0",
         ),
+        (
+            lambda: deflated_sharpe_ratio(0.1, n_bars=50, skewness=0, kurtosis=3, n_trials=5, trial_variance=math.nan),
+            "variance is nan",
+        ),
+        (
+            lambda: deflated_sharpe_ratio(math.nan, n_bars=50, skewness=0, kurtosis=3, n_trials=5, trial_variance=1),
+            "sharpe is nan",
+        ),
+        (
+            lambda: deflated_sharpe_ratio(0.1, n_bars=1, skewness=0, kurtosis=3, n_trials=5, trial_variance=1),
+            "n_bars is 1",
+        ),
+        (lambda: minimum_track_record_length(0.1, benchmark=math.nan), "benchmark is nan"),
+        (lambda: minimum_track_record_length(0.1, confidence=0.5), "confidence is 0.5"),
+        (lambda: minimum_track_record_length(0.1, confidence=math.nan), "confidence is nan"),
         (lambda: minimum_track_record_length(0.1, benchmark=0.1), "no record is long enough"),
         (lambda: minimum_track_record_length(0.1, confidence=1.0), "confidence is 1.0"),
         (lambda: minimum_track_record_length(math.nan), "sharpe is nan"),
@@ -506,6 +536,7 @@ def with_value(array: Array, value: float) -> Array:
         (lambda: minimum_backtest_length(5, math.nan), "nan"),
         (lambda: best_of_epochs(0, 21), "n_epochs is 0"),
         (lambda: best_of_epochs(80, 2), "n_bars is 2, the least is 3"),
+        (lambda: best_of_epochs(80, 21, math.nan), "periods_per_year is nan"),
         (lambda: best_of_epochs(80, 21, 0), "periods_per_year"),
         (lambda: probability_of_backtest_overfitting(TRIALS[:, :1], 4), "two trials"),
         (lambda: probability_of_backtest_overfitting(TRIALS[:, 0], 4), "two trials"),
@@ -514,11 +545,15 @@ def with_value(array: Array, value: float) -> Array:
         (lambda: probability_of_backtest_overfitting(TRIALS, 22), "from 2 to 20"),
         (lambda: probability_of_backtest_overfitting(TRIALS[:30], 16), "fewer blocks"),
         (lambda: probability_of_backtest_overfitting(with_value(TRIALS, math.nan), 4), "NaN"),
+        (lambda: probability_of_backtest_overfitting(with_value(TRIALS, math.inf), 4), "infinite"),
         (lambda: probability_of_backtest_overfitting(TRIALS * [1, 0, 1], 4), "trial 1 has no variance"),
         (lambda: probability_of_backtest_overfitting(TRIALS * [1, 1, 0] + 0.1, 4), "trial 2 has no variance"),
         (lambda: sharpe_difference(GOOD, GOOD[:-1]), "same bars"),
         (lambda: sharpe_difference(GOOD, np.zeros(60)), "b have no variance"),
+        (lambda: sharpe_difference(np.zeros(60), GOOD), "a have no variance"),
         (lambda: sharpe_difference(with_value(GOOD, math.nan), GOOD), "a hold NaN"),
+        (lambda: sharpe_difference(GOOD, with_value(GOOD, math.inf)), "b hold NaN or infinite"),
+        (lambda: sharpe_difference(TRIALS, TRIALS), "one dimension"),
         (lambda: sharpe_difference(GOOD, GOOD[::-1], lags=60), r"0\.\.59"),
         (lambda: sharpe_difference(GOOD, GOOD[::-1], block_length=31), r"1\.\.30"),
         (lambda: sharpe_difference(GOOD, GOOD[::-1], block_length=0), r"1\.\.30"),
