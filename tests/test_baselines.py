@@ -25,6 +25,7 @@ from pipeline.baselines import (
     Cells,
     against,
     macd,
+    metrics,
     ridge,
     run_baselines,
     time_series_momentum,
@@ -460,6 +461,15 @@ def row(name: str, *, low: float | None, difference: float = 0.0, high: float | 
 )
 def test_the_verdict_says_what_was_not_beaten(rows: list[BaselineRow], expected: str) -> None:
     assert verdict(rows) == expected
+
+
+def test_metrics_are_named_after_the_baselines() -> None:
+    rows = [replace(row(MOMENTUM, low=0.1, difference=0.25, high=2.0), sharpe_annual=None)]
+    assert metrics(rows) == {
+        "baseline_time_series_momentum_sharpe": None,
+        "baseline_time_series_momentum_difference": 0.25,
+        "baseline_time_series_momentum_p_value": 0.5,
+    }
 
 
 # ---- the figure
