@@ -135,6 +135,7 @@ def render(
         job=job,
         verdict=inference.verdict,
         selection=selection,
+        record_name="record" if selection == "nested" else "holdout",
         holdout=_headline(record, "holdout", inference.holdout),
         development=_headline(record, "development", inference.development),
         tuning=inference.tuning,
