@@ -209,7 +209,7 @@ def _print_headline(job: Job, result: Produced) -> None:
     console.print(table)
     console.print(result.inference.verdict, style="bold", highlight=False)
     if result.looks:
-        console.print(f"Look {len(result.looks)} at this holdout.", highlight=False)
+        console.print(f"Look {len(result.looks)} at this {'record' if nested else 'holdout'}.", highlight=False)
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:
         console.print(

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from mlflow.entities import Run as MlflowRun
@@ -26,14 +25,13 @@ _TAG_LENGTH = 5000
 """Characters in one tag of the store; a longer list of instruments goes on in the next tag."""
 _PAGE = 1000
 
-Kind = Literal["production", "comparison", "promotion"]
-
 
 @dataclass(frozen=True)
 class Look:
     """One configuration evaluated on the holdout bars from `first` to `last` of some instruments."""
 
-    kind: Kind
+    kind: str
+    """What looked: production, comparison or promotion."""
     first: str
     """ISO time of the first bar of decision."""
     last: str

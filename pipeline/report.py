@@ -136,6 +136,7 @@ def render(
         job=job,
         verdict=inference.verdict,
         selection=job.selection,
+        record_name="record" if job.selection == "nested" else "holdout",
         holdout=_headline(record, "holdout", inference.holdout),
         development=_headline(record, "development", inference.development),
         tuning=inference.tuning,

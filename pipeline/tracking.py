@@ -314,7 +314,7 @@ def log_folds(run: Run, rows: Sequence[FoldRow], more: Mapping[str, Sequence[flo
     gaps = [row.val_oos_gap for row in rows if row.val_oos_gap is not None]
     run.metrics({"val_oos_gap_mean": sum(gaps) / len(gaps) if gaps else None})
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(FoldRow)}
-    run.table("folds.json", columns | more)
+    run.table("folds.json", {**columns, **more})
 
 
 def git_commit() -> str:
