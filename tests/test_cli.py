@@ -128,6 +128,26 @@ def test_an_unknown_device_is_a_sentence(run: Callable[..., Result]) -> None:
     assert "abacus" in said
 
 
+@pytest.mark.parametrize(
+    ("command", "options", "said"),
+    [
+        ("placebo", ("--repetitions", "0"), "placebo.repetitions is 0, the least is 1"),
+        ("placebo", ("--repetitions", "100"), "placebo.repetitions is 100, the most is 99"),
+        ("placebo", ("--repetitions", "x"), "placebo.repetitions is 'x', it must be a whole number"),
+        ("placebo", ("--set", "placebo.exceedances=-1"), "placebo.exceedances is -1, the least is 0"),
+        ("placebo", ("--run-id", "none"), "run_id is 'none', and this MLflow store holds no such run: leave it empty"),
+        ("planted", ("--repetitions", "0"), "repetitions is 0, it must lie between 1 and 99"),
+        ("planted", ("--columns", "no_such"), "columns names no_such, which the table does not have"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(
+    run: Callable[..., Result], command: str, options: tuple[str, ...], said: str
+) -> None:
+    done = run(command, "--config", str(MICRO), *options)
+    assert done.exit_code == EXIT_FAULT
+    assert [line for line in done.stderr.splitlines() if "Error" in line or "Traceback" in line] == [f"Error: {said}"]
+
+
 def test_a_missing_table_is_a_sentence(run: Callable[..., Result], tmp_path: Path) -> None:
     """And leaves no run behind."""
     said = refused(run("prefilter", "--config", str(MICRO), "--set", "data.sample=null;data.source=no.parquet"))
