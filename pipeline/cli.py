@@ -144,6 +144,7 @@ def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | Non
             parent.dataset("feature table", data.source, data.sha256)
             parent.params(flattened(to_mapping(config)))
             parent.text("config.json", _json(to_mapping(config)))
+            job.check()
             result = import_module(f"pipeline.phases.{name}").run(job)
     if name == "production":
         _print_headline(job, result)

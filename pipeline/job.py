@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from pipeline.checks import SEVERITIES, Finding, check_data, summary
 from pipeline.config import Config, build, sha256_of
-from pipeline.data import Dataset, panel_sha256
+from pipeline.data import DataError, Dataset, panel_sha256
 from pipeline.progress import Reporter
 from pipeline.reuse import PHASE_KEY, RESULT, find_finished, phase_key
 from pipeline.tracking import Run, child_run, git_commit
@@ -41,6 +42,8 @@ class Job:
     keys: dict[str, str] = field(default_factory=dict)
     """phase_key by phase"""
     run_ids: dict[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    """of `check`"""
     _results: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -61,6 +64,27 @@ class Job:
     @cached_property
     def development_sha256(self) -> str:
         return panel_sha256(self.development)
+
+    def check(self) -> None:
+        """Look for leaks and faults in the development bars before anything is trained on them.
+
+        What is found is said, logged in the job's own run, and kept. Raises DataError for errors.
+        """
+        n_bars = len(self.data.panel.times)
+        self.findings = found = check_data(
+            self.development,
+            timing=self.config.timing,
+            n_holdout_bars=max(n_bars - self.n_development - 1 - self.config.execution_delay_bars, 0),
+            accept=self.config.data.accept,
+        )
+        columns = ("severity", "check", "where", "message")
+        self.parent.table("findings.json", {name: [getattr(finding, name) for finding in found] for name in columns})
+        self.parent.metrics({f"n_findings_{s}": sum(f.severity == s for f in found) for s in SEVERITIES})
+        for line in summary([finding for finding in found if finding.severity != "error"]):
+            self.reporter.say(line)
+        errors = [f"{finding.where}: {finding.message}" for finding in found if finding.severity == "error"]
+        if errors:
+            raise DataError(self.data.source, errors)
 
     def folds(
         self, n_bars: int, *, step_size: int, max_folds: int | None, test_window: int | None = None

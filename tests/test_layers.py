@@ -40,7 +40,9 @@ LAYERS = [
     "pipeline/config.py",
     "pipeline/sample_data.py",
     "pipeline/data.py",
+    "pipeline/leaks.py",
     "pipeline/checks.py",
+    "pipeline/lookahead.py",
     "pipeline/significance.py",
     "pipeline/baselines.py",
     "pipeline/execution.py",
@@ -62,6 +64,7 @@ LAYERS = [
     "pipeline/compare.py",
     "pipeline/placebo.py",
     "pipeline/strategy.py",
+    "pipeline/judge.py",
     "pipeline/cli.py",
     "pipeline/__main__.py",
 ]
