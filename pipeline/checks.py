@@ -29,7 +29,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 MIN_INFERENCE_BARS = 63
 """Fewer bars say nothing about a Sharpe."""
 BLOCK_BARS = 21
-SIDE_BLOCKS = 3
+SIDE_BLOCKS = 4
 """A scale has to hold for this many blocks before and after it changes."""
 JUMP_FACTOR = 10.0
 """Least ratio of scales. Calm and wild quarters of one market differ by less; units differ by 10 or more."""
@@ -52,12 +52,12 @@ class Finding:
 
 
 def check_data(
-    panel: Panel, *, timing: Timing, n_holdout_bars: int, accept: Sequence[str] = ()
+    panel: Panel, *, timing: Timing, n_holdout_bars: int | None, accept: Sequence[str] = ()
 ) -> tuple[Finding, ...]:
     """All findings on the development bars of a panel, worst first.
 
-    `n_holdout_bars`: bars of the holdout with a known return, of which nothing else is looked at. Errors in the columns
-    of `accept` become notes.
+    `n_holdout_bars`: bars of the holdout with a known return, of which nothing else is looked at; None where there is
+    no holdout by design. Findings in the columns of `accept` become notes.
     """
     found = [
         *_too_few_bars(panel, timing, n_holdout_bars),
@@ -92,9 +92,9 @@ def _accepted(finding: Finding) -> Finding:
 # ---- too few bars
 
 
-def _too_few_bars(panel: Panel, timing: Timing, n_holdout_bars: int) -> Iterator[Finding]:
+def _too_few_bars(panel: Panel, timing: Timing, n_holdout_bars: int | None) -> Iterator[Finding]:
     least, check = MIN_INFERENCE_BARS, "too few bars"
-    if n_holdout_bars < least:
+    if n_holdout_bars is not None and n_holdout_bars < least:
         # 5 % one-sided, 80 % power: the two normal quantiles add up to 2.49.
         detectable = 2.49 * math.sqrt(timing.periods_per_year / max(n_holdout_bars, 1))
         yield Finding(
@@ -241,34 +241,32 @@ def _repeats(panel: Panel, asset: int) -> tuple[NDArray[np.bool_], NDArray[np.in
 
 
 def _stale_values(panel: Panel) -> Iterator[Finding]:
-    """Columns that repeat the value of the bar before on a share of bars, and mostly take a new value otherwise.
+    """Columns that repeat the value of the bar before on a share of bars, though they move on most.
 
-    Repeats of 0 and of the largest and smallest value do not count: that is where a column is clipped.
+    A value that the column comes back to later is one of its levels (0, a limit, a count), not a stale one.
     """
     found: dict[int, list[tuple[float, str, int, int]]] = {}
     for a, symbol in enumerate(panel.symbols):
         repeats, n_pairs = _repeats(panel, a)
-        values = panel.features[1:, a]
-        with np.errstate(invalid="ignore"):
-            low, high = np.fmin.reduce(panel.features[:, a]), np.fmax.reduce(panel.features[:, a])
-            repeats &= (values != 0.0) & (values != low) & (values != high)
         share = repeats.sum(axis=0) / np.maximum(n_pairs, 1)
-        stale = (share >= STALE_SHARE) & (share <= MOVING_SHARE) & (n_pairs >= MIN_INFERENCE_BARS)
-        for column in np.flatnonzero(stale).tolist():
-            present = panel.features[:, a, column][np.isfinite(panel.features[:, a, column])]
-            n_moves = len(present) * (1.0 - share[column])
-            if len(np.unique(present)) >= 0.5 * n_moves:  # not one of few levels, which recur without being stale
-                start, length = _longest_run(repeats[:, column])
-                found.setdefault(column, []).append((float(share[column]), symbol, start, length))
+        suspicious = (share >= STALE_SHARE) & (share <= MOVING_SHARE) & (n_pairs >= MIN_INFERENCE_BARS)
+        for column in np.flatnonzero(suspicious).tolist():
+            values = panel.features[1:, a, column]
+            begins = np.isfinite(values) & ~repeats[:, column]  # of a run of equal values
+            levels, n_runs = np.unique(values[begins], return_counts=True)
+            stale = repeats[:, column] & ~np.isin(values, levels[n_runs > 1])
+            if stale.sum() >= STALE_SHARE * n_pairs[column]:
+                start, length = _longest_run(stale)
+                found.setdefault(column, []).append((float(stale.sum() / n_pairs[column]), symbol, start, length))
     for column, places in sorted(found.items()):
-        share, symbol, start, length = max(places, key=lambda place: place[0])
+        share_stale, symbol, start, length = max(places, key=lambda place: place[0])
         name = panel.feature_names[column]
         yield Finding(
             "warning",
             "stale values",
             f"column {name}, {_listed([place[1] for place in places], panel.symbols)}",
-            f"{share:.0%} of the bars repeat the value of the bar before ({symbol}; at most {length + 1} bars alike, "
-            f"from {_time(panel, start)}), on the others it moves: check for a feed that stood still",
+            f"{share_stale:.0%} of the bars repeat the value of the bar before ({symbol}; at most {length + 1} bars "
+            f"alike, from {_time(panel, start)}), on the others it moves: check for a feed that stood still",
             name,
         )
 

@@ -6,10 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from pipeline import judge
 
 # Waiting threads that spin make two processes on two cores twenty times slower; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -113,37 +116,43 @@ def _phase_command(name: str) -> click.Command:
     return click.command(name, help=PHASES[name])(command)
 
 
+def _plain(command: click.Command) -> click.Command:
+    """The command with its faults in plain sentences."""
+    run = command.callback
+    assert run is not None
+
+    @wraps(run)
+    def plain(**options: Any) -> None:
+        with _plain_errors():
+            run(**options)
+
+    command.callback = plain
+    return command
+
+
 for _name in PHASES:
     main.add_command(_phase_command(_name))
+for _command in judge.COMMANDS:
+    main.add_command(_plain(_command))
 
 
 def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | None, fresh: bool) -> int:
     """Run a phase and what it needs; returns the exit code."""
     from importlib import import_module
 
-    from pipeline.config import load_config, split_overrides, to_mapping
-    from pipeline.data import load_panel
-    from pipeline.job import Job, flattened
+    from pipeline.config import load_config, split_overrides
+    from pipeline.job import Job
+    from pipeline.prepare import prepare
     from pipeline.progress import Reporter
     from pipeline.tracking import configure, parent_run
-    from tft.train import choose_device
 
     configure()
     config = load_config(path, split_overrides(overrides))
-    device = choose_device(config.device)
     with Reporter() as reporter:
-        ensure_sample(config, reporter.say)
-        data = load_panel(config.data, min_bars=config.min_bars, execution_delay_bars=config.execution_delay_bars)
-        n_bars, n_symbols, n_features = data.panel.features.shape
-        reporter.say(
-            f"{data.source}: {n_bars} bars, {n_symbols} instruments, {n_features} columns; training on {device.type}"
-        )
+        data, device = prepare(config, reporter)
         with parent_run(name, run_id) as parent:
             job = Job(config=config, data=data, parent=parent, reporter=reporter, device=device, fresh=fresh)
-            parent.tags(job.tags() | {"command": name, "config": path})
-            parent.dataset("feature table", data.source, data.sha256)
-            parent.params(flattened(to_mapping(config)))
-            parent.text("config.json", _json(to_mapping(config)))
+            job.log_inputs(command=name, config=path)
             job.check()
             result = import_module(f"pipeline.phases.{name}").run(job)
     if name == "production":
@@ -155,38 +164,6 @@ def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | Non
     else:
         click.echo(f"{name} is done: MLflow run {job.run_ids[name]}. Look at it with: {_ui_command()}")
     return 0
-
-
-def ensure_sample(config: Config, say: Callable[[str], None]) -> None:
-    """Generate the table the configuration describes where its file does not exist yet."""
-    from dataclasses import asdict
-
-    from pipeline.config import DataConfig, SampleConfig
-    from pipeline.sample_data import write_sample
-
-    sample, source = config.data.sample, Path(config.data.source)
-    if sample is None and config.data.source == DataConfig().source:
-        sample = SampleConfig()
-    a_file = not config.data.source.startswith("s3://") and not set("*?[") & set(config.data.source)
-    if sample is None or not a_file or source.exists():
-        return
-
-    write_sample(
-        source,
-        **asdict(sample),
-        execution_delay_bars=config.execution_delay_bars,
-        periods_per_year=config.periods_per_year,
-    )
-    say(
-        f"{source} did not exist: generated it ({sample.n_bars} bars, {sample.n_symbols} instruments, "
-        f"{sample.n_features} columns, oracle Sharpe {sample.oracle_sharpe:g}, seed {sample.seed})"
-    )
-
-
-def _json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, indent=2)
 
 
 def _ui_command() -> str:

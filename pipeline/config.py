@@ -242,6 +242,13 @@ class RegistryConfig:
     promote: Literal["always", "never", "if_better"] = "if_better"
 
 
+Selection = Literal["holdout", "nested"]
+MIN_INNER_FOLDS = 3
+"""Exploration folds that a choice needs to be made on, with `selection: nested`."""
+MIN_RECORD_BARS = 63
+"""Below this many bars a record allows no inference."""
+
+
 @dataclass(frozen=True)
 class Config:
     """One production run. Sections as in the YAML file."""
@@ -252,6 +259,10 @@ class Config:
     periods_per_year: float = 252.0
     execution_delay_bars: int = 1
     horizon: int = 1
+    selection: Selection = "holdout"
+    """holdout: phases 1-4 decide once, before the holdout, which alone is out-of-sample. nested: every production fold
+    decides anew on its own past, so that its whole record is, and the deployed model decides on all bars; the two keys
+    below do not count then."""
     holdout_fraction: float = 0.3
     holdout_start: str | None = None
     """First bar (ISO date or time) of the holdout; prevails over the fraction."""
@@ -297,9 +308,24 @@ class Config:
         return self.warm_up_bars + one_fold + MIN_BARS * self.tuning.folds - 1 + self.timing.label_bars
 
     @property
+    def min_inner_bars(self) -> int:
+        """Bars before the end of a fold's validation block for which its own choice can be made (selection: nested)."""
+        one_fold = bars_needed(train_window=self.walk_forward.train_window, purge_gap=self.purge_gap)
+        folds = one_fold + (MIN_INNER_FOLDS - 1) * self.exploration.step_size
+        return max(self.min_development_bars, self.warm_up_bars + folds + self.timing.label_bars)
+
+    @property
+    def min_nested_bars(self) -> int:
+        """Bars of a table for which `selection: nested` has a record of MIN_RECORD_BARS with a label."""
+        first_end = self.warm_up_bars + self.walk_forward.train_window
+        first_fold = _ceil(max(0, self.min_inner_bars - first_end) / self.production.step_size)
+        first_test = first_end + first_fold * self.production.step_size + self.purge_gap
+        return first_test + MIN_RECORD_BARS + self.timing.label_bars
+
+    @property
     def min_bars(self) -> int:
         """Bars of a table for which every phase has its folds in development (by the holdout fraction)."""
-        if self.holdout_start is not None:
+        if self.holdout_start is not None or self.selection == "nested":
             return self.min_development_bars
         needed = self.min_development_bars
         while needed - _ceil(self.holdout_fraction * needed) < self.min_development_bars:
@@ -307,8 +333,13 @@ class Config:
         return needed
 
     def n_development(self, times: NDArray[np.datetime64]) -> int:
-        """Bars before the holdout. `times` (T,) datetime64. Raises ConfigError if the holdout takes too many."""
-        if self.holdout_start is not None:
+        """Bars that phases 1-4 may see, of `times` (T,) datetime64: those before the holdout; all if nested.
+
+        Raises ConfigError if they are too few.
+        """
+        if self.selection == "nested":
+            n_bars = len(times)
+        elif self.holdout_start is not None:
             n_bars = int(np.searchsorted(times, np.datetime64(self.holdout_start)))
         else:
             n_bars = len(times) - _ceil(self.holdout_fraction * len(times))
@@ -354,6 +385,11 @@ class Config:
                     )
         if not 0.0 <= self.holdout_fraction < 1.0:
             found.append(f"holdout_fraction is {self.holdout_fraction}, it must lie in [0, 1)")
+        if self.selection == "nested" and (self.exploration.max_folds or MIN_INNER_FOLDS) < MIN_INNER_FOLDS:
+            found.append(
+                f"exploration.max_folds is {self.exploration.max_folds}, selection: nested chooses on at least "
+                f"{MIN_INNER_FOLDS} folds: raise it or set null"
+            )
         if self.holdout_start is not None:
             try:
                 np.datetime64(self.holdout_start)

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from glob import glob
 from pathlib import Path
@@ -48,6 +48,14 @@ class Dataset:
     sha256: str
     source: str
     n_rows: int
+    sigma: NDArray[np.float64] | None = None
+    """(T, A) volatility to scale by, where it is not that of the panel's own returns."""
+
+    def first_bars(self, n_bars: int) -> Dataset:
+        """The table as it stood when bar n_bars - 1 had closed."""
+        panel = self.panel.first_bars(n_bars)
+        sigma = None if self.sigma is None else self.sigma[:n_bars]
+        return replace(self, panel=panel, sha256=panel_sha256(panel, sigma), n_rows=panel.returns.size, sigma=sigma)
 
 
 def load_panel(
@@ -126,12 +134,16 @@ def panel_from_frame(
     return Panel.from_columns(columns, known=config.known, lead_bars=1 + execution_delay_bars)
 
 
-def panel_sha256(panel: Panel) -> str:
-    """Hash of times, symbols, names and values: equal content, equal hash (-0.0 is 0.0, every NaN the same NaN)."""
+def panel_sha256(panel: Panel, sigma: NDArray[np.float64] | None = None) -> str:
+    """Hash of times, symbols, names and values: equal content, equal hash (-0.0 is 0.0, every NaN the same NaN).
+
+    `sigma` (T, A): a volatility of its own that the panel is scaled by.
+    """
     names = [list(panel.symbols), list(panel.feature_names), list(panel.features.shape)]
     digest = hashlib.sha256(json.dumps(names).encode())
     digest.update(panel.times.astype("datetime64[us]").astype("<i8").tobytes())
-    for values, kind in ((panel.features, "<f4"), (panel.returns, "<f8")):
+    arrays = [(panel.features, "<f4"), (panel.returns, "<f8"), *([] if sigma is None else [(sigma, "<f8")])]
+    for values, kind in arrays:
         digest.update(np.where(np.isnan(values), np.nan, values + 0.0).astype(kind).tobytes())
     return digest.hexdigest()
 

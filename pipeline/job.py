@@ -1,9 +1,13 @@
-"""One run of the pipeline: what all phases share, and how a phase is run, reused and logged."""
+"""One run of the pipeline: what all phases share, and how a phase is run, reused and logged.
+
+An inner job runs the same phases on other data, inside another job's: nothing of it reaches MLflow.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -12,19 +16,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.checks import SEVERITIES, Finding, check_data, summary
-from pipeline.config import Config, build, sha256_of
+from pipeline.config import Config, build, sha256_of, to_mapping
 from pipeline.data import DataError, Dataset, panel_sha256
-from pipeline.progress import Reporter
+from pipeline.progress import Quiet, Reporter
 from pipeline.reuse import PHASE_KEY, RESULT, find_finished, phase_key
-from pipeline.tracking import Run, child_run, git_commit
+from pipeline.tracking import Run, Silent, git_commit
+from tft.checkpoint import write_folder_atomically
 from tft.folds import Fold, walk_forward
 from tft.panel import AHEAD, Panel
 from tft.selection import kernels_for
-from tft.train import EpochReport
+from tft.train import EpochReport, Market
 
 FITS = Path("checkpoints") / "fits"
+INNER = Path("checkpoints") / "inner"
+"""Finished phases of inner jobs, by key: what MLflow is to other jobs."""
 
 Result = TypeVar("Result")
 
@@ -63,18 +71,41 @@ class Job:
 
     @cached_property
     def development_sha256(self) -> str:
-        return panel_sha256(self.development)
+        return panel_sha256(self.development, self._sigma(self.n_development))
+
+    def _sigma(self, n_bars: int) -> NDArray[np.float64] | None:
+        return None if self.data.sigma is None else self.data.sigma[:n_bars]
+
+    def market(self, panel: Panel) -> Market:
+        """Made ready for fitting: some of the data's columns over its first bars, scaled by the data's volatility."""
+        return Market(panel, self.config.timing, self.device, self._sigma(len(panel.times)))
+
+    @property
+    def is_inner(self) -> bool:
+        return isinstance(self.parent, Silent)
+
+    def inner(self, data: Dataset, *, config: Config | None = None, n_development: int | None = None) -> Job:
+        """The same phases on other data, computed in silence: results are kept in memory, and on disk by key, so that
+        a process that died goes on from the last phase that was finished.
+
+        `n_development`: bars that phases 1-4 may see; by default what the configuration says of the data's bars.
+        """
+        job = Job(config or self.config, data, Silent(), Quiet(), self.device, fresh=self.fresh)
+        if n_development is not None:
+            job.n_development = n_development
+        return job
 
     def check(self) -> None:
         """Look for leaks and faults in the development bars before anything is trained on them.
 
         What is found is said, logged in the job's own run, and kept. Raises DataError for errors.
         """
-        n_bars = len(self.data.panel.times)
+        lead = 1 + self.config.execution_delay_bars
+        n_holdout = max(len(self.data.panel.times) - self.n_development - lead, 0)
         self.findings = found = check_data(
             self.development,
             timing=self.config.timing,
-            n_holdout_bars=max(n_bars - self.n_development - 1 - self.config.execution_delay_bars, 0),
+            n_holdout_bars=n_holdout if self.config.selection == "holdout" else None,
             accept=self.config.data.accept,
         )
         columns = ("severity", "check", "where", "message")
@@ -117,9 +148,9 @@ class Job:
     ) -> Result:
         """The phase's result: remembered, reused from a finished run with the same key, or computed.
 
-        Either way it is logged in a nested run of its own, so that every production run shows all of its phases.
-        A result that is not `complete` serves this job and is not found again. `settings`: the parts of the
-        configuration that the phase reads. `upstream`: phases whose results it uses.
+        Either way it is logged in a nested run of its own, so that every production run shows all of its phases; of
+        an inner job nothing is logged. A result that is not `complete` serves this job and is not found again.
+        `settings`: the parts of the configuration that the phase reads. `upstream`: phases whose results it uses.
         """
         if name in self._results:
             remembered: Result = self._results[name]
@@ -133,10 +164,51 @@ class Job:
             kernels=kernels_for(self.device),
         )
         self.keys[name] = key
-        found = find_finished(key) if reusable and not self.fresh else None
         if self.fresh:
             shutil.rmtree(self.fits_folder(name), ignore_errors=True)
-        with child_run(name) as run:
+        reuse = reusable and not self.fresh
+        if self.is_inner:
+            result = self._compute_inner(kind, key, compute, complete, reuse=reuse)
+        else:
+            result = self._compute_and_log(name, kind, key, settings, compute, log, complete, reuse=reuse)
+        self._results[name] = result
+        shutil.rmtree(self.fits_folder(name), ignore_errors=True)  # the result is delivered
+        return result
+
+    def _compute_inner(
+        self,
+        kind: type[Result],
+        key: str,
+        compute: Callable[[Run], Result],
+        complete: Callable[[Result], bool],
+        *,
+        reuse: bool,
+    ) -> Result:
+        file = INNER / key / RESULT
+        if reuse and file.exists():
+            return from_json(kind, file.read_text())
+        result = compute(self.parent)
+        if complete(result):
+            try:
+                write_folder_atomically(file.parent, {RESULT: to_json(result).encode()})
+            except OSError as error:  # only a restart would have read it
+                warnings.warn(f"finished phases cannot be kept in {INNER} ({error.strerror})", stacklevel=2)
+        return result
+
+    def _compute_and_log(
+        self,
+        name: str,
+        kind: type[Result],
+        key: str,
+        settings: dict[str, Any],
+        compute: Callable[[Run], Result],
+        log: Callable[[Run, Result], None],
+        complete: Callable[[Result], bool],
+        *,
+        reuse: bool,
+    ) -> Result:
+        found = find_finished(key) if reuse else None
+        with self.parent.phase(name) as run:
             self.run_ids[name] = run.run_id
             run.tags(self.tags())
             run.dataset("feature table", self.data.source, self.data.sha256)
@@ -150,16 +222,22 @@ class Job:
                 self.reporter.say(f"{name}: running")
                 result = compute(run)
             log(run, result)
-            run.text(RESULT, json.dumps(asdict(result)))  # type: ignore[call-overload]
+            run.text(RESULT, to_json(result))
             if complete(result):
                 run.tags({PHASE_KEY: key})
-        self._results[name] = result
-        shutil.rmtree(self.fits_folder(name), ignore_errors=True)  # the result is delivered
         return result
 
     def fits_folder(self, name: str) -> Path:
         """Where finished folds of a running phase wait in case its process dies: the next one goes on from there."""
         return FITS / self.keys[name][:16]
+
+    def log_inputs(self, **tags: str) -> None:
+        """What the job is run on, and these tags, in its own run."""
+        settings = to_mapping(self.config)
+        self.parent.tags(self.tags() | tags)
+        self.parent.dataset("feature table", self.data.source, self.data.sha256)
+        self.parent.params(flattened(settings))
+        self.parent.text("config.json", json.dumps(settings, indent=2))
 
     def tags(self) -> dict[str, str]:
         """What every run of this job is tagged with."""
@@ -188,6 +266,11 @@ class Job:
                 self.reporter.skip((epochs - epoch.epoch - 1) * len(epoch.folds))
 
         return report
+
+
+def to_json(result: object) -> str:
+    """A phase's result as it is stored."""
+    return json.dumps(asdict(result))  # type: ignore[call-overload]
 
 
 def from_json(kind: type[Result], text: str) -> Result:

@@ -95,6 +95,25 @@ class Reporter:
             self._bars.update(self._task, total=self._total)
 
 
+class Quiet(Reporter):
+    """Says nothing: for work inside other work, which is told of from outside."""
+
+    def __init__(self) -> None:
+        super().__init__(terminal=False)
+
+    def say(self, text: str) -> None:
+        pass
+
+    def start(self, phase: str, total: int) -> None:
+        pass
+
+    def step(self, detail: str, n: int = 1) -> None:
+        pass
+
+    def skip(self, n: int) -> None:
+        pass
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

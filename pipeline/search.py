@@ -28,12 +28,17 @@ class Report(Protocol):
 Objective = Callable[[optuna.Trial, Mapping[str, Any], Report], float]
 
 
-def open_study(name: str, *, storage: str = STORAGE) -> optuna.Study:
-    """The study of that name, created if it is not there. Trials of processes that died are marked failed."""
+def open_study(name: str, *, storage: str | None = STORAGE) -> optuna.Study:
+    """The study of that name, created if it is not there. Trials of processes that died are marked failed.
+
+    Without a storage it is a new one in memory, gone with the process.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        rdb = optuna.storages.RDBStorage(storage, heartbeat_interval=HEARTBEAT_S, grace_period=4 * HEARTBEAT_S)
+    rdb = None
+    if storage:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            rdb = optuna.storages.RDBStorage(storage, heartbeat_interval=HEARTBEAT_S, grace_period=4 * HEARTBEAT_S)
     return optuna.create_study(
         study_name=name,
         storage=rdb,

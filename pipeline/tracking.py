@@ -134,6 +134,65 @@ class Run:
         with tempfile.TemporaryDirectory() as scratch:
             return Path(self.client.download_artifacts(self.run_id, name, scratch)).read_text()
 
+    @contextmanager
+    def child(self, name: str) -> Iterator[Run]:
+        """A run nested below this one, in the same experiment. If a run is active, it must be this one."""
+        with _run(name, below=self) as run:
+            yield run
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Run]:
+        """A child run of a phase, with its wall time and memory peaks as metrics."""
+        with self.child(name) as run:
+            run.tags({"phase": name})
+            with peaks() as measured:
+                try:
+                    yield run
+                finally:
+                    run.metrics(measured())
+
+
+class Silent(Run):
+    """A run that takes everything, writes nothing and knows no MLflow; its children are itself."""
+
+    def __init__(self) -> None:
+        self.run_id = ""
+
+    def metric_steps(self, values: Mapping[str, Mapping[int, float | None]]) -> None:
+        pass
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        pass
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        pass
+
+    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        pass
+
+    def text(self, name: str, text: str) -> None:
+        pass
+
+    def figure(self, name: str, figure: Figure) -> None:
+        pass
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        pass
+
+    def dataset(self, name: str, source: str, digest: str) -> None:
+        pass
+
+    def read_text(self, name: str) -> str:
+        raise FileNotFoundError(f"{name} was given to a run that writes nothing")
+
+    @contextmanager
+    def child(self, name: str) -> Iterator[Run]:
+        yield self
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[Run]:
+        yield self
+
 
 @contextmanager
 def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
@@ -155,7 +214,7 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
         chosen = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
         # The UI opens such an experiment with its runs, not with the pages for language models.
         client.set_experiment_tag(chosen.experiment_id, "mlflow.experimentKind", "custom_model_development")
-    with _run(name, run_id=given, nested=False) as run:
+    with _run(name, run_id=given) as run:
         if given and not run_id:
             client.update_run(given, name=name)  # `mlflow run` gives it a name of its own invention
         if pointer:
@@ -167,27 +226,15 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
 
 
 @contextmanager
-def child_run(name: str) -> Iterator[Run]:
-    """A nested run of a phase, with its wall time and memory peaks as metrics."""
-    with nested_run(name) as run:
-        run.tags({"phase": name})
-        with peaks() as measured:
-            try:
-                yield run
-            finally:
-                run.metrics(measured())
-
-
-@contextmanager
-def nested_run(name: str) -> Iterator[Run]:
-    """A run below the active one."""
-    with _run(name, run_id=None, nested=True) as run:
-        yield run
-
-
-@contextmanager
-def _run(name: str, *, run_id: str | None, nested: bool) -> Iterator[Run]:
-    active = mlflow.start_run(run_id=run_id, run_name=None if run_id else name, nested=nested, log_system_metrics=True)
+def _run(name: str, *, run_id: str | None = None, below: Run | None = None) -> Iterator[Run]:
+    active = mlflow.start_run(
+        run_id=run_id,
+        run_name=None if run_id else name,
+        nested=below is not None,
+        parent_run_id=below.run_id if below else None,
+        experiment_id=below.client.get_run(below.run_id).info.experiment_id if below else None,
+        log_system_metrics=True,
+    )
     status = "FINISHED"
     try:
         yield Run(active.info.run_id)

@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import MICRO, ROOT, WholeJob
 
-from pipeline import cli
 from pipeline.cli import EXIT_FAULT, PHASES, main
+from pipeline.prepare import ensure_sample
 from pipeline.progress import Reporter
 
-COMMANDS = (*PHASES, "sample-data", "predict", "models")
+COMMANDS = (*PHASES, "check-lookahead", "sample-data", "predict", "models")
 
 
 @pytest.fixture
@@ -182,12 +182,12 @@ def test_a_missing_sample_is_generated_and_said(
     """As the configuration describes it, the very table that the command writes; one that is there stays."""
     config = cli_config()
     said: list[str] = []
-    cli.ensure_sample(config, said.append)
+    ensure_sample(config, said.append)
     assert said == [
         "data/micro.parquet did not exist: generated it (300 bars, 3 instruments, 12 columns, oracle Sharpe 8, seed 7)"
     ]
     written = (tmp_path / "data/micro.parquet").read_bytes()
-    cli.ensure_sample(config, said.append)
+    ensure_sample(config, said.append)
     assert len(said) == 1
     assert (tmp_path / "data/micro.parquet").read_bytes() == written
     sizes = {"n-bars": 300, "n-symbols": 3, "n-features": 12, "n-degenerate": 4, "oracle-sharpe": 8, "seed": 7}

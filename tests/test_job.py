@@ -112,6 +112,7 @@ def test_a_result_is_remembered_within_a_job(panel: Panel) -> None:
     """Whoever asks again gets the same object; there is one run."""
     phase, job = Phase(), job_of(panel)
     with parent_run("p", None) as parent:
+        job.parent = parent
         first = phase.run(job)
         assert phase.run(job) is first and phase.computed == 1
     children = mlflow.search_runs(
@@ -125,10 +126,10 @@ def test_a_finished_phase_is_reused_by_another_job_and_logged_again(
 ) -> None:
     """The same result in a run of its own, with the same tables, metrics and parameters, tagged with its source."""
     phase, one, two = Phase(), job_of(panel), job_of(panel)
-    with parent_run("p", None):
+    with parent_run("p", None) as one.parent:
         first = phase.run(one)
     assert "prefilter: running" in capsys.readouterr().err
-    with parent_run("p", None):
+    with parent_run("p", None) as two.parent:
         second = phase.run(two)
     assert phase.computed == 1 and same(first, second)
     assert f"reusing run {one.run_ids['prefilter']}" in capsys.readouterr().err
@@ -147,7 +148,7 @@ def test_what_was_reused_can_be_reused(panel: Panel) -> None:
     """Also when the run that computed it is gone."""
     phase, jobs = Phase(), [job_of(panel) for _ in range(3)]
     for number, job in enumerate(jobs):
-        with parent_run("p", None):
+        with parent_run("p", None) as job.parent:
             phase.run(job)
         if number == 1:
             MlflowClient().delete_run(jobs[0].run_ids["prefilter"])
@@ -156,9 +157,10 @@ def test_what_was_reused_can_be_reused(panel: Panel) -> None:
 
 
 def recomputed(panel: Panel, second: Job, settings: dict[str, Any] | None = None, **more: Any) -> bool:
-    phase = Phase()
-    with parent_run("p", None):
-        phase.run(job_of(panel), **more)
+    phase, first = Phase(), job_of(panel)
+    with parent_run("p", None) as parent:
+        first.parent = second.parent = parent
+        phase.run(first, **more)
         phase.run(second, settings, **more)
     return phase.computed == 2
 
@@ -202,7 +204,7 @@ def test_a_phase_that_must_run_is_never_reused(panel: Panel) -> None:
     features[112:] = 7.0
     jobs = [job_of(panel), job_of(replace(panel, features=features))]
     for job in jobs:
-        with parent_run("p", None):
+        with parent_run("p", None) as job.parent:
             Phase().run(job, reusable=False)
     assert jobs[0].keys["prefilter"] != jobs[1].keys["prefilter"]
 
@@ -211,7 +213,7 @@ def test_another_upstream_result_is_computed(panel: Panel) -> None:
     phase, jobs = Phase(), [job_of(panel), job_of(panel)]
     for number, job in enumerate(jobs):
         job.keys["earlier"] = str(number)
-        with parent_run("p", None):
+        with parent_run("p", None) as job.parent:
             phase.run(job, upstream=("earlier",))
     assert phase.computed == 2
 
@@ -223,19 +225,19 @@ def test_a_phase_that_failed_is_computed_again(panel: Panel) -> None:
         raise ValueError("in the middle")
 
     job = job_of(panel)
-    with pytest.raises(ValueError, match="in the middle"), parent_run("p", None):
+    with pytest.raises(ValueError, match="in the middle"), parent_run("p", None) as job.parent:
         Phase().run(job, compute=fail)
     assert run_of(job).info.status == "FAILED"
-    phase = Phase()
-    with parent_run("p", None):
-        phase.run(job_of(panel))
+    phase, job = Phase(), job_of(panel)
+    with parent_run("p", None) as job.parent:
+        phase.run(job)
     assert phase.computed == 1
 
 
 def test_every_run_says_what_it_was_made_of(panel: Panel) -> None:
     """Tags, data set and settings."""
     job = job_of(panel)
-    with parent_run("p", None):
+    with parent_run("p", None) as job.parent:
         Phase().run(job, {"model": {"d_hidden": 8}, "seed": 3})
     run = run_of(job)
     assert run.data.tags["phase"] == "prefilter" and run.data.tags["purge_gap"] == "2"
@@ -248,14 +250,14 @@ def test_every_run_says_what_it_was_made_of(panel: Panel) -> None:
 
 def test_a_result_survives_being_stored(panel: Panel) -> None:
     """Nested results, None, NaN, whole and real numbers; another layout is refused."""
-    with parent_run("p", None) as run:
-        result = Phase().run(job_of(panel))
+    job = job_of(panel)
+    with parent_run("p", None) as job.parent:
+        result = Phase().run(job)
     assert same(
         from_json(Counted, json.dumps({**vars(result), "lines": [vars(line) for line in result.lines]})), result
     )
     with pytest.raises(AssertionError):
         from_json(Line, '{"name": "a", "value": 1, "more": 2}')
-    assert run.run_id
 
 
 def test_settings_are_flattened_for_the_parameter_table() -> None:

@@ -19,7 +19,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline import tracking
-from pipeline.tracking import Run, child_run, log_folds, parent_run, peaks
+from pipeline.tracking import Run, log_folds, parent_run, peaks
 from tft.backtest import FoldRow
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ COLUMNS: dict[str, list[Any]] = {
 def test_a_table_is_written_as_mlflow_writes_it_and_read_back_by_it(run: Run, client: MlflowClient) -> None:
     """The same JSON and the same tag as `log_table`; `load_table` gives the columns back."""
     run.table("t.json", COLUMNS)
-    with child_run("other") as other:
+    with run.child("other") as other:
         client.log_table(other.run_id, COLUMNS, "t.json")
     assert artifact(run.run_id, "t.json") == artifact(other.run_id, "t.json")
     tag = "mlflow.loggedArtifacts"
@@ -151,7 +151,7 @@ def test_the_fold_table_and_its_sharpes(run: Run, client: MlflowClient) -> None:
 
 def test_runs_are_nested_in_the_experiment(client: MlflowClient) -> None:
     """One parent, children below it, all in `tft-production`, with the phase as tag and its wall time and peak."""
-    with parent_run("production", None) as parent, child_run("tuning") as child:
+    with parent_run("production", None) as parent, parent.phase("tuning") as child:
         time.sleep(0.05)
     experiment = client.get_experiment_by_name("tft-production")
     outer, inner = client.get_run(parent.run_id), client.get_run(child.run_id)
@@ -172,7 +172,7 @@ def test_an_error_ends_all_open_runs_and_goes_on(client: MlflowClient, error: Ba
     ids: list[str] = []
 
     def interrupted() -> None:
-        with parent_run("p", None) as parent, child_run("c") as child:
+        with parent_run("p", None) as parent, parent.phase("c") as child:
             ids.extend([parent.run_id, child.run_id])
             raise error
 
@@ -187,7 +187,7 @@ def test_a_terminated_process_ends_its_runs_as_killed(module_store: Path, client
     """SIGTERM to a process in the middle of a phase, as `kill` or a scheduler sends it."""
     code = (
         "import time; from pipeline.tracking import *\nconfigure()\n"
-        "with parent_run('p', None) as p, child_run('c') as c:\n"
+        "with parent_run('p', None) as p, p.phase('c') as c:\n"
         "    print(p.run_id, c.run_id, flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen(
@@ -213,7 +213,7 @@ def test_a_run_of_the_default_experiment_gets_a_pointer_to_ours(
     given = client.create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
-    with parent_run("production", None) as parent, child_run("tuning") as child:
+    with parent_run("production", None) as parent, parent.phase("tuning") as child:
         pass
     tags = client.get_run(given).data.tags
     assert tags["production_run"] == parent.run_id != given
@@ -228,7 +228,7 @@ def test_a_run_in_an_experiment_the_user_chose_is_taken(client: MlflowClient, mo
     given = client.create_run(mine).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mine)
-    with parent_run("production", None) as parent, child_run("tuning") as child:
+    with parent_run("production", None) as parent, parent.phase("tuning") as child:
         parent.metrics({"oos_sharpe": 1.0})
     assert parent.run_id == given
     assert client.get_run(child.run_id).info.experiment_id == mine

@@ -101,11 +101,17 @@ class EpochReport(NamedTuple):
 
 
 class Market:
-    """A panel made ready for fitting and forecasting: on the device once, volatility and labels computed once."""
+    """A panel made ready for fitting and forecasting: on the device once, volatility and labels computed once.
 
-    def __init__(self, panel: Panel, timing: Timing, device: torch.device) -> None:
+    `sigma` (T, A) scales labels and positions; by default the volatility of the panel's own returns.
+    """
+
+    def __init__(
+        self, panel: Panel, timing: Timing, device: torch.device, sigma: NDArray[np.float64] | None = None
+    ) -> None:
         self.panel, self.timing, self.device = panel, timing, device
-        self.sigma = ewm_volatility(panel.returns)  # (T, A)
+        self.sigma = ewm_volatility(panel.returns) if sigma is None else sigma  # (T, A)
+        assert self.sigma.shape == panel.returns.shape
         self.y = scaled_label(panel.returns, self.sigma, timing)  # (T, A), NaN where there is no label
         self.on_device = DevicePanel(panel.features, device)
         self.y_on_device = torch.from_numpy(np.nan_to_num(self.y, nan=0.0).astype(np.float32).reshape(-1)).to(device)

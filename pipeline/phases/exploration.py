@@ -12,7 +12,7 @@ from pipeline.phases import prefilter
 from pipeline.tracking import Run, log_folds
 from tft.backtest import FoldRow, fold_row, stitch, walk
 from tft.panel import Panel, group_of
-from tft.train import Market, Recipe
+from tft.train import Recipe
 from tft.windows import key
 
 PROBE_GROUP = "probe"
@@ -84,7 +84,7 @@ def with_probes(panel: Panel, n_probes: int, seed: int) -> tuple[Panel, tuple[st
 def _explore(job: Job, kept: tuple[str, ...]) -> Explored:
     config = job.config
     panel, probes = with_probes(job.development.select(kept), config.exploration.n_probes, config.seed)
-    market = Market(panel, config.timing, job.device)
+    market = job.market(panel)
     recipe = Recipe(config.model, config.training, config.timing, config.exploration.epochs, config.seed)
     folds = job.folds(job.n_development, step_size=config.exploration.step_size, max_folds=config.exploration.max_folds)
     job.reporter.start("exploration", len(folds) * recipe.epochs)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 
 from pipeline import plots, registry, report
 from pipeline.config import Config, to_mapping
 from pipeline.job import Job
-from pipeline.phases import exploration, prefilter, pruning, tuning
+from pipeline.oos import Choice, Walked, choose, out_of_sample, recipes, record_folds
+from pipeline.phases import pruning, tuning
 from pipeline.tracking import Run, log_folds
-from tft.backtest import FoldOutcome, FoldRow, RawForecast, Record, fold_row, stitch, validation_returns, walk
+from tft.backtest import FoldRow, fold_row
 from tft.checkpoint import CheckpointManager, TrainedModel
 from tft.fits import FoldFit
 from tft.folds import Fold, final_fold
-from tft.metrics import Performance, sharpe
+from tft.metrics import Performance
 from tft.panel import AHEAD
-from tft.positions import PositionsConfig
-from tft.train import Market, Recipe
+from tft.train import fit_folds
 
 CHECKPOINTS = Path("checkpoints")
 FALLBACK = Path.home() / ".tft-pipeline" / "fallback"
@@ -54,21 +53,19 @@ class Produced:
 
 def run(job: Job) -> Produced:
     """Run whatever upstream is missing, then walk forward through all bars, fit the final model, and register it."""
-    filtered = prefilter.run(job)
-    exploration.run(job)
-    pruned = pruning.run(job)
-    tuned = tuning.run(job)
-    config = job.config.with_tuned(tuned.best)
-    history: dict[str, object] = {}
+    record_folds(job)  # too few bars are refused before anything is trained
+    chosen = choose(job)
+    filtered, pruned, tuned, config = chosen.filtered, chosen.pruned, chosen.tuned, chosen.config
+    walks: list[Walked] = []
 
     def compute(run: Run) -> Produced:
-        result, record, outcomes = _produce(job, config, pruned.selected, run)
-        history["record"], history["outcomes"] = record, outcomes
+        result, walked = _produce(job, chosen, run)
+        walks.append(walked)
         return result
 
     def log(run: Run, result: Produced) -> None:
-        record, outcomes = history["record"], history["outcomes"]
-        assert isinstance(record, Record) and isinstance(outcomes, list)
+        (walked,) = walks
+        record, outcomes = walked.record, walked.outcomes
         figures = {
             "validation_vs_oos.png": plots.validation_against_oos(result.folds),
             "equity.png": plots.equity(record),
@@ -131,40 +128,21 @@ def run(job: Job) -> Produced:
     )
 
 
-def _produce(job: Job, config: Config, selected: Sequence[str], run: Run) -> tuple[Produced, Record, list[FoldOutcome]]:
-    panel = job.data.panel.select(selected)
-    market = Market(panel, config.timing, job.device)
-    n_bars = len(panel.times)
-    folds = job.folds(n_bars, step_size=config.production.step_size, max_folds=config.production.max_folds)
-    last = _final_fold(job, folds[-1].index + 1)
-    seeds = range(config.production.seeds)
-    job.reporter.start("production", (len(folds) + 1) * config.production.epochs * len(seeds))
-    on_epoch = job.epoch_reporter(len(folds) + 1, config.production.epochs)
-
-    by_seed: list[list[FoldOutcome]] = []
-    final: list[FoldFit] = []
-    for number in seeds:
-        recipe = Recipe(config.model, config.training, config.timing, config.production.epochs, config.seed + number)
-        keep = job.fits_folder("production") / f"seed-{recipe.seed}"
-        walked = walk(market, folds, recipe, config.positions, test_until=n_bars, keep=keep, on_epoch=on_epoch)
-        by_seed.append([outcome for _, outcome in walked])
-        final += [fit for fit, _ in walk(market, [last], recipe, config.positions, keep=keep, on_epoch=on_epoch)]
-
-    def stitched(outcomes: Sequence[FoldOutcome]) -> Record:
-        forecasts = [outcome.forecast for outcome in outcomes]
-        return stitch(forecasts, panel, market.sigma, config.positions, config.timing, n_development=job.n_development)
-
-    outcomes = [average(same_fold, market, config.positions) for same_fold in zip(*by_seed, strict=True)]
-    record = stitched(outcomes)
-    rows = tuple(fold_row(outcome, record, panel.times) for outcome in outcomes)
+def _produce(job: Job, chosen: Choice, run: Run) -> tuple[Produced, Walked]:
+    config, panel = chosen.config, job.data.panel
+    keep = job.fits_folder("production")
+    walked = out_of_sample(job, keep=keep)
+    last, final = _fit_final(job, chosen, walked.folds[-1].index + 1, keep)
+    record = walked.record
+    rows = tuple(fold_row(outcome, record, panel.times) for outcome in walked.outcomes)
     development, holdout = record.performance("development"), record.performance("holdout")
-    of_seeds = [stitched(own).performance("holdout" if holdout else "development") for own in by_seed]
+    of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
 
     trained = TrainedModel(
         config=config.model,
         loss_mode=config.training.loss_mode,
-        feature_names=tuple(selected),
-        known=tuple(name for name in config.data.known if name + AHEAD in selected),
+        feature_names=chosen.features,
+        known=tuple(name for name in config.data.known if name + AHEAD in chosen.features),
         symbols=panel.symbols,
         scaler=final[0].scaler,
         parameters={name: torch.stack([fit.parameters[name] for fit in final]) for name in final[0].parameters},
@@ -193,14 +171,14 @@ def _produce(job: Job, config: Config, selected: Sequence[str], run: Run) -> tup
         trained,
         config.registry,
         run=run,
-        panel=job.data.panel,
+        panel=panel,
         holdout_sharpe=holdout.sharpe if holdout else None,
         card=model_card(job, config, rows, development, holdout),
     )
     trouble += registered.trouble
     return (
         Produced(
-            features=tuple(selected),
+            features=chosen.features,
             folds=rows,
             development=development,
             holdout=holdout,
@@ -212,9 +190,23 @@ def _produce(job: Job, config: Config, selected: Sequence[str], run: Run) -> tup
             promotion_reason=registered.reason,
             trouble=tuple(trouble),
         ),
-        record,
-        outcomes,
+        walked,
     )
+
+
+def _fit_final(job: Job, chosen: Choice, index: int, keep: Path) -> tuple[Fold, list[FoldFit]]:
+    """The fold of the final fit, and its fit by seed."""
+    fold = _final_fold(job, index)
+    market = job.market(job.data.panel.select(chosen.features))
+    epochs, seeds = chosen.config.production.epochs, recipes(chosen.config)
+    job.reporter.start("final fit", epochs * len(seeds))
+    on_epoch = job.epoch_reporter(1, epochs)
+    fits = [
+        fit
+        for recipe in seeds
+        for fit in fit_folds(market, [fold], recipe, keep=keep / f"final-seed-{recipe.seed}", on_epoch=on_epoch)
+    ]
+    return fold, fits
 
 
 def _final_fold(job: Job, index: int) -> Fold:
@@ -230,41 +222,6 @@ def _final_fold(job: Job, index: int) -> Fold:
         expanding=config.walk_forward.expanding,
     )
     return fold.shifted(config.warm_up_bars)
-
-
-def average(outcomes: Sequence[FoldOutcome], market: Market, positions: PositionsConfig) -> FoldOutcome:
-    """Outcomes of one fold under several seeds as one: raw positions averaged, each seed's at its own kept epoch.
-
-    The Sharpe of the validation block is that of the averaged positions; of the best epochs, the seeds' mean.
-    """
-    if len(outcomes) == 1:
-        return outcomes[0]
-    first = outcomes[0]
-    n_epochs = min(len(outcome.train_loss) for outcome in outcomes)
-
-    def mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        return np.asarray(np.stack(values).mean(axis=0))
-
-    position = mean([outcome.validation_position for outcome in outcomes])
-    (returns,) = validation_returns(
-        position[None], first.fold.validation, market.panel, market.sigma, positions, market.timing
-    )
-    raw = mean([outcome.forecast.raw_position for outcome in outcomes])
-    return replace(
-        first,
-        forecast=RawForecast(first.fold, first.forecast.bars, raw),
-        kept_epoch=min(round(float(np.mean([outcome.kept_epoch for outcome in outcomes]))), n_epochs - 1),
-        train_loss=mean([outcome.train_loss[:n_epochs] for outcome in outcomes]),
-        validation_score=mean([outcome.validation_score[:n_epochs] for outcome in outcomes]),
-        validation_position=position,
-        validation_returns=mean([outcome.validation_returns[:n_epochs] for outcome in outcomes]),
-        val_sharpe=sharpe(returns, periods_per_year=market.timing.periods_per_year),
-        val_sharpe_best_epoch=float(np.mean([outcome.val_sharpe_best_epoch for outcome in outcomes])),
-        vsn_weight=mean([outcome.vsn_weight for outcome in outcomes]),
-        vsn_weight_relative=mean([outcome.vsn_weight_relative for outcome in outcomes]),
-        skipped_steps=sum(outcome.skipped_steps for outcome in outcomes),
-        seconds=sum(outcome.seconds for outcome in outcomes),
-    )
 
 
 def _log_headline(run: Run, result: Produced, n_initial: int, n_prefiltered: int) -> None:

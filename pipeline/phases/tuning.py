@@ -15,11 +15,11 @@ from pipeline.config import to_mapping
 from pipeline.job import Job
 from pipeline.phases import pruning
 from pipeline.search import STORAGE, Report, ended, open_study, search
-from pipeline.tracking import Run, nested_run
+from pipeline.tracking import Run
 from tft.backtest import RawForecast, stitch, walk
 from tft.folds import Fold
 from tft.metrics import sharpe
-from tft.train import Market, Recipe
+from tft.train import Recipe
 
 OOS_RETURNS = "oos_returns"
 
@@ -87,11 +87,11 @@ def tuning_folds(job: Job) -> list[Fold]:
 def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
     config = job.config
     panel = job.development.select(selected)
-    market = Market(panel, config.timing, job.device)
+    market = job.market(panel)
     folds = tuning_folds(job)
     times = [str(panel.times[bar]) for fold in folds for bar in fold.test]
     name = f"tuning-{job.keys['tuning'][:16]}"
-    study = open_study(f"{name}-{run.run_id[:8]}" if job.fresh else name)
+    study = open_study(f"{name}-{run.run_id[:8]}" if job.fresh else name, storage=None if job.is_inner else STORAGE)
     job.reporter.start("tuning", max(0, config.tuning.n_trials - len(ended(study))) * len(folds))
     job.reporter.say(
         f"tuning: its limits can be changed while it runs, for example by: optuna study set-user-attr "
@@ -123,7 +123,7 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
 
     def on_trial(trial: optuna.trial.FrozenTrial) -> None:
         job.reporter.skip(len(folds) - len(trial.intermediate_values))
-        with nested_run(f"trial {trial.number}") as child:  # each trial is a run of its own, comparable in the UI
+        with run.child(f"trial {trial.number}") as child:  # each trial is a run of its own, comparable in the UI
             child.tags({"phase": "trial", "trial_state": trial.state.name})
             child.params(trial.params)
             child.metric_steps({"oos_sharpe_so_far": dict(trial.intermediate_values)})
@@ -147,8 +147,9 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
             f"none of the {len(trials)} trials completed ({'; '.join(sorted(reasons))}): narrow tuning.space"
         )
     best = max(completed, key=lambda trial: trial.oos_sharpe if trial.oos_sharpe is not None else -np.inf)
-    for name, figure in plots.optuna_figures(study).items():
-        run.figure(f"optuna/{name}.png", figure)
+    if not job.is_inner:  # drawing takes longer than a small study
+        for name, figure in plots.optuna_figures(study).items():
+            run.figure(f"optuna/{name}.png", figure)
     return Tuned(best.parameters, best.number, trials, tuple(times), study.study_name)
 
 
