@@ -71,7 +71,7 @@ def check_data(
 
 
 def summary(findings: Sequence[Finding], *, n_lines: int = 10, n_alike: int = 3) -> list[str]:
-    """The findings as at most `n_lines` lines, at most `n_alike` for one check and severity, and a count of the rest."""
+    """At most `n_lines` lines of findings, at most `n_alike` for one check and severity, and one that counts them."""
     alike: Counter[tuple[str, str]] = Counter()
     shown: list[str] = []
     for finding in findings:

@@ -54,7 +54,7 @@ def check_lookahead(function: str, source: str, n_prefixes: int, out: str) -> No
             change.with_all_bars,
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-    click.echo(f"{len(found.changes)} of {scope}, change with later bars.")
+    click.echo(f"Of {scope}, these change with later bars: a feature may only use what was known at its bar.")
     raise click.exceptions.Exit(EXIT_LOOKAHEAD)
 
 

@@ -3,9 +3,9 @@
 Shapes: T bars, A instruments, F features, K targets, C tests.
 
 An information coefficient (IC) here is the rank correlation over time of a column with a target, within one instrument
-or pooled over all. Ranks, because a leak that was rescaled, clipped or squashed is still one, and one wild value is not.
-One instrument at a time too, because a column may be wrong for one alone. The targets are the label, and the return of
-each of the next bars: a window of bars that holds a copy of any later return holds that of the label in one of them.
+or pooled over all. Ranks, because a leak that was rescaled, clipped or squashed is still one, and a single wild value
+is none. One instrument at a time too, because a column may be wrong for one alone. The targets are the label, and the
+return of each of the next bars: a window of bars that holds a copy of any of them holds that of the label in one bar.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ FALSE_ALARMS = 0.01
 """At most this share of tables without any signal has a suspect: divided by the number of tests (Bonferroni)."""
 NOTABLE_IC = 0.1
 """No smaller IC is a suspect, however many bars speak for it: honest daily columns reach it rarely."""
-HONEST_IC = 0.15
-"""No honest column of daily bars has more: held alone it would earn an annual Sharpe of 0.15 * sqrt(252) = 2.4 on one
-instrument, twice that on four independent ones. A column as good as that may show more by luck."""
+HONEST_IC = 0.2
+"""No honest column of daily bars has more: held alone it would earn an annual Sharpe of 0.2 * sqrt(252) = 3.2 on one
+instrument, twice that on four independent ones."""
 HONEST_ERRORS = 4.0
-"""Standard errors above HONEST_IC from which luck is no excuse: 1 in 30,000 for each column that good."""
+"""Standard errors above HONEST_IC from which luck is no excuse: 1 in 30,000 for a column as good as that."""
 COPY_IC = 0.999
 """From here on a column is its target in all but scale and rounding."""
 MIN_COPY_BARS = 20
@@ -78,7 +78,7 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
     pools: list[str | None] = list(panel.symbols) if len(panel.symbols) == 1 else [*panel.symbols, None]
     ic, n_pairs = _coefficients(ranks, targets)
     n_tests = ic.size
-    found = []
+    found: list[Suspect] = []
     for place, instrument in enumerate(pools):
         chosen = (np.abs(ic[place]) >= NOTABLE_IC) & (n_pairs[place] >= MIN_COPY_BARS)
         columns, kinds = np.nonzero(chosen)
@@ -91,19 +91,19 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
             )
             value = ic[place, column, kind]
             least = np.abs(value) + stdtrit(freedom, FALSE_ALARMS / 2.0 / n_tests) * error
-            for i in np.flatnonzero(least > 0.0):
-                found.append(
-                    Suspect(
-                        column=panel.feature_names[column[i]],
-                        instrument=instrument,
-                        target=names[kind[i]],
-                        ic=float(value[i]),
-                        standard_error=float(error[i]),
-                        least_ic=float(least[i]),
-                        n_bars=int(n_bars[i]),
-                        n_tests=n_tests,
-                    )
+            found += [
+                Suspect(
+                    column=panel.feature_names[column[i]],
+                    instrument=instrument,
+                    target=names[kind[i]],
+                    ic=float(value[i]),
+                    standard_error=float(error[i]),
+                    least_ic=float(least[i]),
+                    n_bars=int(n_bars[i]),
+                    n_tests=n_tests,
                 )
+                for i in np.flatnonzero(least > 0.0)
+            ]
     return found
 
 

@@ -112,8 +112,8 @@ def compare_prefixes(function: FeatureCode, prices: pl.DataFrame, *, n_prefixes:
         part = _features(function, prices.filter(times <= cut), f"the bars up to {_text(cut)}")
         if len(late := part.filter(pl.col(TIME) > cut)):
             raise ValueError(
-                f"given the bars up to {_text(cut)}, the function returns one of {_text(late[TIME].max())}: it does not "
-                "compute from the table that it is given"
+                f"given the bars up to {_text(cut)}, the function returns one of {_text(late[TIME].max())}: "
+                "it does not compute from the table that it is given"
             )
         cells = _differing(whole.filter(pl.col(TIME) <= cut), part)
         changed.append(cells)
@@ -121,7 +121,8 @@ def compare_prefixes(function: FeatureCode, prices: pl.DataFrame, *, n_prefixes:
     cells = pl.concat(changed, how="diagonal").group_by(TIME, SYMBOL).agg(pl.all().any()).sort(TIME, SYMBOL)
     columns = [name for name in (*whole.columns, *cells.columns) if name in first]
     changes = [
-        Change(name, int(cells[name].sum()), *(_text(value) for value in first[name])) for name in dict.fromkeys(columns)
+        Change(name, int(cells[name].sum()), *(_text(value) for value in first[name]))
+        for name in dict.fromkeys(columns)
     ]
     return Comparison(tuple(changes), cells, len(ends), len(whole.columns) - 3, len(whole))
 
@@ -163,7 +164,9 @@ def _features(function: FeatureCode, prices: pl.DataFrame, given: str) -> pl.Dat
         pl.lit(True).alias(ROW),
         cs.exclude(key, SYMBOL, TIME, ROW),
     )
-    numeric = keyed.with_columns(cs.numeric().cast(pl.Float64).fill_nan(None), cs.boolean().exclude(ROW).cast(pl.Float64))
+    numeric = keyed.with_columns(
+        cs.numeric().cast(pl.Float64).fill_nan(None), cs.boolean().exclude(ROW).cast(pl.Float64)
+    )
     if len(repeated := numeric.filter(pl.struct(TIME, SYMBOL).is_duplicated())):
         first = f"{repeated[SYMBOL][0]} at {_text(repeated[TIME][0])}"
         raise ValueError(f"{where} has several rows of one bar and symbol, first {first}: return one row for each")
@@ -205,7 +208,9 @@ def _note_first(
 def _value(table: pl.DataFrame, name: str, key: tuple[Any, ...]) -> Any:
     """None where the table lacks the column or the row."""
     rows = table.filter((pl.col(TIME) == key[0]) & (pl.col(SYMBOL) == key[1]))
-    return rows[name][0] if name in table.columns and len(rows) else None
+    if name not in table.columns or rows.is_empty():
+        return None
+    return "there" if name == ROW else rows[name][0]
 
 
 def _time_column(columns: Sequence[str], where: str) -> str:
@@ -219,7 +224,9 @@ def _as_time(column: pl.Series, where: str) -> pl.Series:
     if column.dtype not in (pl.Date, pl.Datetime):
         raise ValueError(f"column {column.name} of {where} holds {column.dtype}: it must hold dates or times")
     if column.null_count():
-        raise ValueError(f"column {column.name} of {where} has {column.null_count()} empty values: each row needs a time")
+        raise ValueError(
+            f"column {column.name} of {where} has {column.null_count()} empty values: each row needs a time"
+        )
     if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone:
         column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     return column.cast(pl.Datetime("us"))
