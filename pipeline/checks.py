@@ -29,8 +29,8 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 MIN_INFERENCE_BARS = 63
 """Fewer bars say nothing about a Sharpe."""
 BLOCK_BARS = 21
-SIDE_BLOCKS = 4
-"""A scale has to hold for this many blocks before and after it changes."""
+SIDE_BLOCKS = 5
+"""A scale has to hold for this many blocks before and after it changes: a wild quarter is not enough."""
 JUMP_FACTOR = 10.0
 """Least ratio of scales. Calm and wild quarters of one market differ by less; units differ by 10 or more."""
 STALE_SHARE = 0.05

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 
 FUTURE_BARS = 21
 """Returns up to this many bars ahead are targets: shifts by a day, a week, a month."""
-FALSE_ALARMS = 0.01
+FALSE_ALARMS = 0.001
 """At most this share of tables without any signal has a suspect: divided by the number of tests (Bonferroni)."""
 NOTABLE_IC = 0.1
 """No smaller IC is a suspect, however many bars speak for it: honest daily columns reach it rarely."""
@@ -36,7 +36,9 @@ HONEST_ERRORS = 4.0
 COPY_IC = 0.999
 """From here on a column is its target in all but scale and rounding."""
 MIN_COPY_BARS = 20
-"""Fewer bars are not tested: a handful of them may agree by chance."""
+"""With fewer bars even a copy may be chance: nothing is tested."""
+MIN_BARS = 63
+"""With fewer bars only copies are told."""
 _CELLS_AT_ONCE = 2_000_000
 
 
@@ -71,7 +73,8 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
 
     |IC| - q * SE is above 0, with SE the HAC standard error (`_standard_errors`) and q the Student t quantile at
     FALSE_ALARMS / (2 * tests). Its degrees of freedom are those of the variance estimate, n / sum of squared lag
-    weights (Priestley 1981, section 6.2.3), so that few bars, or labels that overlap, ask for more.
+    weights (Priestley 1981, section 6.2.3), so that few bars, or labels that overlap, ask for more. Copies need no more than
+    MIN_COPY_BARS, all others MIN_BARS.
     """
     names, targets = _targets(panel, timing)
     ranks = _ranks(panel.features)
@@ -91,6 +94,7 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
             )
             value = ic[place, column, kind]
             least = np.abs(value) + stdtrit(freedom, FALSE_ALARMS / 2.0 / n_tests) * error
+            told = (least > 0.0) & ((n_bars >= MIN_BARS) | (np.abs(value) >= COPY_IC))
             found += [
                 Suspect(
                     column=panel.feature_names[column[i]],
@@ -102,7 +106,7 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
                     n_bars=int(n_bars[i]),
                     n_tests=n_tests,
                 )
-                for i in np.flatnonzero(least > 0.0)
+                for i in np.flatnonzero(told)
             ]
     return found
 
@@ -164,7 +168,8 @@ def _standard_errors(x: NDArray[np.float32], y: Array, *, max_overlap: int) -> t
     Delta method: with x and y centred, and of unit length over all instruments, a bar adds
     sum over instruments of x*y - IC/2 * (x^2 + y^2) to the error of the IC. Summed within the bar first, because
     instruments move together; then Bartlett weights over 4 (T/100)^(2/9) lags (Newey & West 1994, section 4), or twice
-    the bars by which labels overlap.
+    the bars by which labels overlap. Short samples make this too small now and then: it is never below the error of
+    independent pairs, (1 - IC^2) / sqrt(pairs).
     """
     n_bars = len(x)
     both = np.isfinite(x) & np.isfinite(y)
@@ -181,4 +186,5 @@ def _standard_errors(x: NDArray[np.float32], y: Array, *, max_overlap: int) -> t
         variance += 2.0 * weight * (score[lag:] * score[:-lag]).sum(axis=0)
     present = both.any(axis=1).sum(axis=0)
     freedom = np.maximum(present / (1.0 + 2.0 * (weights**2).sum()), 1.0)
-    return np.sqrt(np.maximum(variance, 0.0)), present, freedom
+    independent = (1.0 - ic**2) ** 2 / both.sum(axis=(0, 1))
+    return np.sqrt(np.maximum(variance, independent)), present, freedom
