@@ -152,6 +152,7 @@ def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | Non
         with parent_run(name, run_id) as parent:
             job = Job(config=config, data=data, parent=parent, reporter=reporter, device=device, fresh=fresh)
             job.log_inputs(command=name, config=path)
+            job.check()
             result = import_module(f"pipeline.phases.{name}").run(job)
     if name == "production":
         _print_headline(job, result)

@@ -205,6 +205,7 @@ def _production_run(job: Job, path: str) -> tuple[str, Sequence[str]]:
     with job.parent.child(f"purge gap {gap}") as run:
         job = replace(job, parent=run)
         job.log_inputs(command="production", config=path)
+        job.check()
         return run.run_id, production.run(job).trouble
 
 

@@ -61,6 +61,8 @@ class DataConfig:
     """Columns that are not features."""
     known: tuple[str, ...] = ()
     """Columns known in advance (calendar, expiries): the model also sees their value at the bar of the position."""
+    accept: tuple[str, ...] = ()
+    """Columns that may stay although a check calls them an error, such as a leak: somebody has looked at them."""
     feature_lookback_bars: int = 252
     """The longest look-back that went into a feature."""
     time_column: str | None = None

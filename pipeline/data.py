@@ -113,6 +113,10 @@ def panel_from_frame(
         for name in listed:
             if name not in frame.columns:
                 check.absent(name, f"listed in {option}")
+    for name in config.accept:
+        ahead = name.endswith(AHEAD) and name.removesuffix(AHEAD) in config.known
+        if name not in frame.columns and not ahead:
+            check.absent(name, "listed in data.accept")
     for name in sorted({*config.known} & {*config.exclude}):
         check.findings.append(f"column {name} is listed in both data.known and data.exclude: take it out of one")
     not_features = RESERVED | {time_column, config.symbol_column, *key_names.values(), *config.exclude}

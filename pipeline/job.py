@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.checks import SEVERITIES, Finding, check_data, summary
 from pipeline.config import Config, build, to_mapping
-from pipeline.data import Dataset, panel_sha256
+from pipeline.data import DataError, Dataset, panel_sha256
 from pipeline.progress import Quiet, Reporter
 from pipeline.reuse import PHASE_KEY, RESULT, find_finished, phase_key
 from pipeline.tracking import Run, Silent, git_commit
@@ -50,6 +51,8 @@ class Job:
     keys: dict[str, str] = field(default_factory=dict)
     """phase_key by phase"""
     run_ids: dict[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    """of `check`"""
     _results: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -92,6 +95,28 @@ class Job:
         if n_development is not None:
             job.n_development = n_development
         return job
+
+    def check(self) -> None:
+        """Look for leaks and faults in the development bars before anything is trained on them.
+
+        What is found is said, logged in the job's own run, and kept. Raises DataError for errors.
+        """
+        lead = 1 + self.config.execution_delay_bars
+        n_holdout = max(len(self.data.panel.times) - self.n_development - lead, 0)
+        self.findings = found = check_data(
+            self.development,
+            timing=self.config.timing,
+            n_holdout_bars=n_holdout if self.config.selection == "holdout" else None,
+            accept=self.config.data.accept,
+        )
+        columns = ("severity", "check", "where", "message")
+        self.parent.table("findings.json", {name: [getattr(finding, name) for finding in found] for name in columns})
+        self.parent.metrics({f"n_findings_{s}": sum(f.severity == s for f in found) for s in SEVERITIES})
+        for line in summary([finding for finding in found if finding.severity != "error"]):
+            self.reporter.say(line)
+        errors = [f"{finding.where}: {finding.message}" for finding in found if finding.severity == "error"]
+        if errors:
+            raise DataError(self.data.source, errors)
 
     def folds(
         self, n_bars: int, *, step_size: int, max_folds: int | None, test_window: int | None = None

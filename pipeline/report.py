@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import yaml
@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from pipeline import baselines
+from pipeline.checks import Finding
 from pipeline.config import Selection
 from pipeline.inference import Inference, SharpeInference
 from pipeline.ledger import Look
@@ -78,19 +79,6 @@ class Facts:
     selection: Selection
     tags: Mapping[str, str]
     settings: Mapping[str, Any]
-
-
-class Finding(Protocol):
-    """What a check found in the data."""
-
-    @property
-    def severity(self) -> str: ...
-    @property
-    def check(self) -> str: ...
-    @property
-    def where(self) -> str: ...
-    @property
-    def message(self) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import click
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
-from conftest import MICRO, ROOT, WholeJob
+from conftest import MICRO, ROOT, WholeJob, artifacts
+from mlflow.tracking import MlflowClient
 
 from pipeline.cli import EXIT_FAULT, PHASES, main
 from pipeline.prepare import ensure_sample
 from pipeline.progress import Reporter
 
-COMMANDS = (*PHASES, "compare", "placebo", "planted", "sample-data", "predict", "models")
+COMMANDS = (*PHASES, "compare", "placebo", "planted", "check-lookahead", "sample-data", "predict", "models")
 
 
 @pytest.fixture
@@ -167,6 +169,95 @@ def test_one_subprocess_ends_the_same_way(whole_job: WholeJob) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("Error: nowhere.yaml does not exist")
     assert done.stderr.count("\n") == 1
+
+
+# Checks of the data
+
+
+def test_a_leak_stops_a_phase_until_it_is_accepted(run: Callable[..., Result], tmp_path: Path) -> None:
+    """Exit code 2 and a sentence that names it, the findings in the run that failed; `data.accept` lets it pass."""
+    config = cli_config()
+    ensure_sample(config, lambda text: None)
+    table = pl.read_parquet("data/micro.parquet")
+    tomorrow = pl.col("ret_1d").shift(-1).over("symbol")
+    table.with_columns(inst_leak=tomorrow * -100.0).write_parquet("leak.parquet")
+    arguments = ("prefilter", "--config", str(MICRO), "--set", "data.source=leak.parquet")
+    done = run(*arguments)
+    assert done.exit_code == EXIT_FAULT and "Traceback" not in done.output
+    said = [line.removeprefix("Error: ") for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert said[0] == "leak.parquet cannot be used:"
+    assert [sentence.split(":")[0] for sentence in said[1:]] == ["- column inst_leak, all instruments"]
+    assert "it is the return of bar t + 1" in said[1] and "list it in data.accept" in said[1]
+
+    done = run(*arguments, "--set", "data.accept=[inst_leak]")
+    assert done.exit_code == 0, done.output
+    assert "note: column inst_leak, all instruments: accepted (data.accept): it is the return of bar" in done.stderr
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "tft-production"]
+    runs = client.search_runs([experiment.experiment_id], "tags.command = 'prefilter'", order_by=["start_time"])
+    assert [one.info.status for one in runs] == ["FAILED", "FINISHED"]
+    errors = [one.data.metrics["n_findings_error"] for one in runs]
+    assert errors == [1.0, 0.0]
+    for one, severity in zip(runs, ("error", "note"), strict=True):
+        logged = json.loads((artifacts(one) / "findings.json").read_text())
+        assert logged["columns"] == ["severity", "check", "where", "message"]
+        leaks = [row for row in logged["data"] if row[1] == "copy of the future"]
+        assert [row[:3] for row in leaks] == [[severity, "copy of the future", "column inst_leak, all instruments"]]
+
+
+def test_a_whole_job_logs_what_was_found(whole_job: WholeJob) -> None:
+    """The counts are those of the table."""
+    metrics = whole_job.parent.data.metrics
+    logged = json.loads((artifacts(whole_job.parent) / "findings.json").read_text())
+    counts = {severity: metrics[f"n_findings_{severity}"] for severity in ("error", "warning", "note")}
+    assert counts == {severity: sum(row[0] == severity for row in logged["data"]) for severity in counts}
+    assert counts["error"] == 0
+
+
+# check-lookahead
+
+
+@pytest.fixture
+def own_code(run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The command on a user's own module in the current folder."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own_cli_features.py").write_text(
+        "import polars as pl\n"
+        "def honest(p): return p.select('date', 'symbol', x=pl.col('close').rolling_mean(5).over('symbol'))\n"
+        "def peek(p): return p.select('date', 'symbol', x=pl.col('close').shift(-1).over('symbol'))\n"
+    )
+    run("sample-data", "--out", "prices.csv", "--n-bars", "80", "--n-features", "5", "--n-degenerate", "0")
+    return lambda name, *more: run("check-lookahead", f"own_cli_features:{name}", "--data", "prices.csv", *more)
+
+
+def test_check_lookahead_clears_an_honest_function(own_code: Callable[..., Result]) -> None:
+    done = own_code("honest")
+    assert done.exit_code == 0, done.output
+    assert "own_cli_features:honest does not look ahead: 1 columns" in done.output
+    assert "recomputed on 13 prefixes" in done.output
+
+
+def test_check_lookahead_names_what_looks_ahead(own_code: Callable[..., Result], tmp_path: Path) -> None:
+    """Exit code 1, which is no fault of the command's: the table on stdout, every cell in the file."""
+    done = own_code("peek", "--prefixes", "12", "--out", "cells.csv")
+    assert done.exit_code == 1, done.output
+    assert "own_cli_features:peek looks ahead" in done.stdout and "missing" in done.stdout
+    assert "recomputed on 15 prefixes" in done.stdout and not done.stderr
+    assert set(pl.read_csv(tmp_path / "cells.csv")["column"]) == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("nothing", (), "module own_cli_features has no function nothing: it has honest, peek"),
+        ("honest", ("--prefixes", "3"), "3 prefixes show too little: take at least 10"),
+        ("peek", ("--out", "cells.txt"), "--out cells.txt must end in .csv"),
+    ],
+)
+def test_check_lookahead_says_what_is_wrong(
+    own_code: Callable[..., Result], name: str, more: tuple[str, ...], said: str
+) -> None:
+    assert refused(own_code(name, *more)) == [said]
 
 
 # sample-data

@@ -232,6 +232,7 @@ def test_names_in_the_configuration_must_exist() -> None:
         "no column px_y (listed in data.exclude): the nearest is px_x",
         "no column vix_x (listed in data.known): the nearest is vix_y",
     )
+    assert findings(good_table(), accept=("px_y",)) == ("no column px_y (listed in data.accept): the nearest is px_x",)
     assert findings(good_table(), exclude=("px_x",), known=("px_x",)) == (
         "column px_x is listed in both data.known and data.exclude: take it out of one",
     )

@@ -73,14 +73,14 @@ def test_the_command_takes_what_the_entry_point_gives(name: str) -> None:
     assert used == set(parameters)
     numbers = {key: "3" for key in parameters if "default" not in parameters[key]}
     parsed(name, **numbers)
-    required = {option.name for option in command_of(name).params if option.required}
-    assert {key for key in parameters if "default" not in parameters[key]} == (required and {"data"})
+    required = {option.opts[0].lstrip("-") for option in command_of(name).params if option.required}
+    assert {key for key in parameters if "default" not in parameters[key]} == required
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_waiting_threads_sleep_before_torch_loads(name: str) -> None:
-    """Whatever loads torch is started with OMP_WAIT_POLICY=PASSIVE; the two that do not need not be."""
-    assert ("OMP_WAIT_POLICY=PASSIVE" in words(name)) == (name not in ("sample-data", "models"))
+    """Whatever loads torch is started with OMP_WAIT_POLICY=PASSIVE; the three that do not need not be."""
+    assert ("OMP_WAIT_POLICY=PASSIVE" in words(name)) == (name not in ("sample-data", "models", "check-lookahead"))
 
 
 def test_no_environment_is_named() -> None:

@@ -118,6 +118,7 @@ def run(job: Job) -> Produced:
             figures=figures,
             inference=result.inference,
             looks=result.looks,
+            findings=job.findings,
         )
         for target in (run, job.parent):
             _log_headline(target, result, filtered.n_initial, len(filtered.kept))
