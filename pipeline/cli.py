@@ -158,7 +158,7 @@ def _print_headline(job: Job, result: Produced) -> None:
 
     nested = job.config.selection == "nested"
     segments = {
-        "nested record (each fold chosen on its own past)" if nested else "holdout (never selected on)": (
+        "nested (every fold selected on the bars before it)" if nested else "holdout (never selected on)": (
             result.holdout,
             result.inference.holdout,
         )
@@ -195,8 +195,7 @@ def _print_headline(job: Job, result: Produced) -> None:
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:
         console.print(
-            f"Validation Sharpe minus out-of-sample Sharpe: {sum(gaps) / len(gaps):+.2f} "
-            f"on average of {len(gaps)} folds."
+            f"Validation Sharpe minus test Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {len(gaps)} folds."
         )
     console.print(f"Columns: {job.data.panel.features.shape[2]} in the table, {len(result.features)} selected.")
     if result.model_version:

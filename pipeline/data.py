@@ -138,7 +138,9 @@ def panel_sha256(panel: Panel, sigma: NDArray[np.float64] | None = None) -> str:
     names = [list(panel.symbols), list(panel.feature_names), list(panel.features.shape)]
     digest = hashlib.sha256(json.dumps(names).encode())
     digest.update(panel.times.astype("datetime64[us]").astype("<i8").tobytes())
-    arrays = [(panel.features, "<f4"), (panel.returns, "<f8"), *([] if sigma is None else [(sigma, "<f8")])]
+    arrays: list[tuple[NDArray[np.floating], str]] = [(panel.features, "<f4"), (panel.returns, "<f8")]
+    if sigma is not None:
+        arrays.append((sigma, "<f8"))
     for values, kind in arrays:
         digest.update(np.where(np.isnan(values), np.nan, values + 0.0).astype(kind).tobytes())
     return digest.hexdigest()

@@ -221,6 +221,7 @@ class Job:
             "config_sha256": sha256_of(self.config),
             "git_commit": git_commit(),
             "purge_gap": str(self.config.purge_gap),
+            "selection": self.config.selection,
             "device": str(self.device),
             "kernels": kernels_for(self.device),
             "n_threads": str(torch.get_num_threads()),

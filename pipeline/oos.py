@@ -23,6 +23,7 @@ from pipeline.phases import exploration, prefilter, pruning, tuning
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.tuning import Tuned
+from pipeline.plots import bar_label
 from tft.backtest import FoldOutcome, RawForecast, Record, block_earnings, stitch, validation_returns, walk
 from tft.folds import Fold
 from tft.metrics import sharpe
@@ -174,7 +175,7 @@ def _choose_for_each(job: Job, folds: Sequence[Fold]) -> dict[int, Choice]:
     choices = {}
     for number, fold in enumerate(folds, start=1):
         end = fold.validation.stop
-        before = f"the bars before {job.data.panel.times[end]}"
+        before = f"the bars before {bar_label(str(job.data.panel.times[end]))}"
         inner = job.inner(job.data.first_bars(end), n_development=end)
         try:
             choice = choose(inner)

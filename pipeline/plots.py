@@ -99,7 +99,7 @@ def training_curves(
 
 
 def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
-    """Validation and out-of-sample Sharpe by fold, and their difference below; `n/a` where one of them is missing."""
+    """Validation and test Sharpe by fold, and their difference below; `n/a` where one of them is missing."""
     figure, (above, below) = empty_figure(7.0, (2, 1))
     x = np.arange(len(rows))
     best, kept, oos, gap = (
@@ -115,7 +115,7 @@ def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
     above.vlines(x, kept, oos, color=GREY, lw=1.2, zorder=2)
     above.scatter(x, best, marker="^", s=34, facecolor="none", edgecolor=GREY, zorder=3, label="validation, best epoch")
     above.scatter(x, kept, marker="o", s=38, color=BLUE, zorder=4, label="validation, kept epoch")
-    above.scatter(x, oos, marker="D", s=34, color=VERMILION, zorder=5, label="out-of-sample")
+    above.scatter(x, oos, marker="D", s=34, color=VERMILION, zorder=5, label="test")
     above.set_ylabel("Sharpe (annual, net)")
     below.bar(x, np.nan_to_num(gap), color=GREY, width=0.7)
     for i in np.flatnonzero(np.isnan(gap)).tolist():
@@ -124,7 +124,7 @@ def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
         mean = float(np.nanmean(gap))
         below.axhline(mean, color=BLUE, lw=1.4, ls="--", label=f"mean difference {mean:+.2f}")
         below.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
-    below.set_ylabel("kept epoch\nminus out-of-sample")
+    below.set_ylabel("kept epoch\nminus test")
     shown = _thinned(len(rows))
     labels = [f"{rows[i].fold}: {bar_label(rows[i].test_end)}" for i in shown]
     below.set_xticks(shown, labels, rotation=55, ha="right", rotation_mode="anchor", fontsize=9)
@@ -284,7 +284,7 @@ def optuna_figures(study: optuna.Study) -> dict[str, Figure]:
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     values = {(name, value) for trial in completed for name, value in trial.params.items()}
     parameters = sorted(name for name, n in Counter(name for name, _ in values).items() if n > 1)
-    target = "OOS Sharpe (development)"
+    target = "test Sharpe (development)"
     figures: dict[str, Figure] = {}
     draw: Callable[[], Any]
     if completed:
@@ -295,7 +295,7 @@ def optuna_figures(study: optuna.Study) -> dict[str, Figure]:
         draw = partial(optuna_plots.plot_intermediate_values, study)
         figures["intermediate_values"] = figure = _optuna_figure(draw, (WIDTH_IN, 5.0))
         figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        figure.axes[0].set(xlabel="fold of the trial's walk-forward", ylabel="OOS Sharpe so far (development)")
+        figure.axes[0].set(xlabel="fold of the trial's walk-forward", ylabel="test Sharpe so far (development)")
         legend = figure.axes[0].get_legend()
         if legend is not None and len(legend.get_texts()) > 2 * _MAX_LEGEND:
             legend.remove()

@@ -39,10 +39,10 @@ CAPTIONS = {
         "lines, which is what trading costs.",
     ),
     "validation_vs_oos.png": (
-        "Validation against out-of-sample Sharpe",
+        "Validation against test Sharpe",
         "Each fold's Sharpe on the bars that chose its epoch, and on the bars after them; positive differences in "
         "nearly every fold mean that the validation figure promises what is not there, and the best epoch's always "
-        "does.",
+        "does. Test bars of development took part in choosing columns and parameters.",
     ),
     "training_curves.png": (
         "Training curves",
@@ -74,6 +74,8 @@ class Facts:
     last_bar: str
     n_bars: int
     n_development: int
+    """Bars that the model that is deployed was chosen on."""
+    selection: Selection
     tags: Mapping[str, str]
     settings: Mapping[str, Any]
 
@@ -119,7 +121,6 @@ def render(
     trouble: Sequence[str],
     figures: Mapping[str, Figure],
     inference: Inference,
-    selection: Selection = "holdout",
     looks: Sequence[Look] = (),
     findings: Sequence[Finding] = (),
 ) -> str:
@@ -134,8 +135,8 @@ def render(
     return _PAGE.render(
         job=job,
         verdict=inference.verdict,
-        selection=selection,
-        record_name="record" if selection == "nested" else "holdout",
+        nested=job.selection == "nested",
+        record_name="record" if job.selection == "nested" else "holdout",
         holdout=_headline(record, "holdout", inference.holdout),
         development=_headline(record, "development", inference.development),
         tuning=inference.tuning,

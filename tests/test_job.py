@@ -260,6 +260,37 @@ def test_a_result_survives_being_stored(panel: Panel) -> None:
         from_json(Line, '{"name": "a", "value": 1, "more": 2}')
 
 
+def test_an_inner_job_keeps_its_results_by_key_and_logs_nothing(panel: Panel) -> None:
+    """The same phase on the same data is computed once by inner jobs, and again by a fresh one, or if not complete."""
+    phase, outer = Phase(), job_of(panel)
+
+    def log(run: Run, result: Counted) -> None:
+        raise AssertionError("an inner job logs nothing")
+
+    first = phase.run(outer.inner(outer.data), log=log)
+    second = phase.run(outer.inner(outer.data), log=log)
+    assert phase.computed == 1 and same(first, second)
+    outer.fresh = True
+    phase.run(outer.inner(outer.data), log=log)
+    assert phase.computed == 2
+    outer.fresh = False
+    for expected in (3, 4):
+        phase.run(outer.inner(outer.data), {"seed": 2}, log=log, complete=lambda result: False)
+        assert phase.computed == expected
+
+
+def test_what_an_inner_job_may_see_is_the_holdout_rule_or_what_is_said(panel: Panel) -> None:
+    """By its own configuration on its own bars: 112 of 150, 97 of 130, 105 of 150; or a number of bars."""
+    outer = job_of(panel)
+    assert outer.inner(outer.data).n_development == 112
+    assert outer.inner(outer.data.first_bars(130)).n_development == 97
+    other = replace(CONFIG, holdout_fraction=0.3)
+    assert outer.inner(outer.data, config=other).n_development == 105
+    whole = outer.inner(outer.data.first_bars(100), n_development=100)
+    assert whole.n_development == len(whole.development.times) == 100
+    assert whole.device == outer.device and not whole.fresh
+
+
 def test_settings_are_flattened_for_the_parameter_table() -> None:
     """Three levels deep: a range of the search space stays whole; an empty mapping is shown as such."""
     nested = {"a": 1, "b": {"c": 2, "d": {"e": 3, "f": {"low": 0}}}, "empty": {}}

@@ -104,6 +104,20 @@ def small_record(n_bars: int, *, holdout_bars: int = 20, seed: int = 0) -> Recor
     )
 
 
+FACTS = report.Facts(
+    source="data/sample.parquet",
+    data_sha256="ab" * 32,
+    symbols=("A", "B"),
+    first_bar="2022-09-23T00:00:00.000000",
+    last_bar="2023-03-01T00:00:00.000000",
+    n_bars=160,
+    n_development=140,
+    selection="holdout",
+    tags={"data_sha256": "ab" * 32, "config_sha256": "cd" * 32, "git_commit": "ef" * 20, "purge_gap": "5"},
+    settings={"seed": 7, "training": {"loss_mode": "joint_mle"}},
+)
+
+
 def inference(record: Record, folds: Sequence[FoldRow] = (), **given: Any) -> Inference:
     """Of the record alone, with the same luck for every fold."""
     luck = [FoldLuck(row.fold, 21, best_of_independent_epochs=9.28, best_of_correlated_epochs=2.34) for row in folds]
@@ -136,17 +150,7 @@ def baseline(name: str, difference: float | None, **given: Any) -> BaselineRow:
 def page(**changes: Any) -> str:
     figure = Figure(figsize=(2, 1))
     given: dict[str, Any] = {
-        "job": report.Facts(
-            source="data/sample.parquet",
-            data_sha256="ab" * 32,
-            symbols=("A", "B"),
-            first_bar="2022-09-23T00:00:00.000000",
-            last_bar="2023-03-01T00:00:00.000000",
-            n_bars=160,
-            n_development=140,
-            tags={"data_sha256": "ab" * 32, "config_sha256": "cd" * 32, "git_commit": "ef" * 20, "purge_gap": "5"},
-            settings={"seed": 7, "training": {"loss_mode": "joint_mle"}},
-        ),
+        "job": FACTS,
         "record": small_record(160, holdout_bars=80),
         "n_initial": 301,
         "n_prefiltered": 276,
@@ -223,6 +227,29 @@ def test_the_headline_is_the_holdouts_with_its_bars_dates_and_error() -> None:
     # 80 bars of which the last two have no return yet.
     assert "over 78 bars from 2023-03-22 to 2023-06-07" in text
     assert f"Development net Sharpe {development.sharpe:.2f}: took part in selection: not out-of-sample" in text
+
+
+def test_a_nested_record_is_clean_and_shows_no_development() -> None:
+    """The page says how it was chosen; what is said of the deployed model's own choice is said to be of all bars."""
+    record = small_record(160, holdout_bars=160)
+    judged = inference(record, selection="nested")
+    html = page(job=replace(FACTS, selection="nested", n_development=160), record=record, inference=judged)
+    parsed(html)
+    performance = record.performance("holdout")
+    assert performance is not None
+    text = section(html, "headline").replace("−", "-")
+    assert text.startswith(f"Nested out-of-sample Sharpe {performance.sharpe:.2f} ±")
+    assert {len(row) for row in table(html, "inference")} == {2}
+    assert "each forecast with columns and parameters that its fold chose on nothing but the bars before it" in text
+    assert "Development" not in html and "Holdout" not in html
+    assert html.count("Of the deployed model, chosen on all 160 bars.") == 2
+    assert 'class="holdout"' not in html
+
+
+def test_no_number_of_development_is_called_out_of_sample() -> None:
+    """The fold table holds test Sharpes of folds on which columns were chosen: its heading does not say more."""
+    folds = re.search(r'<table id="folds">(.*?)</table>', page(), re.DOTALL)
+    assert folds and "ut-of-sample" not in folds[1] and "<th>Test</th>" in folds[1]
 
 
 def test_a_short_holdout_has_no_standard_error() -> None:
@@ -315,7 +342,7 @@ def test_figures_stand_in_the_order_of_their_captions_and_unknown_ones_last() ->
 def test_a_hostile_name_is_escaped_wherever_it_appears() -> None:
     given = replace(ranked_rows(2, 3)[0], feature=HOSTILE, group=HOSTILE)
     facts = report.Facts(
-        HOSTILE, HOSTILE, (HOSTILE,), *["2023-01-01"] * 2, 9, 6, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}
+        HOSTILE, HOSTILE, (HOSTILE,), *["2023-01-01"] * 2, 9, 6, "holdout", {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}
     )
     html = page(
         ranked=[given],
@@ -450,19 +477,6 @@ def test_what_was_not_given_has_no_section() -> None:
         assert f'id="{name}"' not in html
     for text in ("What a simple rule", "Against the untuned", "Probability of backtest overfitting", "Best trial of"):
         assert text not in html
-
-
-def test_a_nested_record_has_no_development_column_and_says_how_it_was_chosen() -> None:
-    record = replace(small_record(160), segment=np.full(160, "holdout"))
-    judged = inference(record, selection="nested")
-    html = page(record=record, inference=judged, selection="nested")
-    parsed(html)
-    text = section(html, "headline")
-    assert text.startswith("Nested out-of-sample Sharpe")
-    assert "chosen anew for each fold, on bars before it" in text
-    assert "Development" not in text
-    assert "Development<br>" not in html
-    assert {len(row) for row in table(html, "inference")} == {2}
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ from pipeline.reuse import source_sha256
 import pipeline
 root = Path.cwd()
 assert Path(pipeline.__file__).parent.parent == root, "the copy is what is looked at"
-phases = ["prefilter", "pruning", "tuning"]
+phases = ["prefilter", "pruning", "tuning", "production"]
 imported = {}
 for phase in phases:  # each imports the one before it
     __import__(f"pipeline.phases.{phase}")
@@ -112,7 +112,9 @@ def test_the_source_hash_follows_imports_at_any_depth(tmp_path: Path) -> None:
     # Three that are known: two imports away, only of a later phase, and of none.
     assert "pipeline/tracking.py" in found["changed"]["prefilter"]
     assert "pipeline/search.py" in set(found["changed"]["tuning"]) - set(found["changed"]["pruning"])
-    assert "pipeline/cli.py" not in found["changed"]["tuning"]
+    assert "pipeline/cli.py" not in found["changed"]["production"]
+    # What is chosen and walked is production's alone.
+    assert "pipeline/oos.py" in set(found["changed"]["production"]) - set(found["changed"]["tuning"])
 
 
 def finished(key: str, text: str) -> str:

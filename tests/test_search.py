@@ -286,6 +286,13 @@ def test_any_other_error_ends_the_search(storage: str) -> None:
     assert ended(study) == []
 
 
+def test_a_study_without_a_storage_is_the_same_search_in_memory(storage: str) -> None:
+    """The same trials; another one of the same name knows nothing of it."""
+    stored = seen(run(open_study("a", storage=storage), n_trials=6))
+    assert seen(run(open_study("a", storage=None), n_trials=6)) == stored
+    assert ended(open_study("a", storage=None)) == []
+
+
 def test_a_study_is_found_again_by_its_name(storage: str) -> None:
     """In the storage that was named, beside others, and to be maximised."""
     run(open_study("a", storage=storage), n_trials=2)

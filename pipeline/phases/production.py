@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -98,6 +99,7 @@ def run(job: Job) -> Produced:
                 last_bar=str(job.data.panel.times[-1]),
                 n_bars=len(job.data.panel.times),
                 n_development=job.n_development,
+                selection=walked.selection,
                 tags=job.tags(),
                 settings=to_mapping(config),
             ),
@@ -115,12 +117,13 @@ def run(job: Job) -> Produced:
             trouble=result.trouble,
             figures=figures,
             inference=result.inference,
-            selection=walked.selection,
             looks=result.looks,
         )
         for target in (run, job.parent):
             _log_headline(target, result, filtered.n_initial, len(filtered.kept))
             pruning.log_vsn_tables(target, pruned)
+            if walked.selection == "nested":
+                log_choices(target, walked)
             for name, figure in figures.items():
                 target.figure(name, figure)
             target.text("report.html", page)
@@ -297,6 +300,22 @@ def validation_columns(
     }
 
 
+def log_choices(run: Run, walked: Walked) -> None:
+    """`choices.json`: what each fold was fitted with."""
+    choices = [walked.choices[fold.index] for fold in walked.folds]
+    times = walked.market.panel.times
+    names = sorted({name for choice in choices for name in choice.tuned.best})
+    columns: dict[str, list[Any]] = {
+        "fold": [fold.index for fold in walked.folds],
+        "chosen_before": [str(times[fold.validation.stop]) for fold in walked.folds],
+        "n_features": [len(choice.features) for choice in choices],
+        "features": [", ".join(choice.features) for choice in choices],
+        "trial": [choice.tuned.best_trial for choice in choices],
+    }
+    columns |= {name: [choice.tuned.best.get(name) for choice in choices] for name in names}
+    run.table("choices.json", columns)
+
+
 def model_card(
     job: Job,
     config: Config,
@@ -318,6 +337,23 @@ def model_card(
             f"{performance.n_bars} bars"
         )
 
+    if config.selection == "nested":
+        records = [
+            line(
+                "Nested, columns and parameters of each fold chosen on nothing but the bars before it",
+                holdout,
+                inference.holdout,
+            )
+        ]
+    else:
+        records = [
+            line("Holdout, never seen by selection", holdout, inference.holdout),
+            line(
+                "Development, on which columns and parameters were chosen: not out-of-sample",
+                development,
+                inference.development,
+            ),
+        ]
     used = config.model
     return "\n".join(
         [
@@ -328,18 +364,7 @@ def model_card(
             f"{panel.times[0]} to {panel.times[-1]}, {len(rows)} walk-forward folds with a purge gap of "
             f"{config.purge_gap} bars.",
             "",
-            *(
-                [line("Nested record, each fold chosen on bars before it", holdout, inference.holdout)]
-                if config.selection == "nested"
-                else [
-                    line("Holdout, never seen by selection", holdout, inference.holdout),
-                    line(
-                        "Development, on which columns and parameters were chosen: not out-of-sample",
-                        development,
-                        inference.development,
-                    ),
-                ]
-            ),
+            *records,
             "",
             f"Network: d_hidden {used.d_hidden}, n_heads {used.n_heads}, lstm_layers {used.lstm_layers}, "
             f"seq_len {used.seq_len}, n_context {used.n_context}, loss {config.training.loss_mode}.",

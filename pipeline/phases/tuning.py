@@ -114,9 +114,9 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
             returns = record.net()[tested]
             value = sharpe(returns, periods_per_year=config.periods_per_year)
             if not np.isfinite(value):
-                raise FloatingPointError(f"the out-of-sample Sharpe after fold {number} is not defined")
+                raise FloatingPointError(f"the test Sharpe after fold {number} is not defined")
             best = study.best_value if any(t.state == TrialState.COMPLETE for t in study.trials) else value
-            job.reporter.step(f"trial {trial.number} fold {number} OOS Sharpe {value:.2f}, best so far {best:.2f}")
+            job.reporter.step(f"trial {trial.number} fold {number} test Sharpe {value:.2f}, best so far {best:.2f}")
             report(number, value)
         trial.set_user_attr(OOS_RETURNS, [float(x) for x in np.nan_to_num(returns, nan=0.0)])
         return value
