@@ -9,6 +9,7 @@ Shapes: T bars, A instruments, F features, M cells (bar, instrument) of a block 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -51,6 +52,7 @@ TREE_PARAMETERS = {
     "num_leaves": 8,
     "min_data_in_leaf": 20,
     "max_bin": 63,
+    "bin_construct_sample_cnt": 5000,
     "feature_fraction": 0.25,
     "num_threads": 1,
     "deterministic": True,
@@ -171,7 +173,7 @@ def _regressed(
 
     def seen(block: range) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         x = scaler.transform(features(block))
-        return x, np.isfinite(x).any(axis=2)
+        return x, np.asarray(np.isfinite(x).any(axis=2))
 
     def labelled(block: range) -> Cells:
         x, present = seen(block)
@@ -315,6 +317,17 @@ def _row(model: Record, name: str, baseline: Record, segment: Segment) -> Baseli
         detectable_annual=compared.detectable * annual if compared else None,
         remark=remark,
     )
+
+
+def metrics(rows: Sequence[BaselineRow]) -> dict[str, float | None]:
+    """By the name they are logged under: `baseline_<name>_sharpe`, `_difference` and `_p_value`, Sharpes annual."""
+    named: dict[str, float | None] = {}
+    for row in rows:
+        prefix = f"baseline_{re.sub('[^a-z0-9]+', '_', row.baseline.lower())}"
+        named[f"{prefix}_sharpe"] = row.sharpe_annual
+        named[f"{prefix}_difference"] = row.difference_annual
+        named[f"{prefix}_p_value"] = row.p_value
+    return named
 
 
 def _is_constant(returns: Array) -> bool:

@@ -51,7 +51,9 @@ def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record]) -> Non
         axes.axvspan(time[holdout[0]], time[-1], color=SEGMENT_COLOURS["holdout"], lw=0, zorder=0, label="holdout")
     for i, (name, record) in enumerate(records.items()):
         colour, line = _STYLES[i % len(_STYLES)]
-        axes.plot(time, _from_its_start(record.net()[:stop]), line, color=colour, lw=1.3, label=name)
+        net = record.net()[:stop]
+        if np.isfinite(net).any():  # one that needs more history than there was never began
+            axes.plot(time, _from_its_start(net), line, color=colour, lw=1.3, label=name)
     axes.plot(time, _from_its_start(model.net()[:stop]), color=BLUE, lw=2.2, label="model")
     axes.axhline(0.0, color="black", lw=0.8)
     axes.set_ylabel("cumulative net return")
@@ -94,7 +96,9 @@ def _differences(axes: Axes, rows: Sequence[BaselineRow]) -> None:
 
 def _said(row: BaselineRow) -> str:
     """Difference and p-value, as far as there are any."""
-    difference = "" if row.difference_annual is None else f"{row.difference_annual:+.2f}".replace("-", "\N{MINUS SIGN}")
+    if row.difference_annual is None:
+        return ""
+    difference = f"{row.difference_annual:+.2f}".replace("-", "\N{MINUS SIGN}")
     if row.p_value is None:
-        return difference
+        return f"{difference}  no interval"
     return f"{difference}  p " + ("< 0.001" if row.p_value < 0.001 else f"= {row.p_value:.3f}")
