@@ -177,7 +177,7 @@ def _print_headline(job: Job, result: Produced) -> None:
 
     nested = job.config.selection == "nested"
     segments = {
-        "nested record (each fold chosen on its own past)" if nested else "holdout (never selected on)": (
+        "nested (every fold selected on the bars before it)" if nested else "holdout (never selected on)": (
             result.holdout,
             result.inference.holdout,
         )

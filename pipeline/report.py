@@ -123,7 +123,7 @@ def render(
     return _PAGE.render(
         job=job,
         verdict=inference.verdict,
-        selection=job.selection,
+        nested=job.selection == "nested",
         record_name="record" if job.selection == "nested" else "holdout",
         holdout=_headline(record, "holdout", inference.holdout),
         development=_headline(record, "development", inference.development),

@@ -229,17 +229,27 @@ def test_the_headline_is_the_holdouts_with_its_bars_dates_and_error() -> None:
     assert f"Development net Sharpe {development.sharpe:.2f}: took part in selection: not out-of-sample" in text
 
 
-def test_a_nested_report_says_which_choice_it_shows() -> None:
-    """What is said of the deployed model's own choice is said to be of all bars."""
-    html = page(job=replace(FACTS, selection="nested", n_development=160), record=small_record(160, holdout_bars=160))
+def test_a_nested_record_is_clean_and_shows_no_development() -> None:
+    """The page says how it was chosen; what is said of the deployed model's own choice is said to be of all bars."""
+    record = small_record(160, holdout_bars=160)
+    judged = inference(record, selection="nested")
+    html = page(job=replace(FACTS, selection="nested", n_development=160), record=record, inference=judged)
+    parsed(html)
+    performance = record.performance("holdout")
+    assert performance is not None
+    text = section(html, "headline").replace("−", "-")
+    assert text.startswith(f"Nested out-of-sample Sharpe {performance.sharpe:.2f} ±")
+    assert {len(row) for row in table(html, "inference")} == {2}
+    assert "each forecast with columns and parameters that its fold chose on nothing but the bars before it" in text
+    assert "Development" not in html and "Holdout" not in html
     assert html.count("Of the deployed model, chosen on all 160 bars.") == 2
     assert 'class="holdout"' not in html
 
 
 def test_no_number_of_development_is_called_out_of_sample() -> None:
     """The fold table holds test Sharpes of folds on which columns were chosen: its heading does not say more."""
-    table = re.search(r'<table id="folds">(.*?)</table>', page(), re.DOTALL)
-    assert table and "ut-of-sample" not in table[1] and "<th>Test</th>" in table[1]
+    folds = re.search(r'<table id="folds">(.*?)</table>', page(), re.DOTALL)
+    assert folds and "ut-of-sample" not in folds[1] and "<th>Test</th>" in folds[1]
 
 
 def test_a_short_holdout_has_no_standard_error() -> None:
@@ -467,19 +477,6 @@ def test_what_was_not_given_has_no_section() -> None:
         assert f'id="{name}"' not in html
     for text in ("What a simple rule", "Against the untuned", "Probability of backtest overfitting", "Best trial of"):
         assert text not in html
-
-
-def test_a_nested_record_has_no_development_column_and_says_how_it_was_chosen() -> None:
-    record = replace(small_record(160), segment=np.full(160, "holdout"))
-    judged = inference(record, selection="nested")
-    html = page(job=replace(FACTS, selection="nested"), record=record, inference=judged)
-    parsed(html)
-    text = section(html, "headline")
-    assert text.startswith("Nested out-of-sample Sharpe")
-    assert "chosen anew for each fold, on bars before it" in text
-    assert "Development" not in text
-    assert "Development<br>" not in html
-    assert {len(row) for row in table(html, "inference")} == {2}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from pipeline import luck_plots, plots, registry, report
+from pipeline import baselines, luck_plots, plots, registry, report
 from pipeline.assessment import Assessment, assess, enter_look, say_what_can_be_found
+from pipeline.baselines import BaselineRow
 from pipeline.config import Config, to_mapping
 from pipeline.inference import Inference, SharpeInference, metrics
 from pipeline.job import Job
@@ -273,7 +274,10 @@ def _log_headline(run: Run, result: Produced, n_initial: int, n_prefiltered: int
             "n_looks": len(result.looks),
         }
     )
-    run.metrics(metrics(result.inference))
+    run.metrics(metrics(result.inference) | baselines.metrics(result.inference.baselines))
+    if simple := result.inference.baselines:
+        names = [field.name for field in fields(BaselineRow)]
+        run.table("baselines.json", {name: [getattr(row, name) for row in simple] for name in names})
     for segment, performance in (("holdout", holdout), ("development", development)):
         if performance:
             run.metrics({f"{segment}_{name}": value for name, value in asdict(performance).items()})
@@ -281,22 +285,6 @@ def _log_headline(run: Run, result: Produced, n_initial: int, n_prefiltered: int
     run.tags({"verdict": result.inference.verdict})
     if result.trouble:
         run.tags({"trouble": " ".join(result.trouble)})
-
-
-def log_choices(run: Run, walked: Walked) -> None:
-    """`choices.json`: what each fold was fitted with."""
-    choices = [walked.choices[fold.index] for fold in walked.folds]
-    times = walked.market.panel.times
-    names = sorted({name for choice in choices for name in choice.tuned.best})
-    columns: dict[str, list[Any]] = {
-        "fold": [fold.index for fold in walked.folds],
-        "chosen_before": [str(times[fold.validation.stop]) for fold in walked.folds],
-        "n_features": [len(choice.features) for choice in choices],
-        "features": [", ".join(choice.features) for choice in choices],
-        "trial": [choice.tuned.best_trial for choice in choices],
-    }
-    columns |= {name: [choice.tuned.best.get(name) for choice in choices] for name in names}
-    run.table("choices.json", columns)
 
 
 def validation_columns(
@@ -315,6 +303,22 @@ def validation_columns(
         ),
         "net": np.concatenate([block.ravel() for block in blocks]),
     }
+
+
+def log_choices(run: Run, walked: Walked) -> None:
+    """`choices.json`: what each fold was fitted with."""
+    choices = [walked.choices[fold.index] for fold in walked.folds]
+    times = walked.market.panel.times
+    names = sorted({name for choice in choices for name in choice.tuned.best})
+    columns: dict[str, list[Any]] = {
+        "fold": [fold.index for fold in walked.folds],
+        "chosen_before": [str(times[fold.validation.stop]) for fold in walked.folds],
+        "n_features": [len(choice.features) for choice in choices],
+        "features": [", ".join(choice.features) for choice in choices],
+        "trial": [choice.tuned.best_trial for choice in choices],
+    }
+    columns |= {name: [choice.tuned.best.get(name) for choice in choices] for name in names}
+    run.table("choices.json", columns)
 
 
 def model_card(
@@ -338,6 +342,23 @@ def model_card(
             f"{performance.n_bars} bars"
         )
 
+    if config.selection == "nested":
+        records = [
+            line(
+                "Nested, columns and parameters of each fold chosen on nothing but the bars before it",
+                holdout,
+                inference.holdout,
+            )
+        ]
+    else:
+        records = [
+            line("Holdout, never seen by selection", holdout, inference.holdout),
+            line(
+                "Development, on which columns and parameters were chosen: not out-of-sample",
+                development,
+                inference.development,
+            ),
+        ]
     used = config.model
     return "\n".join(
         [
@@ -348,18 +369,7 @@ def model_card(
             f"{panel.times[0]} to {panel.times[-1]}, {len(rows)} walk-forward folds with a purge gap of "
             f"{config.purge_gap} bars.",
             "",
-            *(
-                [line("Nested record, each fold chosen on bars before it", holdout, inference.holdout)]
-                if config.selection == "nested"
-                else [
-                    line("Holdout, never seen by selection", holdout, inference.holdout),
-                    line(
-                        "Development, on which columns and parameters were chosen: not out-of-sample",
-                        development,
-                        inference.development,
-                    ),
-                ]
-            ),
+            *records,
             "",
             f"Network: d_hidden {used.d_hidden}, n_heads {used.n_heads}, lstm_layers {used.lstm_layers}, "
             f"seq_len {used.seq_len}, n_context {used.n_context}, loss {config.training.loss_mode}.",
