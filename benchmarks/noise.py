@@ -78,7 +78,12 @@ def run(_: None, which: tuple[int, int]) -> Piece:
     return Piece(seed, repetition, *found, seconds=time.perf_counter() - started)
 
 
-def figure(p_values: NDArray[np.float64], tuning: NDArray[np.float64], holdout: NDArray[np.float64]) -> Figure:
+def figure(
+    seeds: tuple[int, ...],
+    p_values: NDArray[np.float64],
+    tuning: NDArray[np.float64],
+    holdout: NDArray[np.float64],
+) -> Figure:
     """p-values (n seeds,) against those of a uniform distribution; tuning and holdout Sharpe of the same runs."""
     drawn, (above, below) = empty_figure(8.0, (1, 1), sharex=False)
     n = len(p_values)
@@ -92,7 +97,8 @@ def figure(p_values: NDArray[np.float64], tuning: NDArray[np.float64], holdout: 
     for values, colour, label in ((tuning, VERMILION, "best trial, tuning"), (holdout, BLUE, "holdout")):
         below.scatter(x, values, s=40, color=colour, zorder=3, label=f"{label} (mean {values.mean():+.2f})")
         below.axhline(float(values.mean()), color=colour, lw=1.2, ls="--")
-    below.set(xlabel="noise table", ylabel="Sharpe (annual, net)")
+    below.set_xticks(x, [str(seed) for seed in seeds], fontsize=8)
+    below.set(xlabel="seed of the noise table", ylabel="Sharpe (annual, net)")
     below.legend(loc="upper right", frameon=False, ncols=2)
     return drawn
 
@@ -134,7 +140,7 @@ def main(seeds: int, repetitions: int) -> None:
         f"{len(pieces)} jobs of {np.mean([piece.seconds for piece in pieces]):.1f} s each on {PROCESSES} processes, "
         f"{time.perf_counter() - started:.0f} s in all"
     )
-    figure(p, tuning, holdout).savefig(HERE / "noise.png")
+    figure(chosen, p, tuning, holdout).savefig(HERE / "noise.png")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,6 @@ class _Common:
     """What a worker is handed once."""
 
     compute: Compute[Any]
-    kind: type[Any]
     config: Config
     data: Dataset
     device: torch.device
@@ -120,7 +119,7 @@ class Repetitions(Generic[Result]):
                 f"{result.seconds:.0f} s"
             )
 
-        common = _Common(self.compute, self.kind, self.job.config, self.job.data, self.job.device, self.job.fresh)
+        common = _Common(self.compute, self.job.config, self.job.data, self.job.device, self.job.fresh)
         items = [(number, self.keys[number]) for number in missing]
         with closing(in_processes(_repetition, common, items, n_workers=n, on_done=on_done)) as computed:
             for number in self.keys:

@@ -17,6 +17,7 @@ import pytest
 from conftest import CPU, MICRO, ROOT, Workplace, artifacts, run_named
 from mlflow.entities import Run as MlflowRun
 
+from pipeline import luck_plots
 from pipeline.config import load_config
 from pipeline.data import load_panel
 from pipeline.job import Job
@@ -52,6 +53,20 @@ def test_what_came_of_it_is_one_sentence() -> None:
     )
     assert "is distinguishable from luck: 0 of 2" in of((-1.0, 0.5), real=3.0, p_value=0.05).sentence
     assert "(p = 0.500, where it stopped early; shift)" in of((1.0, 2.0), real=0.5, p_value=0.5, early=True).sentence
+
+
+def test_the_figure_shows_the_null_and_where_the_real_run_lies_in_it() -> None:
+    null = np.array([-1.0, 0.0, 0.5, 2.0])
+    figure = luck_plots.placebo(null, null + 2.0, real=1.25, real_tuning=4.0, long_only=0.3, p_value=0.4)
+    above, below = figure.axes
+    assert sum(patch.get_height() for patch in above.patches) == len(null)  # type: ignore[attr-defined]
+    assert sum(patch.get_height() for patch in below.patches) == len(null)  # type: ignore[attr-defined]
+    upright = {line.get_label(): line.get_xdata()[0] for line in above.lines if len(line.get_xdata()) == 2}
+    assert upright == {
+        "their mean 0.38": null.mean(),
+        "long only, real market 0.30": 0.3,
+        "real run 1.25 (p = 0.400)": 1.25,
+    }
 
 
 @pytest.fixture(scope="module")
