@@ -73,8 +73,8 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
 
     |IC| - q * SE is above 0, with SE the HAC standard error (`_standard_errors`) and q the Student t quantile at
     FALSE_ALARMS / (2 * tests). Its degrees of freedom are those of the variance estimate, n / sum of squared lag
-    weights (Priestley 1981, section 6.2.3), so that few bars, or labels that overlap, ask for more. Copies need no
-    more than MIN_COPY_BARS, all others MIN_BARS.
+    weights (Priestley 1981, section 6.2.3), so that few bars, or labels that overlap, ask for more. A copy
+    needs MIN_COPY_BARS, all others MIN_BARS.
     """
     names, targets = _targets(panel, timing)
     ranks = _ranks(panel.features)
