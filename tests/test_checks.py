@@ -269,4 +269,4 @@ def test_a_real_table_is_honest_and_its_known_defect_is_found() -> None:
     assert [f for f in found if f.severity == "error"] == []
     assert len(found) < 30
     stale = {f.where for f in found if f.check == "stale values"}
-    assert {"column fut_calspread_ann, MIDCPNIFTY", "column fut_near_share, MIDCPNIFTY"} <= stale
+    assert {"column fut_calspread_ann, MIDCPNIFTY", "column fut_buildup_5, MIDCPNIFTY"} <= stale

@@ -238,7 +238,7 @@ def test_only_what_the_gap_needs_is_changed() -> None:
         assert changed.keys() <= {"purge_gap", "allow_label_overlap", "registry"}
         assert config.registry.promote == "never" and config.registry.name == CONFIG.registry.name
     with pytest.raises(ConfigError, match="leaves no bar to train on"):
-        with_purge_gap(CONFIG, 60)
+        with_purge_gap(CONFIG, CONFIG.walk_forward.train_window)
 
 
 @pytest.mark.parametrize(
