@@ -436,7 +436,7 @@ def test_a_whole_nested_job(place: Workplace) -> None:
     assert np.datetime64(tuned["times"][-1]) >= np.datetime64(bars[176]), "the deployed model chose on all bars"
 
     page = " ".join((artifacts(run) / "report.html").read_text().split())
-    assert "Nested out-of-sample net Sharpe" in page and "selection: nested" in page
+    assert "Nested out-of-sample Sharpe" in page and "selection: nested" in page
     assert "Development" not in page and "development Sharpe" in page, "the trials' own figure is named as what it is"
     assert "nested (every fold selected on the bars before it)" in done.stdout
     assert done.stderr.count("selection: fold ") == 3
