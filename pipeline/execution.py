@@ -21,6 +21,9 @@ Common = TypeVar("Common")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_PATIENCE_S = 0.5
+"""Ctrl-C is heard after this long at the latest."""
+
 
 def n_workers(device: torch.device) -> int:
     """Processes that get on side by side: as many as torch may use cores; one where they would share a GPU."""
@@ -53,7 +56,8 @@ def in_processes(
         arrived: dict[int, Future[Any]] = {}
         for wanted in range(len(items)):
             while wanted not in arrived:
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                # With a limit, because Ctrl-C does not end a wait without one where polars has set its handler.
+                for future in wait(waiting, _PATIENCE_S, FIRST_COMPLETED).done:
                     arrived[waiting.pop(future)] = future
                     if future.exception() is None:
                         on_done(future.result())

@@ -83,6 +83,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from pieces import ignore, sleep_as_told
 from pipeline.execution import in_processes
+import pipeline.data
 import signal
 
 class Killed(BaseException):
@@ -105,7 +106,10 @@ if __name__ == "__main__":
     [(signal.SIGTERM, "ended by Killed\n"), (signal.SIGINT, "ended by KeyboardInterrupt\n"), (signal.SIGKILL, "")],
 )
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path, sent: signal.Signals, said: str) -> None:
-    """However it ends. Ctrl-C reaches every process of the terminal, so it is sent to all of them."""
+    """However it ends. Ctrl-C reaches every process of the terminal, so it is sent to all of them.
+
+    The parent has loaded what a real one has: a library's handler may make waits go on where Python's ends them.
+    """
     script, folder = tmp_path / "parent.py", tmp_path / "begun"
     script.write_text(SCRIPT.format(tests=str(ROOT / "tests")))
     folder.mkdir()
