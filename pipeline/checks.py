@@ -19,6 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from pipeline.leaks import HONEST_IC, Suspect, suspects
+from pipeline.significance import MIN_INFERENCE_BARS
 from tft.panel import Panel
 from tft.volatility import Timing
 
@@ -26,8 +27,6 @@ Column = NDArray[np.float32]
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
-MIN_INFERENCE_BARS = 63
-"""Fewer bars say nothing about a Sharpe."""
 BLOCK_BARS = 21
 SIDE_BLOCKS = 5
 """A scale has to hold for this many blocks before and after it changes: a wild quarter is not enough."""

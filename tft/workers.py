@@ -18,6 +18,8 @@ import torch
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's malloc.h."""
 
+WAIT_S = 1.0
+
 Result = TypeVar("Result")
 Report = Callable[[Any], None]
 
@@ -67,7 +69,10 @@ def side_by_side(
     try:
         for wanted in range(len(work)):
             while wanted not in arrived:
-                number, kind, value = messages.get()
+                try:
+                    number, kind, value = messages.get(timeout=WAIT_S)
+                except queue.Empty:  # a wait without limit can be deaf to Ctrl-C: polars restarts it
+                    continue
                 if kind == "report":
                     on_report(value)
                 else:
