@@ -20,6 +20,7 @@ from conftest import MICRO, WholeJob, Workplace, artifacts, run_named
 from mlflow.entities import Run as MlflowRun
 
 from pipeline.inference import sharpe_inference
+from pipeline.reuse import PHASE_KEY
 from pipeline.significance import best_of_epochs
 from pipeline.tracking import EXPERIMENT, FOLD_METRICS
 
@@ -340,11 +341,11 @@ def test_a_second_run_reuses_phases_1_to_4_and_gives_the_same(whole_job: WholeJo
     done = whole_job.run("production", "--config", str(MICRO))
     run_id = run_named(done.stdout)
     for phase in SELECTING:
-        source = whole_job.child(whole_job.run_id, phase)
-        again = whole_job.child(run_id, phase)
-        assert again.data.tags["reused_from"] == source.info.run_id
+        first, again = whole_job.child(whole_job.run_id, phase), whole_job.child(run_id, phase)
+        source = whole_job.client.get_run(again.data.tags["reused_from"])  # the newest with this key
+        assert source.data.tags[PHASE_KEY] == first.data.tags[PHASE_KEY] == again.data.tags[PHASE_KEY]
         assert f"{phase}: nothing it depends on has changed, reusing run {source.info.run_id}" in done.stderr
-        assert result(again) == result(source)
+        assert result(again) == result(source) == result(first)
     assert "reused_from" not in whole_job.child(run_id, "production").data.tags
     second = whole_job.client.get_run(run_id)
     for name in ("oos_sharpe", "oos_sharpe_development", "val_oos_gap_mean", "n_features_selected"):
