@@ -12,7 +12,7 @@ import pytest
 from conftest import CPU, small_panel
 from mlflow.tracking import MlflowClient
 
-from pipeline.config import Config, sha256_of
+from pipeline.config import Config
 from pipeline.data import Dataset, panel_sha256
 from pipeline.job import Job, flattened, from_json
 from pipeline.progress import Reporter
@@ -242,7 +242,7 @@ def test_every_run_says_what_it_was_made_of(panel: Panel) -> None:
     run = run_of(job)
     assert run.data.tags["phase"] == "prefilter" and run.data.tags["purge_gap"] == "2"
     assert run.data.tags["data_sha256"] == panel_sha256(panel)
-    assert run.data.tags["config_sha256"] == sha256_of(CONFIG) and run.data.tags["git_commit"]
+    assert run.data.tags["config_sha256"] == CONFIG.sha256 and run.data.tags["git_commit"]
     assert run.data.params == {"model.d_hidden": "8", "seed": "3"}
     (given,) = run.inputs.dataset_inputs
     assert "here.parquet" in given.dataset.source
