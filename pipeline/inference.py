@@ -429,8 +429,10 @@ def verdict(
     p = _p_text(holdout)
     if holdout.p_value_deflated < SIGNIFICANT:
         said = f"{figure}: more than luck alone would give ({p})"
+        if holdout.sharpe < holdout.detectable_sharpe:  # such a find owes something to luck even where it is true
+            said = f"{said}; {smallest}"
     elif holdout.high < 0.0:
-        said = f"{figure}: it lost more than luck alone explains ({p})"
+        said = f"{figure}: it lost more than luck alone explains ({p}); {smallest}"
     elif holdout.sharpe <= 0.0:
         said = f"{figure}: no sign of skill ({p}); {smallest}"
     else:

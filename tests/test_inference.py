@@ -417,7 +417,8 @@ LUCK = (
         (judged(3.10, 0.93), "Holdout Sharpe 3.10 ± 0.93: more than luck alone would give (p < 0.001)."),
         (
             judged(1.80, 0.93),
-            "Holdout Sharpe 1.80 ± 0.93: more than luck alone would give (p = 0.026).",
+            "Holdout Sharpe 1.80 ± 0.93: more than luck alone would give (p = 0.026); the smallest Sharpe that this "
+            "sample could have detected is 2.3.",
         ),
         (
             judged(1.80, 0.93, n_trials=3, benchmark=0.79),
@@ -430,7 +431,11 @@ LUCK = (
             "Holdout Sharpe -0.64 ± 0.93: no sign of skill (p = 0.75); the smallest Sharpe that this sample could have "
             "detected is 2.3.",
         ),
-        (judged(-2.50, 0.93), "Holdout Sharpe -2.50 ± 0.93: it lost more than luck alone explains (p = 1.00)."),
+        (
+            judged(-2.50, 0.93),
+            "Holdout Sharpe -2.50 ± 0.93: it lost more than luck alone explains (p = 1.00); the smallest Sharpe that "
+            "this sample could have detected is 2.3.",
+        ),
         (
             judged(0.02, 0.93),
             "Holdout Sharpe 0.02 ± 0.93: not distinguishable from luck (p = 0.49); more than 1,000 years of this "
