@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 from torch.func import vmap
 
-from tft.dropout import LEVELS, dropout, factor, random_bits, threshold_and_scale
+from tft.dropout import LEVELS, Mask, Noise, dropout, factor, random_bits, random_seeds, seeded_bits
 
 
-def test_every_one_of_the_16_bits_is_fair_and_independent_of_its_neighbour() -> None:
-    bits = random_bits((250, 400), torch.Generator().manual_seed(1)).numpy()
+def drawn() -> Tensor:
+    return random_bits((250, 400), torch.Generator().manual_seed(1))
+
+
+def hashed() -> Tensor:
+    return seeded_bits(torch.tensor([0x1234_5678_9ABC_DEF]), range(7, 257), 400)[0]
+
+
+@pytest.mark.parametrize("source", [drawn, hashed])
+def test_every_one_of_the_16_bits_is_fair_and_independent_of_its_neighbour(source: Callable[[], Tensor]) -> None:
+    bits = source().numpy()
     assert bits.dtype == np.int16
     for lane in range(4):  # four values come from one 64-bit draw, whose sign bit must be random too
         values = bits.reshape(-1)[lane::4].astype(np.int64) + LEVELS // 2
@@ -25,7 +37,7 @@ def test_every_one_of_the_16_bits_is_fair_and_independent_of_its_neighbour() -> 
 @pytest.mark.parametrize("rate", [0.01, 0.23, 0.5, 0.9])
 def test_the_rate_is_kept_and_the_mean_preserved(rate: float) -> None:
     x = torch.ones(400, 500, dtype=torch.float64)
-    dropped = dropout(x, rate, torch.Generator().manual_seed(2))
+    dropped = dropout(x, Noise.of(torch.Generator().manual_seed(2), rate))
     error = np.sqrt(rate * (1 - rate) / x.numel())
     assert float((dropped == 0).double().mean()) == pytest.approx(rate, abs=5 * error + 1 / LEVELS)
     kept = dropped[dropped != 0]
@@ -38,21 +50,60 @@ def test_the_rate_is_kept_and_the_mean_preserved(rate: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_factor_is_a_comparison_with_the_threshold(rate: float, dtype: torch.dtype) -> None:
     every = torch.arange(-LEVELS // 2, LEVELS // 2, dtype=torch.int32).to(torch.int16)
-    threshold, scale = threshold_and_scale(rate)
-    expected = (every.int() >= threshold).to(dtype) * scale
-    assert torch.equal(factor(every, rate, dtype), expected)
+    _, threshold, scale = Noise.of(torch.Generator(), rate)
+    expected = (every.int() >= threshold).to(dtype) * scale.to(dtype)
+    assert torch.equal(factor(every, threshold, scale, dtype), expected)
     assert float(expected.double().mean()) == pytest.approx(1.0, rel=1e-6)
 
 
-def test_without_a_generator_or_a_rate_nothing_is_changed() -> None:
+def test_without_noise_nothing_is_changed() -> None:
     x = torch.randn(5, 6)
-    assert dropout(x, 0.5, None) is x
-    assert dropout(x, 0.0, torch.Generator()) is x
+    assert dropout(x, None) is x
+    assert torch.equal(dropout(x, Noise.of(torch.Generator(), 0.0)), x)
+
+
+def plain_bits(seed: int, element: int) -> int:
+    """The hash, in whole numbers of Python."""
+    x = ((seed & 0xFFFFFFFF) + element) % 2**32
+    x = (x ^ x >> 16) * 0x7FEB352D % 2**32
+    x = (x ^ x >> 15 ^ seed >> 32 & 0xFFFFFFFF) * 0x846CA68B % 2**32
+    x = (x ^ x >> 16) >> 16
+    return x - 2**16 if x >= 2**15 else x
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63), 0x0123456789ABCDEF])
+@pytest.mark.parametrize("rows", [range(3), range(5, 6), range(2**30, 2**30 + 2)])
+def test_bits_of_a_seed_are_the_hash_of_their_place(seed: int, rows: range) -> None:
+    """Whichever rows are asked for, and beyond 2^32 elements from the start again."""
+    width = 5
+    expected = [[plain_bits(seed, row * width + i) for i in range(width)] for row in rows]
+    both = seeded_bits(torch.tensor([seed, 99]), rows, width)
+    assert both.dtype == torch.int16
+    assert both[0].tolist() == expected
+    assert not torch.equal(both[0], both[1])
+
+
+def test_masks_of_different_seeds_have_nothing_in_common() -> None:
+    """Drawn seeds, and such whose lower halves agree: correlations of 10,000 places are those of chance."""
+    drawn = random_seeds(8, torch.Generator().manual_seed(5))
+    drawn[4:] = drawn[4:] & -(2**32) | drawn[:4] & 0xFFFFFFFF
+    kept = Mask(drawn, *Noise.of(torch.Generator(), [0.5] * 8)[1:]).factor(range(100), 100, torch.float64)
+    correlation = np.corrcoef(kept.flatten(1).numpy())
+    assert np.abs(correlation[np.triu_indices(8, 1)]).max() < 5 / 100
+
+
+def test_folds_of_a_stack_have_rates_of_their_own() -> None:
+    noise = Noise.of(torch.Generator().manual_seed(0), [0.0, 0.2, 0.7])
+    folds = vmap(lambda x, *levels: dropout(x, Noise(noise.generator, *levels)), randomness="different")
+    dropped = folds(torch.ones(3, 100, 100), noise.threshold, noise.scale)
+    shares = (dropped == 0.0).double().mean(dim=(1, 2))
+    torch.testing.assert_close(shares, torch.tensor([0.0, 0.2, 0.7], dtype=torch.float64), rtol=0.0, atol=0.025)
+    torch.testing.assert_close(dropped.amax(dim=(1, 2)), torch.tensor([1.0, 1 / 0.8, 1 / 0.3]), rtol=1e-4, atol=0.0)
 
 
 def test_the_gradient_is_dropped_where_the_value_is() -> None:
     x = torch.randn(30, 40, dtype=torch.float64, requires_grad=True)
-    dropped = dropout(x, 0.3, torch.Generator().manual_seed(0))
+    dropped = dropout(x, Noise.of(torch.Generator().manual_seed(0), 0.3))
     (gradient,) = torch.autograd.grad(dropped.sum(), x)
     assert torch.allclose(gradient * x, dropped)
     assert 0.2 < float((gradient == 0).double().mean()) < 0.4
@@ -60,9 +111,9 @@ def test_the_gradient_is_dropped_where_the_value_is() -> None:
 
 def test_the_global_generator_is_not_touched_and_folds_draw_their_own() -> None:
     before = torch.get_rng_state()
-    noise = torch.Generator().manual_seed(3)
+    noise = Noise.of(torch.Generator().manual_seed(3), 0.5)
     ones = torch.ones(3, 50, 60)
-    folds = vmap(lambda x: dropout(x, 0.5, noise), randomness="different")(ones)
+    folds = vmap(lambda x: dropout(x, noise), randomness="different")(ones)
     assert not torch.equal(folds[0], folds[1])
     assert not torch.equal(folds[1], folds[2])
     assert torch.equal(torch.get_rng_state(), before)

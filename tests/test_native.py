@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tft import native
+from tft.dropout import Mask, Noise, random_seeds
 from tft.native import Kernels
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest element
@@ -27,7 +28,6 @@ SELECT_SHAPES = [
     (1, 1, 65, 64),
     (1, 2, 3, 2),
 ]
-THRESHOLD, SCALE = -17_000, 1.3
 
 
 @pytest.fixture(scope="module")
@@ -79,24 +79,25 @@ def scan(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
     return torch.stack(states, dim=1)
 
 
-def select_inputs(k: int, v: int, n: int, h: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
-    """d_selected, x, weights and the parameters of the GRNs; bits"""
+def select_inputs(k: int, v: int, n: int, h: int, dtype: torch.dtype) -> tuple[list[Tensor], Mask]:
+    """d_selected, x, weights and the parameters of the GRNs; which elements are dropped"""
     vector, pair = (k, v, h), (k, v, 2 * h)
     shapes = (vector, vector, (k, v, h, h), vector, (k, v, h, 2 * h), pair, vector, vector, vector, vector)
     d, x, weights, *grns = draw((k, n, h), (k, v, n), (k, v, n), *shapes, dtype=dtype)
     grns = [parameter / math.sqrt(h) if parameter.dim() == 4 else parameter for parameter in grns]
-    bits = torch.randint(-(2**15), 2**15, (k, v, n, h), generator=torch.Generator().manual_seed(1), dtype=torch.int16)
-    return [d, x, torch.softmax(weights, dim=1), *grns], bits
+    _, threshold, scale = Noise.of(torch.Generator(), [0.1 + 0.2 * fold for fold in range(k)])
+    mask = Mask(random_seeds(k, torch.Generator().manual_seed(1)), threshold, scale)
+    return [d, x, torch.softmax(weights, dim=1), *grns], mask
 
 
-def select(x: Tensor, weights: Tensor, *grns: Tensor, bits: Tensor | None) -> Tensor:
+def select(x: Tensor, weights: Tensor, *grns: Tensor, mask: Mask | None) -> Tensor:
     constant, slope, second_bias, gate_bias, norm_weight, norm_bias, embed_weight, embed_bias = (
         grns[i].unsqueeze(-2) for i in (0, 1, 3, 5, 6, 7, 8, 9)
     )
     column = x.unsqueeze(-1)
     second = F.elu(constant + column * slope) @ grns[2] + second_bias
-    if bits is not None:
-        second = second * (SCALE * (bits >= THRESHOLD).to(second.dtype))
+    if mask is not None:
+        second = second * mask.factor(range(x[0].numel()), second.shape[-1], second.dtype).view(second.shape)
     skip = column * embed_weight + embed_bias + F.glu(second @ grns[4] + gate_bias, dim=-1)
     transformed = F.layer_norm(skip, skip.shape[-1:]) * norm_weight + norm_bias
     return (weights.unsqueeze(-1) * transformed).sum(dim=1)
@@ -121,13 +122,13 @@ def test_the_scan_and_its_gradients(kernels: Kernels, shape: tuple[int, int, int
 def test_the_selection_and_its_gradients(
     kernels: Kernels, shape: tuple[int, int, int, int], dropped: bool, dtype: torch.dtype
 ) -> None:
-    (d_selected, *inputs), bits = select_inputs(*shape, dtype)
-    drawn = bits if dropped else None
+    (d_selected, *inputs), mask = select_inputs(*shape, dtype)
+    drawn = mask if dropped else None
     leaves = [value.clone().requires_grad_(True) for value in inputs]
-    expected = select(*leaves, bits=drawn)
+    expected = select(*leaves, mask=drawn)
     x, weights, *grns = inputs
-    assert_close(kernels.select_forward(x, weights, grns, drawn, THRESHOLD, SCALE), expected.detach())
-    d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, drawn, THRESHOLD, SCALE)
+    assert_close(kernels.select_forward(x, weights, grns, drawn), expected.detach())
+    d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, drawn)
     for ours, theirs in zip((d_weights, *d_grns), torch.autograd.grad(expected, leaves[1:], d_selected), strict=True):
         assert_close(ours, theirs)
 
@@ -147,12 +148,12 @@ def test_a_scan_without_a_stack_and_with_strides_of_its_own(kernels: Kernels) ->
 @DTYPES
 def test_the_same_bits_every_time(kernels: Kernels, dtype: torch.dtype) -> None:
     *inputs, d_states = scan_inputs(2, 5, 37, 50, dtype)
-    (d_selected, x, weights, *grns), bits = select_inputs(2, 3, 131, 50, dtype)
+    (d_selected, x, weights, *grns), mask = select_inputs(2, 3, 131, 50, dtype)
 
     def everything() -> list[Tensor]:
         scanned = kernels.scan_forward(*inputs)
-        d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, bits, THRESHOLD, SCALE)
-        selected = kernels.select_forward(x, weights, grns, bits, THRESHOLD, SCALE)
+        d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, mask)
+        selected = kernels.select_forward(x, weights, grns, mask)
         return [*scanned, *kernels.scan_backward(d_states, *inputs[1:], *scanned), selected, d_weights, *d_grns]
 
     first = everything()
@@ -161,13 +162,13 @@ def test_the_same_bits_every_time(kernels: Kernels, dtype: torch.dtype) -> None:
 
 
 def test_threads_do_not_disturb_each_other(kernels: Kernels) -> None:
-    (d_selected, x, weights, *grns), bits = select_inputs(2, 3, 131, 50, torch.float32)
-    expected = kernels.select_backward(d_selected, x, weights, grns, bits, THRESHOLD, SCALE)[1]
+    (d_selected, x, weights, *grns), mask = select_inputs(2, 3, 131, 50, torch.float32)
+    expected = kernels.select_backward(d_selected, x, weights, grns, mask)[1]
     differences: list[bool] = []
 
     def repeat() -> None:
         for _ in range(20):
-            found = kernels.select_backward(d_selected, x, weights, grns, bits, THRESHOLD, SCALE)[1]
+            found = kernels.select_backward(d_selected, x, weights, grns, mask)[1]
             differences.append(not all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)))
 
     threads = [threading.Thread(target=repeat) for _ in range(4)]
@@ -189,10 +190,10 @@ def test_extreme_gates_saturate_and_a_nan_stays_one(kernels: Kernels, dtype: tor
 
     (_, x, weights, *grns), _ = select_inputs(1, 2, 3, 4, dtype)
     x[0, 0, 1], grns[5][0, 1, 4] = 1e4, -1e30  # a first layer and a gate
-    selected = kernels.select_forward(x, weights, grns, None, 0, 1.0)
-    assert_close(selected, select(x, weights, *grns, bits=None))
+    selected = kernels.select_forward(x, weights, grns, None)
+    assert_close(selected, select(x, weights, *grns, mask=None))
     grns[0][0, 1, 2] = float("nan")
-    assert kernels.select_forward(x, weights, grns, None, 0, 1.0).isnan().all()
+    assert kernels.select_forward(x, weights, grns, None).isnan().all()
 
 
 def test_the_environment_switches_the_kernels_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 from tft import selection
-from tft.dropout import factor, random_bits
+from tft.dropout import Mask, Noise, random_seeds
 from tft.selection import VariableGRNs, select
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-11}
@@ -27,15 +27,15 @@ def inputs(n: int, v: int, h: int, seed: int = 0) -> tuple[Tensor, Tensor, Varia
     return normal(n, v).detach(), weights, VariableGRNs(*(normal(*shape) for shape in shapes))
 
 
-def plainly(x: Tensor, weights: Tensor, grns: VariableGRNs, rate: float, bits: Tensor | None) -> Tensor:
-    """One variable after the other; bits (V, N, H)."""
+def plainly(x: Tensor, weights: Tensor, grns: VariableGRNs, mask: Mask | None) -> Tensor:
+    """One variable after the other."""
     total = torch.zeros(len(x), grns.slope.shape[-1], dtype=x.dtype)
     for v in range(x.shape[1]):
         one = VariableGRNs(*(parameter[v] for parameter in grns))
         column = x[:, v : v + 1]
         hidden = F.elu(one.constant + column * one.slope) @ one.second_weight + one.second_bias
-        if bits is not None:
-            hidden = hidden * factor(bits[v], rate, x.dtype)
+        if mask is not None:
+            hidden = hidden * mask.factor(range(v * len(x), (v + 1) * len(x)), hidden.shape[-1], x.dtype)[0]
         gated = F.glu(hidden @ one.gate_weight + one.gate_bias, dim=-1)
         embedding = one.embed_bias + column * one.embed_weight
         normed = F.layer_norm(embedding + gated, gated.shape[-1:], one.norm_weight, one.norm_bias)
@@ -50,17 +50,19 @@ def gradients(selected: Tensor, weights: Tensor, grns: VariableGRNs) -> tuple[Te
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 4000, 2**30])
-@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("rate", [None, 0.0, 0.3])
 @pytest.mark.parametrize(("n", "v", "h"), [(1, 1, 2), (7, 3, 5), (40, 11, 8)])
 def test_values_and_gradients_equal_the_plain_formula(
-    n: int, v: int, h: int, rate: float, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+    n: int, v: int, h: int, rate: float | None, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the chunks, in float64; with the same bits dropped."""
+    """Whatever the chunks, in float64; with the same elements dropped."""
     monkeypatch.setitem(selection.CHUNK_BYTES, "cpu", chunk_bytes)
     x, weights, grns = inputs(n, v, h)
-    ours = select(x, weights, grns, rate, Generator().manual_seed(4))
-    bits = random_bits((1, v, n, h), Generator().manual_seed(4))[0] if rate else None
-    expected = plainly(x, weights, grns, rate, bits)
+    noise = None if rate is None else Noise.of(Generator().manual_seed(4), rate)
+    ours = select(x, weights, grns, noise)
+    seeds = random_seeds(1, Generator().manual_seed(4))
+    mask = None if noise is None else Mask(seeds, noise.threshold[None], noise.scale[None])
+    expected = plainly(x, weights, grns, mask)
     torch.testing.assert_close(ours, expected, **TIGHT)
     for a, b in zip(gradients(ours, weights, grns), gradients(expected, weights, grns), strict=True):
         torch.testing.assert_close(a, b, **TIGHT)
@@ -70,9 +72,9 @@ def test_stacked_folds_equal_each_fold_alone_and_draw_their_own_dropout() -> Non
     x, weights, grns = inputs(9, 4, 6)
     others = inputs(9, 4, 6, seed=1)[2]
     both = VariableGRNs(*(torch.stack([a, b]) for a, b in zip(grns, others, strict=True)))
-    apart = [select(x, weights, one, 0.5, None) for one in (grns, others)]
+    apart = [select(x, weights, one, None) for one in (grns, others)]
     # x and the weights are the same for both: vmap has to repeat what has no leading K.
-    together = vmap(lambda own: select(x, weights, own, 0.5, None))(both)
+    together = vmap(lambda own: select(x, weights, own, None))(both)
     torch.testing.assert_close(together, torch.stack(apart), **TIGHT)
     expected = [gradients(one, weights, own) for one, own in zip(apart, (grns, others), strict=True)]
     ours = torch.autograd.grad(together, (weights, *both), torch.stack([upstream(one) for one in apart]))
@@ -81,8 +83,8 @@ def test_stacked_folds_equal_each_fold_alone_and_draw_their_own_dropout() -> Non
         for a, b in zip(ours[1:], expected[k][1:], strict=True):
             torch.testing.assert_close(a[k], b, **TIGHT)
     same = VariableGRNs(*(torch.stack([a, a]) for a in grns))
-    noise = Generator().manual_seed(0)
-    drawn = vmap(lambda own: select(x, weights, own, 0.5, noise), randomness="different")(same)
+    noise = Noise.of(Generator().manual_seed(0), 0.5)
+    drawn = vmap(lambda own: select(x, weights, own, noise), randomness="different")(same)
     assert not torch.equal(drawn[0], drawn[1])
 
 
@@ -90,6 +92,6 @@ def upstream(like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=Generator().manual_seed(9), dtype=like.dtype)
 
 
-def test_no_dropout_is_drawn_without_a_generator() -> None:
+def test_a_rate_of_nothing_drops_nothing() -> None:
     x, weights, grns = inputs(9, 4, 6)
-    assert torch.equal(select(x, weights, grns, 0.5, None), select(x, weights, grns, 0.0, Generator()))
+    assert torch.equal(select(x, weights, grns, None), select(x, weights, grns, Noise.of(Generator(), 0.0)))

@@ -20,15 +20,15 @@ class Captured:
         inputs: Sequence[Tensor],
         *,
         changed: Sequence[Tensor],
-        noise: Generator,
+        generator: Generator,
     ) -> None:
-        """changed: every tensor that `function` changes; they are as before when this returns. noise: the generator it
+        """changed: every tensor that `function` changes; they are as before when this returns. generator: the one it
         draws from, to be seeded anew before the first call.
         """
         self.inputs = [tensor.clone() for tensor in inputs]
         before = [tensor.clone() for tensor in changed]
         self.graph = torch.cuda.CUDAGraph()
-        self.graph.register_generator_state(noise)
+        self.graph.register_generator_state(generator)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

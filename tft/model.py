@@ -9,18 +9,18 @@ W = B + B*C windows, L look-back bars, M attention heads, D parameters of the pr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from tft.dropout import dropout
+from tft.dropout import Noise, dropout
 from tft.recurrent import gather, lstm
 from tft.selection import VariableGRNs, select
 
@@ -100,28 +100,26 @@ class Dense(nn.Module):
 class GatedSkip(nn.Module):
     """LayerNorm(skip + GLU(dropout(x))): eq 2's gate and eq 5, and the gated skip connections of eqs 17, 20, 22."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.gate = Dense(width, 2 * width)
         self.norm = nn.LayerNorm(width)
-        self.dropout = dropout
 
-    def forward(self, x: Tensor, skip: Tensor, noise: Generator | None) -> Tensor:
-        x = dropout(x, self.dropout, noise)
-        return self.norm(skip + F.glu(self.gate(x), dim=-1))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, skip: Tensor, noise: Noise | None) -> Tensor:
+        return self.norm(skip + F.glu(self.gate(dropout(x, noise)), dim=-1))  # type: ignore[no-any-return]
 
 
 class GRN(nn.Module):
     """Gated residual network, eqs 2-5, with an optional context vector."""
 
-    def __init__(self, width: int, dropout: float, *, context: bool = False) -> None:
+    def __init__(self, width: int, *, context: bool = False) -> None:
         super().__init__()
         self.first = Dense(width, width)
         self.context = Dense(width, width, bias=False) if context else None
         self.second = Dense(width, width)
-        self.skip = GatedSkip(width, dropout)
+        self.skip = GatedSkip(width)
 
-    def forward(self, a: Tensor, context: Tensor | None = None, *, noise: Generator | None) -> Tensor:
+    def forward(self, a: Tensor, context: Tensor | None = None, *, noise: Noise | None) -> Tensor:
         hidden = self.first(a)
         if self.context is not None:
             assert context is not None
@@ -136,9 +134,9 @@ class StaticEncoder(nn.Module):
         super().__init__()
         width = config.d_hidden
         self.embedding = nn.Parameter(torch.randn(n_assets, width) / math.sqrt(width))
-        self.contexts = nn.ModuleList(GRN(width, config.dropout) for _ in range(4))
+        self.contexts = nn.ModuleList(GRN(width) for _ in range(4))
 
-    def forward(self, *, noise: Generator | None = None) -> Tensor:
+    def forward(self, *, noise: Noise | None = None) -> Tensor:
         """(A, 4, H): contexts for variable selection, enrichment, and the LSTM's hidden and cell state."""
         return torch.stack([context(self.embedding, noise=noise) for context in self.contexts], dim=1)
 
@@ -176,18 +174,17 @@ class CellEncoder(nn.Module):
         self.select_norm = nn.LayerNorm(v)
         nn.init.constant_(self.select_norm.weight, INITIAL_SELECTION_SPREAD)
         self.input_gates = Dense(h, 4 * h)
-        self.dropout = config.dropout
 
-    def forward(self, x: Tensor, present: Tensor, context: Tensor, *, noise: Generator | None = None) -> Cells:
+    def forward(self, x: Tensor, present: Tensor, context: Tensor, *, noise: Noise | None = None) -> Cells:
         """x (N, V) standardised, 0 where missing · present (N, V) 0/1 · context (N, H) -> Cells."""
         weights = self.selection_weights(x, present, context, noise)  # (N, V)
-        selected = select(x, weights, self.variable_grns(), self.dropout, noise)  # (N, H), eqs 7 and 8
+        selected = select(x, weights, self.variable_grns(), noise)  # (N, H), eqs 7 and 8
         return Cells(selected, self.input_gates(selected), weights)
 
-    def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, noise: Generator | None) -> Tensor:
+    def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, noise: Noise | None) -> Tensor:
         """Eq 6: the GRN over all embeddings and the static context, softmax over the variables that are present."""
         hidden = self.of_embeddings(x, present, self.select_first) + self.select_bias + self.select_context(context)
-        hidden = dropout(self.select_second(F.elu(hidden)), self.dropout, noise)
+        hidden = dropout(self.select_second(F.elu(hidden)), noise)
         skip = self.of_embeddings(x, present, self.select_skip) + self.select_skip_bias
         logits = self.select_norm(skip + F.glu(self.select_gate(hidden), dim=-1))
         # A missing variable cannot be selected; a cell with none present selects nothing.
@@ -257,20 +254,20 @@ class WindowReader(nn.Module):
         bound = 1.0 / math.sqrt(h)
         self.recurrent = nn.ParameterList(torch.empty(h, 4 * h).uniform_(-bound, bound) for _ in range(layers))
         self.between = nn.ModuleList(Dense(h, 4 * h) for _ in range(layers - 1))
-        self.after_lstm = GatedSkip(h, config.dropout)
-        self.enrichment = GRN(h, config.dropout, context=True)
+        self.after_lstm = GatedSkip(h)
+        self.enrichment = GRN(h, context=True)
         if config.n_context:
             self.context_attention = InterpretableAttention(config)
             self.context_gate = Dense(h, 2 * h)
         self.attention = InterpretableAttention(config)
-        self.after_attention = GatedSkip(h, config.dropout)
-        self.feed_forward = GRN(h, config.dropout)
-        self.after_feed_forward = GatedSkip(h, config.dropout)
+        self.after_attention = GatedSkip(h)
+        self.feed_forward = GRN(h)
+        self.after_feed_forward = GatedSkip(h)
         self.head = Dense(h, {"sharpe": 1, "joint_mle": 2, "joint_quantile": len(QUANTILE_LEVELS)}[loss_mode])
-        self.n_context, self.dropout, self.loss_mode = config.n_context, config.dropout, loss_mode
+        self.n_context, self.loss_mode = config.n_context, loss_mode
 
     def forward(
-        self, cells: Cells, windows: Tensor, static: Tensor, has_context: Tensor, *, noise: Generator | None = None
+        self, cells: Cells, windows: Tensor, static: Tensor, has_context: Tensor, *, noise: Noise | None = None
     ) -> Output:
         """windows (W, L) rows of `cells`, targets first, then their contexts target by target ·
         static (W, 4, H) of each window's instrument · has_context (B, C) true where a slot is filled.
@@ -283,7 +280,7 @@ class WindowReader(nn.Module):
         by_bar = windows.T.reshape(-1)  # bar-major: the recurrence reads contiguous steps
         states = lstm(gather(cells.gates, by_bar).view(n_bars, n_windows, 4 * h), self.recurrent[0], *_start(static))
         for project, weight in zip(self.between, list(self.recurrent)[1:], strict=True):
-            states = dropout(states, self.dropout, noise)
+            states = dropout(states, noise)
             states = lstm(project(states), weight, *_start(static))  # (L, W, H)
 
         rows = gather(cells.selected, windows[:n_targets].reshape(-1)).view(n_targets, n_bars, h)
@@ -360,7 +357,7 @@ class TemporalFusionTransformer(nn.Module):
         windows: Tensor,
         has_context: Tensor,
         *,
-        noise: Generator | None = None,
+        noise: Noise | None = None,
     ) -> tuple[Output, Cells]:
         """x, present (N, V) · asset (N,) instrument of each cell · windows (W, L) rows of cells · has_context (B, C).
 
@@ -378,19 +375,23 @@ def stacked(
     parameters: Mapping[str, Tensor],
     prefix: str,
     *inputs: Any,
-    noise: Generator | None = None,
+    noise: Noise | None = None,
 ) -> Any:
-    """Run `module` for K folds: `parameters` (K, ...) by name, those under `prefix` are the module's; inputs (K, ...).
+    """Run `module` for K folds: `parameters` (K, ...) by name, those under `prefix` are the module's; inputs (K, ...),
+    threshold and scale of the noise (K,).
 
     Returns the module's output with a leading K. A stack of one is called as it is: vmap would only cost time.
     """
     own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
 
-    def single(weights: dict[str, Tensor], *arguments: Any) -> Any:
-        return functional_call(module, weights, arguments, {"noise": noise})
+    generator, *levels = noise or (None,)
+
+    def single(weights: dict[str, Tensor], levels: Sequence[Tensor], *arguments: Any) -> Any:
+        own_noise = None if generator is None else Noise(generator, *levels)
+        return functional_call(module, weights, arguments, {"noise": own_noise})
 
     n_folds = next(iter(own.values())).shape[0]
     if n_folds > 1:
-        return vmap(single, randomness="different")(own, *inputs)
-    outputs = single(*tree_map(lambda value: value[0], (own, *inputs)))
+        return vmap(single, randomness="different")(own, levels, *inputs)
+    outputs = single(*tree_map(lambda value: value[0], (own, levels, *inputs)))
     return tree_map(lambda value: value.unsqueeze(0), outputs)

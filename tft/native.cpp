@@ -44,17 +44,17 @@ template <> struct Vectors<float> {
   typedef int32_t Element;
   typedef float Values __attribute__((vector_size(VECTOR_BYTES)));
   typedef int32_t Whole __attribute__((vector_size(VECTOR_BYTES)));
-  typedef int16_t Bits __attribute__((vector_size(VECTOR_BYTES / 2)));
+  typedef uint32_t Hash __attribute__((vector_size(VECTOR_BYTES)));
 };
 template <> struct Vectors<double> {
   typedef int64_t Element;
   typedef double Values __attribute__((vector_size(VECTOR_BYTES)));
   typedef int64_t Whole __attribute__((vector_size(VECTOR_BYTES)));
-  typedef int16_t Bits __attribute__((vector_size(VECTOR_BYTES / 4)));
+  typedef uint32_t Hash __attribute__((vector_size(VECTOR_BYTES / 2)));
 };
 template <class T> using Vec = typename Vectors<T>::Values;
 template <class T> using Whole = typename Vectors<T>::Whole;
-template <class T> using Bits = typename Vectors<T>::Bits;
+template <class T> using Hash = typename Vectors<T>::Hash;
 
 template <class T> INLINE Vec<T> all(T value) { return value - Vec<T>{}; }
 
@@ -389,31 +389,48 @@ template <class T> class Padded {
   T* start[N_PARAMETERS];
 };
 
+// Of one fold; see seeded_bits in dropout.py. There is none at a scale of 0.
 struct Dropout {
-  const int16_t* bits;  // (K, V, N, H), or none
-  int64_t threshold;
+  uint32_t low, high;
+  int32_t threshold;
   double scale;
 };
 
-// rows (n, P) times 0 or the scale
+Dropout dropout_of(void* const* mask, int64_t fold) {  // seeds, thresholds, scales
+  if (!mask) return {};
+  const auto at = [=](int i) { return static_cast<int64_t*>(mask[i])[fold]; };
+  const uint64_t seed = at(0);
+  return {uint32_t(seed), uint32_t(seed >> 32), int32_t(at(1)), static_cast<double*>(mask[2])[fold]};
+}
+
+// rows (n, P) times 0 or the scale, which go to factor (n, P); `row` is the first one's number
 template <class T>
-NOINLINE void drop(T* rows, const Dropout& dropout, int64_t n, int64_t h, int64_t p) {
-  if (!dropout.bits) return;
-  const int16_t* bits = dropout.bits;
-  for (int64_t m = 0; m < n; m++, rows += p, bits += h)
-    for (int64_t i = 0; i < h; i += SIZE<T>) {
-      Bits<T> own{};
-      if (i + SIZE<T> <= h) std::memcpy(&own, bits + i, sizeof own);
-      else std::memcpy(&own, bits + i, (h - i) * sizeof(int16_t));
-      const auto stays = __builtin_convertvector(own, Whole<T>) >= typename Vectors<T>::Element(dropout.threshold);
-      store(rows + i, Vec<T>(load(rows + i) * (stays ? all(T(dropout.scale)) : Vec<T>{})));
+NOINLINE void drop(T* rows, T* factor, const Dropout& dropout, int64_t row, int64_t n, int64_t h, int64_t p) {
+  if (!dropout.scale) return;
+  Hash<T> lane;
+  for (int i = 0; i < SIZE<T>; i++) lane[i] = i;
+  uint32_t first = uint32_t(row * h) + dropout.low;
+  for (int64_t m = 0; m < n; m++, rows += p, factor += p, first += h)
+    for (int64_t i = 0; i < p; i += SIZE<T>) {
+      Hash<T> x = lane + (first + uint32_t(i));
+      x = (x ^ (x >> 16)) * 0x7feb352du;
+      x = (x ^ (x >> 15) ^ dropout.high) * 0x846ca68bu;
+      const auto bits = __builtin_convertvector(x ^ (x >> 16), Whole<T>) << (8 * sizeof(T) - 32) >> (8 * sizeof(T) - 16);
+      const auto stays = bits >= typename Vectors<T>::Element(dropout.threshold);
+      const Vec<T> kept = stays ? all(T(dropout.scale)) : Vec<T>{};
+      store(factor + i, kept);
+      store(rows + i, Vec<T>(load(rows + i) * kept));
     }
+}
+
+template <class T> NOINLINE void multiply(T* values, const T* by, int64_t n) {  // n is whole vectors
+  for (int64_t i = 0; i < n; i += SIZE<T>) store(values + i, Vec<T>(load(values + i) * load(by + i)));
 }
 
 // What a block of cells goes through, (BLOCK, P) but for gated (BLOCK, 2P).
 template <class T> struct Layers {
-  explicit Layers(int64_t p) : hidden(BLOCK * p), kept(BLOCK * p), gated(BLOCK * 2 * p) {}
-  Scratch<T> hidden, kept, gated;
+  explicit Layers(int64_t p) : hidden(BLOCK * p), factor(BLOCK * p), kept(BLOCK * p), gated(BLOCK * 2 * p) {}
+  Scratch<T> hidden, factor, kept, gated;
 };
 
 template <class T>
@@ -426,15 +443,15 @@ NOINLINE void first_layer(const Padded<T>& grn, const T* x, T* hidden, int64_t n
 }
 
 template <class T>
-void through_layers(const Padded<T>& grn, const T* x, const Dropout& dropout, const Layers<T>& to, int64_t n,
-                    int64_t h, int64_t p) {
+void through_layers(const Padded<T>& grn, const T* x, const Dropout& dropout, int64_t row, const Layers<T>& to,
+                    int64_t n, int64_t h, int64_t p) {
   const int64_t n_columns = p / SIZE<T>;
   first_layer<T>(grn, x, to.hidden, n, p);
   product<T>(
       n, n_columns, h, to.hidden, p, 1, grn[SECOND_WEIGHT], p,
       LAMBDA(int64_t, int64_t j) { return load(grn[SECOND_BIAS] + j * SIZE<T>); },
       LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(to.kept + m * p + j * SIZE<T>, v); });
-  drop<T>(to.kept, dropout, n, h, p);
+  drop<T>(to.kept, to.factor, dropout, row, n, h, p);
   product<T>(
       n, 2 * n_columns, h, to.kept, p, 1, grn[GATE_WEIGHT], 2 * p,
       LAMBDA(int64_t, int64_t j) { return load(grn[GATE_BIAS] + j * SIZE<T>); },
@@ -554,7 +571,7 @@ NOINLINE void backward_biases(const Padded<T>& d_grn, const T* x, const T* hidde
 
 // in: x, weights, parameters (in the order of the enum); out: selected
 template <class T>
-void select_forward(void* const* in, void* const* out, const int64_t* sizes, Dropout dropout) {
+void select_forward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask) {
   const int64_t n_folds = sizes[0], n_variables = sizes[1], n_cells = sizes[2], h = sizes[3];
   const int64_t p = vectors<T>(h) * SIZE<T>;
   Padded<T> grn(h, p);
@@ -562,14 +579,14 @@ void select_forward(void* const* in, void* const* out, const int64_t* sizes, Dro
   Scratch<T> selected(n_cells * p), valid(p);
   std::fill_n(static_cast<T*>(valid), h, T(1));
   for (int64_t fold = 0; fold < n_folds; fold++) {
+    const Dropout dropout = dropout_of(mask, fold);
     std::memset(selected, 0, n_cells * p * sizeof(T));
     for (int64_t own = fold * n_variables; own < (fold + 1) * n_variables; own++) {  // row of (K * V, ...)
       grn.read(in + 2, own);
       for (int64_t cell = 0; cell < n_cells; cell += BLOCK) {
         const int64_t n = std::min(BLOCK, n_cells - cell), at = own * n_cells + cell;
         const T *x = static_cast<T*>(in[0]) + at, *weights = static_cast<T*>(in[1]) + at;
-        const Dropout here{dropout.bits ? dropout.bits + at * h : nullptr, dropout.threshold, dropout.scale};
-        through_layers<T>(grn, x, here, layers, n, h, p);
+        through_layers<T>(grn, x, dropout, at - fold * n_variables * n_cells, layers, n, h, p);
         add_selected<T>(grn, x, weights, valid, layers.gated, layers.hidden, selected + cell * p, n, h, p);
       }
     }
@@ -579,7 +596,7 @@ void select_forward(void* const* in, void* const* out, const int64_t* sizes, Dro
 
 // in: d_selected, x, weights, parameters; out: gradients of weights and of the parameters
 template <class T>
-void select_backward(void* const* in, void* const* out, const int64_t* sizes, Dropout dropout) {
+void select_backward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask) {
   const int64_t n_folds = sizes[0], n_variables = sizes[1], n_cells = sizes[2], h = sizes[3];
   const int64_t n_columns = vectors<T>(h), p = n_columns * SIZE<T>;
   Padded<T> grn(h, p), d_grn(h, p);
@@ -589,6 +606,7 @@ void select_backward(void* const* in, void* const* out, const int64_t* sizes, Dr
   std::fill_n(static_cast<T*>(valid), h, T(1));
   const auto zero = LAMBDA(int64_t, int64_t) { return Vec<T>{}; };
   for (int64_t fold = 0; fold < n_folds; fold++) {
+    const Dropout dropout = dropout_of(mask, fold);
     copy_rows<T>(d_selected, p, static_cast<T*>(in[0]) + fold * n_cells * h, h, n_cells, h);
     for (int64_t own = fold * n_variables; own < (fold + 1) * n_variables; own++) {  // row of (K * V, ...)
       grn.read(in + 3, own);
@@ -598,14 +616,13 @@ void select_backward(void* const* in, void* const* out, const int64_t* sizes, Dr
       for (int64_t cell = 0; cell < n_cells; cell += BLOCK) {
         const int64_t n = std::min(BLOCK, n_cells - cell), at = own * n_cells + cell;
         const T *x = static_cast<T*>(in[1]) + at, *weights = static_cast<T*>(in[2]) + at;
-        const Dropout here{dropout.bits ? dropout.bits + at * h : nullptr, dropout.threshold, dropout.scale};
-        through_layers<T>(grn, x, here, layers, n, h, p);
+        through_layers<T>(grn, x, dropout, at - fold * n_variables * n_cells, layers, n, h, p);
         backward_selected<T>(grn, d_grn, x, weights, d_selected + cell * p, valid, layers.gated, d_second,
                              static_cast<T*>(out[0]) + at, n, h, p);
         add_product<T>(h, 2 * n_columns, n, layers.kept, p, layers.gated, 2 * p, d_grn[GATE_WEIGHT]);
         product<T>(n, n_columns, 2 * p, layers.gated, 2 * p, 1, gate_transposed, p, zero,
                    LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(d_second + m * p + j * SIZE<T>, v); });
-        drop<T>(d_second, here, n, h, p);
+        if (dropout.scale) multiply<T>(d_second, layers.factor, n * p);
         add_product<T>(h, n_columns, n, layers.hidden, p, d_second, p, d_grn[SECOND_WEIGHT]);
         product<T>(n, n_columns, h, d_second, p, 1, second_transposed, p, zero,
                    LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(d_hidden + m * p + j * SIZE<T>, v); });
@@ -649,12 +666,12 @@ template <class T> void scan_backward_folds(void* const* in, void* const* out, c
     scan_backward_folds<T>(in, out, sizes);                                                          \
   }                                                                                                  \
   void select_forward_##NAME(void* const* in, void* const* out, const int64_t* sizes,                \
-                             const int16_t* bits, int64_t threshold, double scale) {                 \
-    select_forward<T>(in, out, sizes, {bits, threshold, scale});                                     \
+                             void* const* mask) {                                                    \
+    select_forward<T>(in, out, sizes, mask);                                                         \
   }                                                                                                  \
   void select_backward_##NAME(void* const* in, void* const* out, const int64_t* sizes,               \
-                              const int16_t* bits, int64_t threshold, double scale) {                \
-    select_backward<T>(in, out, sizes, {bits, threshold, scale});                                    \
+                              void* const* mask) {                                                   \
+    select_backward<T>(in, out, sizes, mask);                                                        \
   }
 
 extern "C" {

@@ -24,6 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tft.dropout import Mask
+
 SOURCE = Path(__file__).with_name("native.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
@@ -91,15 +93,10 @@ class Kernels:
         d_gates, d_weight, d_hidden, d_cell = out
         return d_gates, d_weight, d_hidden, d_cell
 
-    def select_forward(
-        self, x: Tensor, weights: Tensor, grns: Sequence[Tensor], bits: Tensor | None, threshold: int, scale: float
-    ) -> Tensor:
-        """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · bits (K, V, N, H) int16 -> (K, N, H).
-
-        Dropout keeps where bits >= threshold and multiplies by scale; there is none without bits.
-        """
+    def select_forward(self, x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None) -> Tensor:
+        """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · mask of rows V * N -> (K, N, H)."""
         selected = x.new_empty(x.shape[0], x.shape[2], grns[0].shape[-1])
-        self._select("select_forward", (x, weights, *grns), (selected,), bits, threshold, scale)
+        self._select("select_forward", (x, weights, *grns), (selected,), mask)
         return selected
 
     def select_backward(
@@ -108,32 +105,21 @@ class Kernels:
         x: Tensor,
         weights: Tensor,
         grns: Sequence[Tensor],
-        bits: Tensor | None,
-        threshold: int,
-        scale: float,
+        mask: Mask | None,
     ) -> tuple[Tensor, list[Tensor]]:
         """From d_selected (K, N, H) and what select_forward took -> gradients of weights and of grns."""
         d_weights, *d_grns = (t.new_empty(t.shape) for t in (weights, *grns))
         inputs = (d_selected, x, weights, *grns)
-        self._select("select_backward", inputs, (d_weights, *d_grns), bits, threshold, scale)
+        self._select("select_backward", inputs, (d_weights, *d_grns), mask)
         return d_weights, d_grns
 
-    def _select(
-        self,
-        name: str,
-        inputs: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        bits: Tensor | None,
-        threshold: int,
-        scale: float,
-    ) -> None:
+    def _select(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], mask: Mask | None) -> None:
         x, constant = inputs[-12], inputs[-10]
         sizes = (*x.shape, constant.shape[-1])
-        if bits is not None:
-            assert bits.dtype == torch.int16 and bits.shape == sizes
-            bits = bits.contiguous()
-        pointer = ctypes.c_void_p(None if bits is None else bits.data_ptr())
-        self._call(name, inputs, outputs, sizes, pointer, ctypes.c_int64(threshold), ctypes.c_double(scale))
+        dtypes = (torch.int64, torch.int64, torch.float64)
+        of_folds = [] if mask is None else [t.to(dtype).contiguous() for t, dtype in zip(mask, dtypes, strict=True)]
+        assert all(t.shape == x.shape[:1] for t in of_folds)
+        self._call(name, inputs, outputs, sizes, _pointers(of_folds) if of_folds else None)
 
     def _call(
         self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], sizes: Sequence[int], *rest: object

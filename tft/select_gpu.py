@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tft.dropout import Mask
 from tft.scan_gpu import available
 
 try:
@@ -56,24 +57,21 @@ def takes(x: Tensor, h: int) -> bool:
     return x.dtype == torch.float32 and h <= MAX_WIDTH and available(x.device)
 
 
-def select_forward(
-    x: Tensor, weights: Tensor, grns: Sequence[Tensor], bits: Tensor | None, threshold: int, scale: float
-) -> Tensor:
+def select_forward(x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None) -> Tensor:
     """The weighted sum of the transformed variables (K, N, H).
 
-    x, weights (K, V, N) · grns as in selection.VariableGRNs, all with a leading K · bits (K, V, N, H) int16, or None
-    where nothing is dropped: those from the threshold are kept and multiplied by the scale.
+    x, weights (K, V, N) · grns as in selection.VariableGRNs, all with a leading K · mask of rows V * N, or None where
+    nothing is dropped.
     """
     x, weights, *grns = _checked(x, weights, *grns)
     (n_folds, n_variables, n_cells), width = x.shape, grns[0].shape[-1]
     n_blocks = -(-n_cells // FORWARD.block)
     n_each, n_parts = _shares(n_variables, n_blocks * n_folds)
     parts = x.new_empty(n_parts, n_folds, n_cells, width)
-    bits = None if bits is None else bits.contiguous()
-    sizes = (threshold, scale, n_folds, n_variables, n_cells, n_each, width, _padded(width), *_fixed(FORWARD))
+    sizes = (n_folds, n_variables, n_cells, n_each, width, _padded(width), *_fixed(FORWARD))
     with torch.cuda.device_of(x):
         grid = (n_blocks, n_folds, n_parts)
-        _forward[grid](x, weights, *grns, bits, parts, *sizes, num_warps=FORWARD.n_warps)
+        _forward[grid](x, weights, *grns, *_of_folds(mask), parts, *sizes, num_warps=FORWARD.n_warps)
     return parts[0] if n_parts == 1 else parts.sum(dim=0)
 
 
@@ -82,9 +80,7 @@ def select_backward(
     x: Tensor,
     weights: Tensor,
     grns: Sequence[Tensor],
-    bits: Tensor | None,
-    threshold: int,
-    scale: float,
+    mask: Mask | None,
 ) -> tuple[Tensor, list[Tensor]]:
     """From d_selected (K, N, H) and what select_forward took -> gradients of weights and of grns."""
     d_selected, x, weights, *grns = _checked(d_selected, x, weights, *grns)
@@ -96,19 +92,25 @@ def select_backward(
     n_values = [parameter.numel() for parameter in grns]
     parts = x.new_empty(n_parts, sum(n_values))  # the gradients of the parameters one after the other
     d_constant, d_slope, d_second_weight, *d_rest = d_grns = parts[0].split(n_values)
-    bits = None if bits is None else bits.contiguous()
     constant, slope, second_weight = grns[:3]
     grid = (n_folds * n_variables, n_parts)
     sizes = (parts.shape[1], n_variables, n_cells, n_cells_each, width, _padded(width))
     with torch.cuda.device_of(x):
-        tensors = (d_selected, x, weights, *grns, bits, d_weights, d_second, *d_rest)
+        tensors = (d_selected, x, weights, *grns, *_of_folds(mask), d_weights, d_second, *d_rest)
         own = (*sizes, *_fixed(BACKWARD_GATE))
-        _backward_gate[grid](*tensors, threshold, scale, *own, num_warps=BACKWARD_GATE.n_warps)
+        _backward_gate[grid](*tensors, *own, num_warps=BACKWARD_GATE.n_warps)
         of_layers = (d_second, x, constant, slope, second_weight, d_constant, d_slope, d_second_weight)
         _backward_layers[grid](*of_layers, *sizes, *_fixed(BACKWARD_LAYERS), num_warps=BACKWARD_LAYERS.n_warps)
     if n_parts > 1:
         d_grns = parts.sum(dim=0).split(n_values)
     return d_weights, [d.view(parameter.shape) for d, parameter in zip(d_grns, grns, strict=True)]
+
+
+def _of_folds(mask: Mask | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Seeds, thresholds and scales (K,) as the kernels take them."""
+    if mask is None:
+        return None, None, None
+    return mask.seeds.contiguous(), mask.threshold.int(), mask.scale.float()
 
 
 def _checked(*tensors: Tensor) -> list[Tensor]:
@@ -167,11 +169,15 @@ def _matrix(
 
 @_jit
 def _factor(
-    bits: tl.tensor, own: tl.tensor, at: tl.tensor, seen: tl.tensor, threshold: tl.tensor, scale: tl.tensor
+    seeds: tl.tensor, thresholds: tl.tensor, scales: tl.tensor, fold: tl.tensor, element: tl.tensor
 ) -> tl.tensor:
-    """(P, B): 0 where the element is dropped, else the scale."""
-    drawn = tl.load(bits + own + at, mask=seen, other=0).to(tl.int32)
-    return tl.where(drawn >= threshold, scale, 0.0)
+    """(P, B): 0 where the element is dropped, else the scale; see dropout.seeded_bits."""
+    seed = tl.load(seeds + fold)
+    x = element.to(tl.uint32) + (seed & 0xFFFFFFFF).to(tl.uint32)
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15) ^ ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)) * 0x846CA68B
+    bits = (x ^ (x >> 16)).to(tl.int32, bitcast=True) >> 16
+    return tl.where(bits >= tl.load(thresholds + fold), tl.load(scales + fold), 0.0)
 
 
 @_jit
@@ -238,10 +244,10 @@ def _forward(
     norm_bias: tl.tensor,  # (K, V, H)
     embed_weight: tl.tensor,  # (K, V, H)
     embed_bias: tl.tensor,  # (K, V, H)
-    bits: tl.tensor,  # (K, V, N, H) or None
+    seeds: tl.tensor,  # (K,) or None, as both that follow
+    thresholds: tl.tensor,
+    scales: tl.tensor,
     parts: tl.tensor,  # (S, K, N, H), out
-    threshold: tl.tensor,
-    scale: tl.tensor,
     n_folds: tl.tensor,
     n_variables: tl.tensor,
     n_cells: tl.tensor,
@@ -271,8 +277,8 @@ def _forward(
         split_hidden = _split(hidden, PRECISION)
         kept = _dot(_matrix(second_weight, own, H, P, 1, H, PRECISION), split_hidden, PRECISION)
         kept += _vector(second_bias, own, H, P)
-        if bits is not None:
-            kept *= _factor(bits, own * n_cells * H, at, seen, threshold, scale)
+        if seeds is not None:
+            kept *= _factor(seeds, thresholds, scales, fold, variable * n_cells * H + at)
         split_kept = _split(kept, PRECISION)
         value = _dot(_matrix(gate_weight, own, H, P, 1, 2 * H, PRECISION), split_kept, PRECISION)
         gate = _dot(_matrix(gate_weight + H, own, H, P, 1, 2 * H, PRECISION), split_kept, PRECISION)
@@ -300,7 +306,9 @@ def _backward_gate(
     norm_bias: tl.tensor,  # (K, V, H)
     embed_weight: tl.tensor,  # (K, V, H)
     embed_bias: tl.tensor,  # (K, V, H)
-    bits: tl.tensor,  # (K, V, N, H) or None
+    seeds: tl.tensor,  # (K,) or None, as both that follow
+    thresholds: tl.tensor,
+    scales: tl.tensor,
     d_weights: tl.tensor,  # (K, V, N), out
     d_second: tl.tensor,  # (K, V, N, H), out: gradient of what the second layer gives
     d_second_bias: tl.tensor,  # (S, K, V, H), out, as all that follow
@@ -310,8 +318,6 @@ def _backward_gate(
     d_norm_bias: tl.tensor,
     d_embed_weight: tl.tensor,
     d_embed_bias: tl.tensor,
-    threshold: tl.tensor,
-    scale: tl.tensor,
     part_stride: tl.tensor,
     n_variables: tl.tensor,
     n_cells: tl.tensor,
@@ -327,7 +333,8 @@ def _backward_gate(
     rows = tl.arange(0, P)
     inside = rows < H
     own = tl.program_id(0).to(tl.int64)  # fold and variable
-    d_selected += own // n_variables * n_cells * H
+    fold = own // n_variables
+    d_selected += fold * n_cells * H
     first = tl.program_id(1) * n_each
     own_constant = _vector(constant, own, H, P)
     own_slope = _vector(slope, own, H, P)
@@ -359,8 +366,8 @@ def _backward_gate(
         # The forward again
         split_hidden = _split(_hidden(own_x, own_constant, own_slope), PRECISION)
         kept = _dot(_matrix(second_weight, here, H, P, 1, H, PRECISION), split_hidden, PRECISION) + own_second_bias
-        if bits is not None:
-            factor = _factor(bits, own * n_cells * H, at, seen, threshold, scale)
+        if seeds is not None:
+            factor = _factor(seeds, thresholds, scales, fold, (own % n_variables) * n_cells * H + at)
             kept *= factor
         split_kept = _split(kept, PRECISION)
         value = _dot(_matrix(gate_weight, here, H, P, 1, 2 * H, PRECISION), split_kept, PRECISION) + own_value_bias
@@ -392,7 +399,7 @@ def _backward_gate(
         sum_gate += _dot(split_d_gate, _turned(split_kept), PRECISION)
         d_kept = _dot(_matrix(gate_weight, here, H, P, 2 * H, 1, PRECISION), split_d_value, PRECISION)
         d_kept += _dot(_matrix(gate_weight + H, here, H, P, 2 * H, 1, PRECISION), split_d_gate, PRECISION)
-        if bits is not None:
+        if seeds is not None:
             d_kept *= factor
         sum_second_bias += tl.sum(d_kept, axis=1)
         tl.store(d_second + own * n_cells * H + at, d_kept, mask=seen)

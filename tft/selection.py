@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.autograd import Function
 
 from tft import native, scan_gpu, select_gpu
-from tft.dropout import factor, random_bits, threshold_and_scale
+from tft.dropout import Mask, Noise, random_seeds
 
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**28}
 """Size of one (K, G, N, H) tensor: about ten of them are alive, which should fit a CPU's L2 cache or a GPU's memory."""
@@ -39,15 +39,15 @@ class VariableGRNs(NamedTuple):
     embed_bias: Tensor  # (V, H)
 
 
-def select(x: Tensor, weights: Tensor, grns: VariableGRNs, rate: float, noise: Generator | None) -> Tensor:
+def select(x: Tensor, weights: Tensor, grns: VariableGRNs, noise: Noise | None) -> Tensor:
     """Variables transformed and combined, (N, H): sum over v of weights[:, v] * GRN_v(x[:, v]).
 
-    x (N, V), without a gradient of its own · weights (N, V) selection weights · rate of dropout before the gate, none
-    without `noise`.
+    x (N, V), without a gradient of its own · weights (N, V) selection weights · noise of the dropout before the gate.
     """
-    columns = (x.T.contiguous(), weights.T.contiguous(), *grns)
-    rate = 0.0 if noise is None else rate
-    selected: Tensor = _Select.apply(*(t.unsqueeze(0) for t in columns), rate, noise)[0]  # type: ignore[no-untyped-call]
+    generator, *levels = noise or (None, None, None)
+    columns = (x.T.contiguous(), weights.T.contiguous(), *grns, *levels)
+    arguments = (None if column is None else column.unsqueeze(0) for column in columns)
+    selected: Tensor = _Select.apply(*arguments, generator)[0]  # type: ignore[no-untyped-call]
     return selected.squeeze(0)
 
 
@@ -56,31 +56,29 @@ class _Select(Function):
 
     @staticmethod
     def forward(x: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None]:
-        *parameters, rate, noise = rest
+        *parameters, threshold, scale, generator = rest
         grns = VariableGRNs(*parameters)
-        bits = random_bits((*x.shape, grns.slope.shape[-1]), noise) if rate else None
+        mask = None if generator is None else Mask(random_seeds(len(x), generator), threshold, scale)
+        seeds = None if mask is None else mask.seeds
         if kernels := _kernels(x, grns):
-            return kernels.select_forward(x, weights, grns, bits, *threshold_and_scale(rate)), bits
-        return _select_forward(x, weights, grns, bits, rate), bits
+            return kernels.select_forward(x, weights, grns, mask), seeds
+        return _select_forward(x, weights, grns, mask), seeds
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
-        *tensors, rate, _ = inputs
-        ctx.rate = rate
+        *tensors, _ = inputs
         if output[1] is not None:
             ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(*tensors, output[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, *parameters, bits = ctx.saved_tensors
+        x, weights, *parameters, threshold, scale, seeds = ctx.saved_tensors
         grns = VariableGRNs(*parameters)
-        if kernels := _kernels(x, grns):
-            own = threshold_and_scale(ctx.rate)
-            d_weights, d_grns = kernels.select_backward(gradients[0], x, weights, grns, bits, *own)
-        else:
-            d_weights, d_grns = _select_backward(gradients[0], x, weights, grns, bits, ctx.rate)
-        return None, d_weights, *d_grns, None, None
+        mask = None if seeds is None else Mask(seeds, threshold, scale)
+        backward = kernels.select_backward if (kernels := _kernels(x, grns)) else _select_backward
+        d_weights, d_grns = backward(gradients[0], x, weights, grns, mask)
+        return None, d_weights, *d_grns, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -92,8 +90,8 @@ class _Select(Function):
                 stacked.append(argument.expand(info.batch_size, *argument.shape[1:]))
             else:
                 stacked.append(argument.movedim(dim, 0).squeeze(1))
-        selected, bits = _Select.apply(*stacked)  # type: ignore[no-untyped-call]
-        return (selected.unsqueeze(1), bits), (0, None if bits is None else 0)
+        selected, seeds = _Select.apply(*stacked)  # type: ignore[no-untyped-call]
+        return (selected.unsqueeze(1), seeds), (0, None if seeds is None else 0)
 
 
 def kernels_for(device: torch.device) -> Literal["native", "triton", "torch"]:
@@ -110,11 +108,11 @@ def _kernels(x: Tensor, grns: VariableGRNs) -> Any:
     return select_gpu if select_gpu.takes(x, grns.slope.shape[-1]) else None
 
 
-def _select_forward(x: Tensor, weights: Tensor, grns: VariableGRNs, bits: Tensor | None, rate: float) -> Tensor:
+def _select_forward(x: Tensor, weights: Tensor, grns: VariableGRNs, mask: Mask | None) -> Tensor:
     selected = torch.matmul(weights.transpose(1, 2), grns.norm_bias)  # (K, N, H)
     for own in _chunks(x, selected.shape[-1]):
         part = VariableGRNs(*(p[:, own] for p in grns))
-        normed = _transform(x[:, own], part, None if bits is None else bits[:, own], rate).normed
+        normed = _transform(x[:, own], part, _factor(mask, x, own, selected.shape[-1])).normed
         normed.mul_(weights[:, own].unsqueeze(-1))
         for variable in range(normed.shape[1]):
             selected.addcmul_(normed[:, variable], part.norm_weight[:, variable].unsqueeze(1))
@@ -122,7 +120,7 @@ def _select_forward(x: Tensor, weights: Tensor, grns: VariableGRNs, bits: Tensor
 
 
 def _select_backward(
-    d: Tensor, x: Tensor, weights: Tensor, grns: VariableGRNs, bits: Tensor | None, rate: float
+    d: Tensor, x: Tensor, weights: Tensor, grns: VariableGRNs, mask: Mask | None
 ) -> tuple[Tensor, VariableGRNs]:
     """From d (K, N, H) -> gradients of weights (K, V, N) and of the parameters."""
     d_weights = torch.matmul(grns.norm_bias, d.transpose(1, 2))  # (K, V, N)
@@ -133,8 +131,8 @@ def _select_backward(
         part = VariableGRNs(*(p[:, own] for p in grns))
         out = VariableGRNs(*(p[:, own] for p in d_grns))
         own_x, own_weights = x[:, own], weights[:, own].unsqueeze(-1)  # (K, G, N), (K, G, N, 1)
-        own_bits = None if bits is None else bits[:, own]
-        slope, hidden, kept, value, gate, normed, inverse_std = _transform(own_x, part, own_bits, rate)
+        factor = _factor(mask, x, own, h)
+        slope, hidden, kept, value, gate, normed, inverse_std = _transform(own_x, part, factor)
         one_and_x = torch.stack([torch.ones_like(own_x), own_x], dim=2)  # (K, G, 2, N)
 
         # The weighted sum and the layer norm
@@ -157,8 +155,8 @@ def _select_backward(
         out.gate_bias.copy_(torch.matmul(one_and_x[:, :, :1], d_gated).squeeze(2))
         # The second layer
         d_second = torch.matmul(d_gated, part.gate_weight.transpose(2, 3))
-        if own_bits is not None:
-            d_second.mul_(factor(own_bits, rate, d.dtype))
+        if factor is not None:
+            d_second.mul_(factor)
         out.second_weight.copy_(torch.matmul(hidden.transpose(2, 3), d_second))
         out.second_bias.copy_(torch.matmul(one_and_x[:, :, :1], d_second).squeeze(2))
         # The first layer
@@ -181,14 +179,14 @@ class _Transformed(NamedTuple):
     inverse_std: Tensor  # (K, G, N, 1)
 
 
-def _transform(x: Tensor, grns: VariableGRNs, bits: Tensor | None, rate: float) -> _Transformed:
+def _transform(x: Tensor, grns: VariableGRNs, factor: Tensor | None) -> _Transformed:
     column = x.unsqueeze(-1)  # (K, G, N, 1)
     hidden = torch.addcmul(grns.constant.unsqueeze(2), column, grns.slope.unsqueeze(2))
     slope = hidden.clamp_max(0.0).exp_()  # ELU = max(a, 0) + exp(min(a, 0)) - 1
     hidden.clamp_min_(0.0).add_(slope).sub_(1.0)
     kept = torch.matmul(hidden, grns.second_weight).add_(grns.second_bias.unsqueeze(2))
-    if bits is not None:
-        kept.mul_(factor(bits, rate, kept.dtype))
+    if factor is not None:
+        kept.mul_(factor)
     gated = torch.matmul(kept, grns.gate_weight).add_(grns.gate_bias.unsqueeze(2))
     h = hidden.shape[-1]
     value, gate = gated[..., :h], gated[..., h:].contiguous().sigmoid_()
@@ -197,6 +195,15 @@ def _transform(x: Tensor, grns: VariableGRNs, bits: Tensor | None, rate: float) 
     inverse_std = (torch.linalg.vecdot(normed, normed).div_(h).add_(NORM_EPSILON)).rsqrt_().unsqueeze(-1)
     normed.mul_(inverse_std)
     return _Transformed(slope, hidden, kept, value, gate, normed, inverse_std)
+
+
+def _factor(mask: Mask | None, x: Tensor, own: slice, h: int) -> Tensor | None:
+    """(K, G, N, H) of dropout; a row of the mask is a variable's cell."""
+    if mask is None:
+        return None
+    n_cells = x.shape[2]
+    rows = range(own.start * n_cells, own.stop * n_cells)
+    return mask.factor(rows, h, x.dtype).view(len(x), -1, n_cells, h)
 
 
 def _chunks(x: Tensor, h: int) -> Iterator[slice]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tft.capture import Captured
+from tft.dropout import Noise
 from tft.fits import FoldFit, keep_size, kept, kept_composition, kept_size
 from tft.fits import keep as keep_fit
 from tft.folds import Fold
@@ -161,9 +162,7 @@ def bytes_per_fold(recipe: Recipe, panel: Panel, n_training_bars: int) -> int:
     n_parameters = n_variables * (n_variables * h + 4 * h * h)
     per_target = (1 + model.n_context) * model.seq_len
     n_cells = min(training.batch_size * per_target, (n_training_bars + CONTEXT_POOL_BARS) * n_assets)
-    cells = n_cells * (
-        n_variables * (12 * 4 + 6 * h) + 40 * 4 * h
-    )  # VSN logits, dropout bits, a gradient, what is selected
+    cells = n_cells * (n_variables * (12 * 4 + 4 * h) + 40 * 4 * h)  # VSN logits, a gradient, what is selected
     windows = training.batch_size * (per_target * 5 * 4 * 4 * h + model.seq_len * 80 * 4 * h)
     forecasts = TARGET_BLOCK * per_target * 3 * 4 * 4 * h
     return n_parameters * 10 * 4 + max(cells + windows, forecasts)
@@ -280,7 +279,8 @@ def _fit_stack(
     skipped = torch.zeros(n_folds, 1, device=device)
     active = torch.ones(n_folds, 1, device=device)
     total = torch.zeros(n_folds, device=device)
-    noise = torch.Generator(device)
+    generator = torch.Generator(device)
+    noise = Noise.of(generator, [recipe.model.dropout] * n_folds) if recipe.model.dropout else None
     best = flat.clone()
     best_score = np.full(n_folds, np.inf)
     kept_epoch = np.zeros(n_folds, dtype=int)
@@ -319,8 +319,8 @@ def _fit_stack(
         total.zero_()
         if device.type == "cuda" and recorded is None:
             changed = [flat, first_moment, second_moment, n_updates, skipped, total]
-            recorded = Captured(step, sampler.batch(0), changed=changed, noise=noise)
-        noise.manual_seed(key(recipe.seed, "dropout", epoch, *(fold.index for fold in folds)))
+            recorded = Captured(step, sampler.batch(0), changed=changed, generator=generator)
+        generator.manual_seed(key(recipe.seed, "dropout", epoch, *(fold.index for fold in folds)))
         for number in range(sampler.n_steps):
             report(None)
             (recorded or step)(*sampler.batch(number))
