@@ -21,6 +21,8 @@ LAYERS = [
     "tft/windows.py",
     "tft/dropout.py",
     "tft/native.py",
+    "tft/affine.py",
+    "tft/cuda.py",
     "tft/scan_gpu.py",
     "tft/select_gpu.py",
     "tft/recurrent.py",

@@ -73,7 +73,8 @@ def test_the_gradient_of_the_scan_by_finite_differences() -> None:
     with torch.no_grad():
         short = [gates[:3, :2, :], weight, hidden[:2], cell[:2]]
     leaves = [value.clone().requires_grad_(True) for value in short]
-    assert torch.autograd.gradcheck(lstm, leaves, atol=1e-7)
+    # What has no gradient at all is never asked for one: there is a single output that can have one.
+    assert torch.autograd.gradcheck(lstm, leaves, atol=1e-7, check_undefined_grad=False)
 
 
 def test_a_single_step_is_enough() -> None:

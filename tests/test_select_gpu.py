@@ -1,4 +1,4 @@
-"""The Triton kernels of variable selection on a GPU against the selection in torch, with float64 as the truth."""
+"""The CUDA kernels of variable selection on a GPU against the selection in torch, with float64 as the truth."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from tft import scan_gpu, select_gpu, selection
+from tft import select_gpu, selection
 from tft.dropout import Mask, Noise, random_seeds
 from tft.selection import VariableGRNs
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-needs_gpu = pytest.mark.skipif(not scan_gpu.available(DEVICE), reason="no GPU that the kernels run on")
+needs_gpu = pytest.mark.skipif(not select_gpu.available(DEVICE), reason="no GPU that the kernels run on")
 
 # n_folds, n_variables, n_cells, width: one block of cells and several, whole or not; widths padded to 16, 32 and 64.
 SHAPES = [(1, 1, 1, 5), (2, 3, 70, 8), (1, 5, 64, 16), (3, 2, 130, 20), (2, 7, 150, 48), (1, 2, 65, 64)]
@@ -139,6 +139,6 @@ def test_only_float32_up_to_a_width_is_taken() -> None:
 @pytest.mark.parametrize(("n_terms", "n_sums"), [(1, 1), (73, 40), (5, 10_000), (276, 17), (1024, 1)])
 def test_shares_cover_every_term_once_and_none_is_empty(n_terms: int, n_sums: int) -> None:
     for multiple in (1, 64):
-        n_each, n_parts = select_gpu._shares(n_terms, n_sums, multiple=multiple)
+        n_each, n_parts = select_gpu.shares(n_terms, n_sums, multiple=multiple)
         assert n_each % multiple == 0
         assert (n_parts - 1) * n_each < n_terms <= n_parts * n_each

@@ -107,6 +107,7 @@ class _Dropout(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # none of zeros for what has none
         ctx.save_for_backward(output[1])
 
     @staticmethod

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
+from tft.affine import affine
 from tft.dropout import Noise, dropout
 from tft.recurrent import gather, lstm
 from tft.selection import VariableGRNs, select
@@ -93,8 +94,7 @@ class Dense(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x @ self.weight
-        return y if self.bias is None else y + self.bias
+        return affine(x, self.weight, self.bias)
 
 
 class GatedSkip(nn.Module):

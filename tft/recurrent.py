@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from tft import native, scan_gpu
+from tft.affine import sum_over_rows
 
 
 def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
@@ -59,6 +60,7 @@ class _Scan(Function):
         _, weight, hidden, cell = inputs
         states, cells, active = output
         ctx.mark_non_differentiable(cells, active)
+        ctx.set_materialize_grads(False)  # zeros as large as the gates, for nothing
         ctx.save_for_backward(weight, hidden, cell, states, cells, active)
 
     @staticmethod
@@ -74,8 +76,10 @@ class _Scan(Function):
             d_gates, d_hidden, d_cell = _scan_backward(*saved)
         n_steps = states.shape[-3]
         entering = torch.cat([first_hidden.unsqueeze(-3), states.narrow(-3, 0, n_steps - 1)], dim=-3)
-        d_weight = torch.matmul(entering.flatten(-3, -2).transpose(-1, -2), d_gates.flatten(-3, -2))
-        return d_gates, d_weight, d_hidden, d_cell
+        d_weight = sum_over_rows(
+            *(tensor.reshape(-1, n_steps * tensor.shape[-2], tensor.shape[-1]) for tensor in (entering, d_gates))
+        )
+        return d_gates, d_weight.view(weight.shape), d_hidden, d_cell
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Any, tuple[int, int, int]]:

@@ -10,7 +10,7 @@ Shapes: K stacked folds (1 where there is no stack), V variables, G variables of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,6 +69,7 @@ class _Select(Function):
         *tensors, _ = inputs
         if output[1] is not None:
             ctx.mark_non_differentiable(output[1])
+            ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, output[1])
 
     @staticmethod
@@ -94,11 +95,12 @@ class _Select(Function):
         return (selected.unsqueeze(1), seeds), (0, None if seeds is None else 0)
 
 
-def kernels_for(device: torch.device) -> Literal["native", "triton", "torch"]:
+def kernels_for(device: torch.device) -> str:
     """What computes in float32 on this device; results differ in the last bits."""
     if device.type == "cpu":
         return "native" if native.kernels() else "torch"
-    return "triton" if scan_gpu.available(device) else "torch"
+    found = [name for name, one in (("cuda", select_gpu), ("triton", scan_gpu)) if one.available(device)]
+    return "+".join(found) or "torch"
 
 
 def _kernels(x: Tensor, grns: VariableGRNs) -> Any:

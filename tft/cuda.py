@@ -1,0 +1,109 @@
+"""CUDA C++ compiled where it is needed, by the compiler library that comes with torch, and launched on its stream."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+MAX_DYNAMIC_SHARED_MEMORY = 8
+"""CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES of cuda.h."""
+Argument = Tensor | None | int | ctypes.Structure
+
+
+class Kernel:
+    """A kernel of a loaded module; a launch can be captured in a CUDA graph."""
+
+    def __init__(self, module: ctypes.c_void_p, name: str, *, n_threads: int, shared_bytes: int) -> None:
+        self.n_threads, self.shared_bytes = n_threads, shared_bytes
+        self._function = ctypes.c_void_p()
+        _check(_driver().cuModuleGetFunction(ctypes.byref(self._function), module, name.encode()), name)
+        limit = (self._function, MAX_DYNAMIC_SHARED_MEMORY, shared_bytes)
+        _check(_driver().cuFuncSetAttribute(*limit), f"{shared_bytes} bytes of shared memory")
+
+    def __call__(self, grid: tuple[int, int, int], device: torch.device, *arguments: Argument) -> None:
+        """Tensors are handed over as pointers and None as a null pointer, integers as 32 bits."""
+        values = [_as_c(argument) for argument in arguments]
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        with torch.cuda.device(device):
+            stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
+            sizes = (*grid, self.n_threads, 1, 1, self.shared_bytes)
+            _check(_driver().cuLaunchKernel(self._function, *sizes, stream, pointers, None), "a launch")
+
+
+def pointers(tensors: Sequence[Tensor]) -> ctypes.Structure:
+    """A C structure of pointers to them."""
+    structure: ctypes.Structure = _structure(len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+    return structure
+
+
+def load(source: Path, options: Sequence[str], device: torch.device) -> ctypes.c_void_p:
+    """The module that `source` compiles to for this device. Raises OSError where that cannot be done."""
+    with torch.cuda.device(device):
+        torch.cuda.current_stream(device)  # the context exists from here on
+        module = ctypes.c_void_p()
+        _check(_driver().cuModuleLoadData(ctypes.byref(module), _compiled(source, options, device)), source.name)
+    return module
+
+
+def _compiled(source: Path, options: Sequence[str], device: torch.device) -> bytes:
+    compiler, program = _compiler(), ctypes.c_void_p()
+    major, minor = torch.cuda.get_device_capability(device)
+    flags = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", *options]
+    text, name = source.read_bytes(), source.name.encode()
+    _check(compiler.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None), "NVRTC")
+    try:
+        failed = compiler.nvrtcCompileProgram(
+            program, len(flags), (ctypes.c_char_p * len(flags))(*map(str.encode, flags))
+        )
+        if failed:
+            lines = _text(compiler.nvrtcGetProgramLogSize, compiler.nvrtcGetProgramLog, program).decode().splitlines()
+            raise OSError(next((line for line in lines if "error" in line), f"NVRTC says {failed}"))
+        return _text(compiler.nvrtcGetCUBINSize, compiler.nvrtcGetCUBIN, program)
+    finally:
+        compiler.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _text(size: ctypes._NamedFuncPointer, read: ctypes._NamedFuncPointer, program: ctypes.c_void_p) -> bytes:
+    n = ctypes.c_size_t()
+    _check(size(program, ctypes.byref(n)), "NVRTC")
+    memory = ctypes.create_string_buffer(n.value)
+    _check(read(program, memory), "NVRTC")
+    return memory.raw
+
+
+@cache
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
+@cache
+def _compiler() -> ctypes.CDLL:
+    """NVRTC of the CUDA version that torch was built for, which its wheels bring along."""
+    assert torch.version.cuda
+    name = f"libnvrtc.so.{torch.version.cuda.split('.')[0]}"
+    found = (library for folder in map(Path, sys.path) for library in folder.glob(f"nvidia/*/lib/{name}"))
+    return ctypes.CDLL(str(next(found, name)))
+
+
+@cache
+def _structure(n: int) -> type[ctypes.Structure]:
+    return type("Pointers", (ctypes.Structure,), {"_fields_": [(f"at{i}", ctypes.c_void_p) for i in range(n)]})
+
+
+def _as_c(argument: Argument) -> ctypes._CData:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, int):
+        return ctypes.c_int(argument)
+    return ctypes.c_void_p() if argument is None else argument
+
+
+def _check(code: int, what: str) -> None:
+    if code:
+        raise OSError(f"CUDA error {code} at {what}")
