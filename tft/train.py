@@ -157,9 +157,11 @@ def largest_stack(market: Market, folds: Sequence[Fold], recipe: Recipe) -> int:
     """Fits of such folds that can be trained as one: one on a CPU, whose caches more would outgrow; on a GPU as many as
     its free memory holds, at most MAX_STACK.
     """
-    if market.device.type == "cpu":
+    device = market.device
+    if device.type == "cpu":
         return 1
-    free, _ = torch.cuda.mem_get_info(market.device)
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for what is next
     each = bytes_per_fold(recipe, market.panel, max(len(fold.train) for fold in folds))
     return max(1, min(MAX_STACK, int(GPU_SHARE * free) // each))
 
@@ -389,8 +391,8 @@ def _fit_stack(
         if not n_active:
             break
 
-    lost = np.flatnonzero(~np.isfinite(best_score))
-    if len(lost):
+    lost = [k for k in range(n_folds) if not np.isfinite(best_score[k])]
+    if lost:
         indices = ", ".join(str(folds[k].index) for k in lost)
         rates = ", ".join(dict.fromkeys(str(recipes[k].training.lr) for k in lost))
         raise FloatingPointError(
