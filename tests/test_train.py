@@ -517,13 +517,22 @@ def test_folds_with_recipes_of_their_own_are_what_each_is_with_its_recipe() -> N
 
 
 def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -> None:
-    """Learning rate and weight of the likelihood are each fit's own, up to rounding; one fold is there twice."""
+    """Learning rate, weight of the likelihood and dropout are each fit's own, up to rounding; one fold is there thrice.
+
+    Where there is dropout, its draws depend on the stack: that fit is another than the one without.
+    """
     panel, recipe = small_panel(), small_recipe(epochs=2, dropout=0.0, lr=0.001)
-    recipes = [recipe, varied(recipe, lr=0.0003, mle_weight=1.5, dropout=0.0), recipe]
-    folds = (FOLDS[0], FOLDS[0], FOLDS[1])
-    fits = list(fit_folds(market_of(panel), folds, recipes, stack=3))
-    assert [fit.stack for fit in fits] == [(0, 0, 1)] * 3
-    for fold, own, fit in zip(folds, recipes, fits, strict=True):
+    recipes = [
+        recipe,
+        varied(recipe, lr=0.0003, mle_weight=1.5, dropout=0.0),
+        recipe,
+        varied(recipe, lr=0.001, mle_weight=recipe.training.mle_weight, dropout=0.4),
+    ]
+    folds = (FOLDS[0], FOLDS[0], FOLDS[1], FOLDS[0])
+    *fits, noisy = fit_folds(market_of(panel), folds, recipes, stack=4)
+    assert [fit.stack for fit in fits] == [(0, 0, 1, 0)] * 3
+    assert np.abs(noisy.train_loss - fits[0].train_loss).min() > 1e-2
+    for fold, own, fit in zip(folds[:3], recipes[:3], fits, strict=True):
         (alone,) = fitted(panel, (fold,), own)
         # Adam moves a weight whose gradient is rounding noise by up to lr a step either way: such are few.
         moved = torch.cat([(alone.parameters[name] - fit.parameters[name]).abs().flatten() for name in fit.parameters])

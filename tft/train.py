@@ -289,6 +289,7 @@ def _fit_stack(
     n_folds, n_assets = len(folds), len(market.panel.symbols)
     lr = torch.tensor([[own.training.lr] for own in recipes], device=device)  # (K, 1)
     mle_weight = torch.tensor([own.training.mle_weight for own in recipes], device=device)  # (K,)
+    dropout = [own.model.dropout for own in recipes]
     scalers = [Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in folds]
     spaces = [market.space(scaler, recipe.model) for scaler in scalers]
     mean = torch.from_numpy(np.stack([scaler.mean for scaler in scalers])).to(device)  # (K, V)
@@ -305,7 +306,7 @@ def _fit_stack(
 
     validation = plan(spaces, held_out, seed=recipe.seed, device=device)
 
-    model, flat = initial_parameters(market.panel, folds, recipes[0], device)
+    model, flat = initial_parameters(market.panel, folds, recipe, device)
     shapes = [(name, value.shape, value.numel()) for name, value in model.named_parameters()]
     first_moment, second_moment = torch.zeros_like(flat), torch.zeros_like(flat)
     n_updates = torch.zeros(n_folds, 1, device=device)
@@ -313,7 +314,7 @@ def _fit_stack(
     active = torch.ones(n_folds, 1, device=device)
     total = torch.zeros(n_folds, device=device)
     generator = torch.Generator(device)
-    noise = Noise.of(generator, [recipe.model.dropout] * n_folds) if recipe.model.dropout else None
+    noise = Noise.of(generator, dropout) if any(dropout) else None
     best = flat.clone()
     best_score = np.full(n_folds, np.inf)
     kept_epoch = np.zeros(n_folds, dtype=int)
