@@ -47,12 +47,13 @@ import numpy as np
 import torch
 
 from benchmarks.flops import step_flops
+from pipeline.trials import Candidate, TrialWalks
 from tft import backtest
 from tft.folds import Fold, WalkForwardConfig, final_fold, walk_forward
 from tft.model import ModelConfig
 from tft.panel import Panel
 from tft.positions import PositionsConfig
-from tft.train import EpochReport, FoldFit, Market, Recipe, TrainingConfig, choose_device
+from tft.train import EpochReport, FoldFit, Market, Recipe, TrainingConfig, choose_device, one_each
 from tft.volatility import Timing
 from tft.windows import CONTEXT_POOL_BARS
 
@@ -131,7 +132,7 @@ class Meter:
         def watched(
             market: Market,
             folds: Sequence[Fold],
-            recipe: Recipe,
+            recipe: Recipe | Sequence[Recipe],
             *,
             on_epoch: Callable[[EpochReport], None] | None = None,
             **options: Any,
@@ -139,10 +140,11 @@ class Meter:
             fit = Fit(self.phase(), torch.get_num_threads() if market.device.type == "cpu" else 1)
             self.fits.append(fit)
             by_index = {fold.index: fold for fold in folds}
+            alike = one_each(recipe, len(folds))[0]  # what recipes differ in leaves the arithmetic as it is
 
             def report(epoch: EpochReport) -> None:
                 if epoch.folds not in fit.stacks:
-                    work = [work_of(market, by_index[index], recipe) for index in epoch.folds]
+                    work = [work_of(market, by_index[index], alike) for index in epoch.folds]
                     steps = [steps for steps, _ in work]
                     fit.stacks[epoch.folds] = Stack(steps, sum(steps * each for steps, each in work))
                 fit.stacks[epoch.folds].epoch_s.append(epoch.seconds)
@@ -276,22 +278,24 @@ def engine(device: torch.device, epochs: Mapping[str, int], model: ModelConfig) 
         market = Market(narrow, timing, device)
         step_size = (n_decisions - windows.train_window - PURGE_GAP) // TRIAL_FOLDS
         rng = np.random.default_rng(SEED)
-        for trial in range(N_TRIALS):  # the first with the untuned values, as in the study
+        trials = [Candidate(recipe("tuning"), positions)]  # the first with the untuned values, as in the study
+        for _ in range(1, N_TRIALS):
             lr, dropout, smooth = np.exp(rng.uniform(*np.log(LR))), rng.uniform(*DROPOUT), rng.uniform(*SMOOTH)
-            tuned = recipe("tuning", **({"lr": float(lr), "dropout": dropout} if trial else {}))
-            smoothed = replace(positions, position_smooth=smooth) if trial else positions
+            tuned = recipe("tuning", lr=float(lr), dropout=dropout)
+            trials.append(Candidate(tuned, replace(positions, position_smooth=smooth)))
+        walks = TrialWalks(market, folds(step_size)[:TRIAL_FOLDS], trials)
+        for trial in trials:
             outcomes: list[backtest.FoldOutcome] = []
-            for _, outcome in backtest.walk(market, folds(step_size)[:TRIAL_FOLDS], tuned, smoothed):
+            for outcome in walks.outcomes(trial):
                 outcomes.append(outcome)
-                stitch(market, outcomes, smoothed)
+                stitch(market, outcomes, trial.positions)
 
     def produce() -> None:
         market = Market(narrow, timing, device)
         chosen, own = folds(PRODUCTION_STEP)[-PRODUCTION_FOLDS:], recipe("production")
-        outcomes = [outcome for _, outcome in backtest.walk(market, chosen, own, positions, test_until=N_BARS)]
         last = final_fold(chosen[-1].index + 1, n_decisions, **blocks).shifted(warm_up)
-        list(backtest.walk(market, [last], own, positions))
-        stitch(market, outcomes, positions)
+        walked = backtest.walk(market, [*chosen, last], own, positions, test_until=N_BARS)
+        stitch(market, [outcome for _, outcome in walked if outcome.fold.test], positions)
 
     running = ""
     meter, found = Meter(lambda: running), dict[str, Peaks]()

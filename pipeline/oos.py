@@ -25,7 +25,8 @@ from pipeline.phases.pruning import Pruned
 from pipeline.phases.tuning import Tuned
 from pipeline.plots import bar_label
 from tft.backtest import FoldOutcome, RawForecast, Record, block_earnings, stitch, validation_returns, walk
-from tft.folds import Fold
+from tft.fits import FoldFit
+from tft.folds import Fold, final_fold
 from tft.metrics import sharpe
 from tft.positions import Path as PositionPath
 from tft.positions import PositionsConfig, position_path
@@ -76,6 +77,8 @@ class Walked:
     """The record is clean from this bar on: 0 of `selection: nested`."""
     market: Market
     """Of the last fold's columns; returns, volatility and labels are those of every fold."""
+    final: tuple[FoldFit, ...] = ()
+    """The final fit by seed, where it was asked for."""
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -87,8 +90,9 @@ class Walked:
         return {fold: choice.config.positions for fold, choice in self.choices.items()}
 
 
-def out_of_sample(job: Job, *, keep: Path | None = None) -> Walked:
-    """Choose and walk forward. `keep`: where finished folds wait in case the process dies.
+def out_of_sample(job: Job, *, final: Choice | None = None, keep: Path | None = None) -> Walked:
+    """Choose and walk forward. `final`: what the final fit is made with, beside the folds; without one there is none.
+    `keep`: where finished folds wait in case the process dies.
 
     Raises ValueError where `selection: nested` finds too few bars.
     """
@@ -97,9 +101,12 @@ def out_of_sample(job: Job, *, keep: Path | None = None) -> Walked:
     choices = _choose_for_each(job, folds) if nested else dict.fromkeys((fold.index for fold in folds), choose(job))
     n_development = 0 if nested else job.n_development
     production = job.config.production
-    job.reporter.start("production", len(folds) * production.epochs * production.seeds)
-    on_epoch = job.epoch_reporter(len(folds), production.epochs)
-    outcomes, by_seed, market = _walk(job, folds, choices, folds[-1], keep=keep, on_epoch=on_epoch)
+    to_fit = [(fold, choices[fold.index]) for fold in folds]
+    if final:
+        to_fit.append((_final_fold(job, folds[-1].index + 1), final))
+    job.reporter.start("production", len(to_fit) * production.epochs * production.seeds)
+    on_epoch = job.epoch_reporter(len(to_fit), production.epochs)
+    outcomes, by_seed, market, final_fits = _walk(job, to_fit, folds[-1], keep=keep, on_epoch=on_epoch)
     positions = {fold: choice.config.positions for fold, choice in choices.items()}
 
     def stitched(own: Sequence[FoldOutcome]) -> Record:
@@ -114,6 +121,7 @@ def out_of_sample(job: Job, *, keep: Path | None = None) -> Walked:
         seed_records=tuple(stitched(own) for own in by_seed),
         n_development=n_development,
         market=market,
+        final=tuple(final_fits),
     )
 
 
@@ -135,7 +143,8 @@ def untuned_record(job: Job, walked: Walked, *, keep: Path | None = None) -> Rec
     production = job.config.production
     job.reporter.start("untuned", len(again) * production.epochs * production.seeds)
     on_epoch = job.epoch_reporter(len(again), production.epochs)
-    refitted, _, _ = _walk(job, again, untuned, walked.folds[-1], keep=keep, on_epoch=on_epoch)
+    to_fit = [(fold, untuned[fold.index]) for fold in again]
+    refitted, *_ = _walk(job, to_fit, walked.folds[-1], keep=keep, on_epoch=on_epoch)
     outcomes = walked_outcomes | {outcome.fold.index: outcome for outcome in refitted}
     return stitch_by_fold(
         [outcome.forecast for outcome in outcomes.values()],
@@ -191,34 +200,59 @@ def _choose_for_each(job: Job, folds: Sequence[Fold]) -> dict[int, Choice]:
 
 def _walk(
     job: Job,
-    folds: Sequence[Fold],
-    choices: Mapping[int, Choice],
+    to_fit: Sequence[tuple[Fold, Choice]],
     last: Fold,
     *,
     keep: Path | None,
     on_epoch: Callable[[EpochReport], None],
-) -> tuple[list[FoldOutcome], list[list[FoldOutcome]], Market]:
-    """Outcomes of the folds, seeds averaged and by seed, and the last market. Folds of one choice go side by side.
+) -> tuple[list[FoldOutcome], list[list[FoldOutcome]], Market, list[FoldFit]]:
+    """Outcomes of the folds that are tested, seeds averaged and by seed, the last one's market, and the fits by seed of
+    the fold that is not. Folds of one choice go side by side.
 
     The `last` fold of the record goes on forecasting where there is no label yet.
     """
     averaged: list[FoldOutcome] = []
     by_seed: list[list[FoldOutcome]] = [[] for _ in range(job.config.production.seeds)]
-    for sha256, group in groupby(folds, key=lambda fold: choices[fold.index].sha256):
-        own = list(group)
-        choice = choices[own[0].index]
-        positions = choice.config.positions
-        market = job.market(job.data.panel.select(choice.features))
-        test_until = len(market.panel.times) if own[-1] == last else None
-        outcomes = []
-        for recipe in recipes(choice.config):
+    markets: list[Market] = []
+    final: list[FoldFit] = []
+    for sha256, group in groupby(to_fit, key=lambda pair: pair[1].sha256):
+        folds, choices = zip(*group, strict=True)
+        config = choices[0].config
+        market = job.market(job.data.panel.select(choices[0].features))
+        test_until = len(market.panel.times) if last in folds else None
+        outcomes: list[list[FoldOutcome]] = []
+        for recipe in recipes(config):
             kept = keep / f"{sha256[:16]}-seed-{recipe.seed}" if keep else None
-            walked = walk(market, own, recipe, positions, test_until=test_until, keep=kept, on_epoch=on_epoch)
-            outcomes.append([outcome for _, outcome in walked])
-        averaged += [average(same_fold, market, positions) for same_fold in zip(*outcomes, strict=True)]
+            of_seed = []
+            for fit, outcome in walk(
+                market, folds, recipe, config.positions, test_until=test_until, keep=kept, on_epoch=on_epoch
+            ):
+                if fit.fold.test:
+                    of_seed.append(outcome)
+                else:
+                    final.append(fit)
+            outcomes.append(of_seed)
+        averaged += [average(same_fold, market, config.positions) for same_fold in zip(*outcomes, strict=True)]
         for all_of_seed, of_seed in zip(by_seed, outcomes, strict=True):
             all_of_seed += of_seed
-    return averaged, by_seed, market
+        if folds[0].test:
+            markets.append(market)
+    return averaged, by_seed, markets[-1], final
+
+
+def _final_fold(job: Job, index: int) -> Fold:
+    """One more fold whose validation ends at the last labelled bar, with nothing left to test."""
+    config = job.config
+    end = len(job.data.panel.times) - config.timing.label_bars - config.warm_up_bars
+    fold = final_fold(
+        index,
+        end,
+        train_window=config.walk_forward.train_window,
+        validation_window=config.walk_forward.validation_window,
+        purge_gap=config.purge_gap,
+        expanding=config.walk_forward.expanding,
+    )
+    return fold.shifted(config.warm_up_bars)
 
 
 def recipes(config: Config) -> list[Recipe]:

@@ -16,6 +16,8 @@ from tft.windows import key
 
 STORAGE = "sqlite:///optuna.db"
 HEARTBEAT_S = 30
+RANDOM_TRIALS = 10
+"""Trials that count before the sampler goes by results."""
 FAULT = "fault"
 """Attribute of a trial that raised, as against one whose process died and which is therefore run again."""
 
@@ -58,12 +60,14 @@ def search(
     timeout_seconds: float,
     seed: int,
     on_trial: Callable[[optuna.trial.FrozenTrial], None],
+    begun: Callable[[int], bool] = lambda n_ended: False,
 ) -> None:
     """Run trials until `n_trials` have ended, trial 0 with the untuned values. Resumes a study that was interrupted.
 
     The sampler is seeded anew by (seed, trials ended), so that a resumed study goes on as an uninterrupted one. While
     it runs, `optuna study set-user-attr` can change `n_trials` and `timeout_seconds` (0: no limit); the timeout keeps
-    new trials from starting and ends none.
+    new trials from starting and ends none. `begun`: whether the trial that follows so many was started with an earlier
+    one.
     """
     started = time.monotonic()
     if not ended(study) and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -76,7 +80,7 @@ def search(
                 raise optuna.TrialPruned(f"below the median of the trials after step {step}")
 
         try:
-            parameters = {name: suggest(trial, name, values) for name, values in sorted(space.items())}
+            parameters = _suggest_all(trial, space)
             value = objective(trial, parameters, report)
             if not math.isfinite(value):
                 raise FloatingPointError(f"the objective is {value}")
@@ -89,19 +93,34 @@ def search(
         attributes = study.user_attrs
         limit_s = float(attributes.get("timeout_seconds", timeout_seconds))
         n_ended = len(ended(study))
-        if n_ended >= int(float(attributes.get("n_trials", n_trials))):
+        if n_ended >= trials_allowed(study, n_trials):
             return
-        if limit_s and n_ended and time.monotonic() - started >= limit_s:
+        if limit_s and n_ended and time.monotonic() - started >= limit_s and not begun(n_ended):
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = optuna.samplers.TPESampler(seed=key(seed, "trial", n_ended) % 2**32)
+            study.sampler = _sampler(seed, n_ended)
             study.optimize(
                 evaluate,
                 n_trials=1,
                 catch=(FloatingPointError, ValueError),
                 callbacks=[lambda _, trial: on_trial(trial)],
             )
+
+
+def first_parameters(space: Mapping[str, Range], untuned: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
+    """What the first RANDOM_TRIALS trials of a search will be asked to try: no result has a part in it."""
+    studies = [optuna.create_study(sampler=_sampler(seed, n_ended)) for n_ended in range(1, RANDOM_TRIALS)]
+    return [{name: untuned[name] for name in space}, *(_suggest_all(study.ask(), space) for study in studies)]
+
+
+def trials_allowed(study: optuna.Study, n_trials: int) -> int:
+    """What is configured, or what it was changed to since."""
+    return int(float(study.user_attrs.get("n_trials", n_trials)))
+
+
+def _sampler(seed: int, n_ended: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=key(seed, "trial", n_ended) % 2**32)
 
 
 def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -112,6 +131,10 @@ def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         or (trial.state == TrialState.FAIL and FAULT in trial.user_attrs)
     ]
+
+
+def _suggest_all(trial: optuna.Trial, space: Mapping[str, Range]) -> dict[str, Any]:
+    return {name: suggest(trial, name, values) for name, values in sorted(space.items())}
 
 
 def suggest(trial: optuna.Trial, name: str, values: Range) -> Any:

@@ -299,3 +299,17 @@ def test_a_walk_forecasts_each_test_block_and_reads_the_selection_off_the_valida
     assert row.val_sharpe_best_epoch == pytest.approx(by_epoch.max())
     assert row.oos_sharpe == pytest.approx(record.fold_sharpe(0))
     assert row.val_oos_gap == pytest.approx(row.val_sharpe - row.oos_sharpe)
+
+
+def test_the_last_fold_that_is_tested_goes_on_whatever_is_fitted_after_it() -> None:
+    """To bar 160 of 160; the fold without a test block forecasts nothing."""
+    panel, recipe = the_panel(), small_recipe(epochs=1)
+    tested = (
+        Fold(0, range(20, 60), range(65, 75), range(80, 110)),
+        Fold(1, range(50, 90), range(95, 105), range(110, 140)),
+    )
+    final = Fold(2, range(80, 120), range(125, 135), range(140, 140))
+    market = Market(panel, recipe.timing, CPU)
+    outcomes = [outcome for _, outcome in walk(market, (*tested, final), recipe, POSITIONS, test_until=160)]
+    assert [one.forecast.bars for one in outcomes] == [range(80, 110), range(110, 160), range(140, 140)]
+    assert outcomes[2].forecast.raw_position.shape == (0, 3)

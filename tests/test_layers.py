@@ -60,6 +60,7 @@ LAYERS = [
     "pipeline/served_model.py",
     "pipeline/registry.py",
     "pipeline/search.py",
+    "pipeline/trials.py",
     "pipeline/plots.py",
     "pipeline/luck_plots.py",
     "pipeline/report.py",

@@ -12,10 +12,11 @@ import mlflow
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from conftest import CPU, ROOT, Workplace, artifacts, run_named, small_panel
 
 from pipeline import oos
-from pipeline.config import Config, ConfigError, load_config
+from pipeline.config import Config, ConfigError, Selection, load_config
 from pipeline.data import Dataset, panel_sha256
 from pipeline.job import INNER, Job, from_json, to_json
 from pipeline.oos import Choice, choose, out_of_sample, record_folds, stitch_by_fold, untuned_record
@@ -27,7 +28,7 @@ from tft.backtest import RawForecast, stitch, walk
 from tft.folds import Fold
 from tft.panel import AHEAD, Panel
 from tft.positions import PositionsConfig, volatility_scale
-from tft.train import Market, Recipe
+from tft.train import Market, Recipe, fit_folds
 from tft.volatility import Timing
 
 NESTED_MICRO = ROOT / "configs" / "nested_micro.yaml"
@@ -346,6 +347,34 @@ def test_seeds_are_averaged_and_each_has_its_record(elsewhere: Path) -> None:
     for outcome in walked.outcomes:
         assert len(outcome.vsn_weight) == len(walked.choices[outcome.fold.index].features)
     assert walked.positions == {fold: choice.config.positions for fold, choice in walked.choices.items()}
+
+
+@pytest.mark.parametrize("selection", ["holdout", "nested"])
+def test_the_final_fit_is_made_beside_the_folds_and_is_what_it_is_alone(selection: Selection, elsewhere: Path) -> None:
+    """Of each seed, with its own choice; blocks by hand: 180 bars less 2 for the label, 10 of validation after a gap of
+    2, and 40 in all. The record does not know of it."""
+    config = replace(NESTED, selection=selection, production=replace(NESTED.production, seeds=2))
+    job = job_of(plain_panel(), config)
+    plain = out_of_sample(job)
+    assert plain.final == ()
+    final = choose(job)
+    walked = out_of_sample(job, final=final)
+    np.testing.assert_array_equal(walked.record.position, plain.record.position)
+    np.testing.assert_array_equal(walked.seed_records[1].raw_position, plain.seed_records[1].raw_position)
+    assert walked.folds == plain.folds and walked.choices.keys() == plain.choices.keys()
+    assert walked.market.panel.feature_names == walked.choices[walked.folds[-1].index].features
+
+    fold = Fold(walked.folds[-1].index + 1, range(138, 166), range(168, 178), range(180, 180))
+    market = Market(job.data.panel.select(final.features), config.timing, CPU)
+    for number, fit in enumerate(walked.final):
+        tuned = final.config
+        recipe = Recipe(tuned.model, tuned.training, config.timing, config.production.epochs, config.seed + number)
+        (alone,) = fit_folds(market, [fold], recipe)
+        assert (fit.fold.index, fit.fold.train, fit.fold.validation) == (fold.index, fold.train, fold.validation)
+        assert len(fit.fold.test) == 0
+        assert all(torch.equal(fit.parameters[name], alone.parameters[name]) for name in alone.parameters)
+        np.testing.assert_array_equal(fit.scaler.mean, alone.scaler.mean)
+    assert len(walked.final) == 2
 
 
 def test_the_untuned_configuration_walks_the_holdout_on_the_same_columns(elsewhere: Path) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.config import Range
-from pipeline.search import Objective, Report, ended, open_study, search
+from pipeline.search import RANDOM_TRIALS, Objective, Report, ended, first_parameters, open_study, search
 
 SPACE = {
     "lr": Range(low=0.0003, high=0.01, log=True),
@@ -119,6 +119,23 @@ def test_the_trials_do_not_depend_on_the_order_in_which_the_space_is_written(sto
     assert seen(run(open_study("a", storage=storage))) == seen(run(open_study("b", storage=storage), space=turned))
 
 
+@pytest.mark.parametrize("n_faulty", [0, 3])
+def test_the_first_trials_are_known_before_the_search(storage: str, n_faulty: int) -> None:
+    """Ten, whatever they give, faults included; the eleventh goes by results."""
+    foreseen = first_parameters(SPACE, UNTUNED, seed=1)
+
+    def objective(trial: optuna.Trial, parameters: Mapping[str, Any], report: Report) -> float:
+        if 1 <= trial.number <= n_faulty:
+            raise ValueError("refused")
+        report(0, score(trial, parameters, report))
+        return score(trial, parameters, report)
+
+    trials = run(open_study("a", storage=storage), objective, n_trials=12)
+    assert [trial.params for trial in trials[:10]] == foreseen
+    assert RANDOM_TRIALS == 10 and len({str(trial.params) for trial in trials}) == 12
+    assert first_parameters(SPACE, UNTUNED, seed=2)[1:] != foreseen[1:]
+
+
 class Interrupted(BaseException):
     """Neither an error of the objective nor an end: the process goes."""
 
@@ -187,6 +204,27 @@ def test_the_timeout_keeps_new_trials_from_starting_and_zero_is_none(
     monkeypatch.setattr("pipeline.search.time", Clock)
     trials = run(open_study("a", storage=storage), n_trials=4, timeout_seconds=timeout_seconds)
     assert len(trials) == expected and all(trial.state == TrialState.COMPLETE for trial in trials)
+
+
+def test_the_timeout_does_not_stop_what_was_started_with_an_earlier_trial(
+    storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour a trial, a limit of a second, and trials 0 to 2 trained side by side; `n_trials` stops even those."""
+    monkeypatch.setattr("pipeline.search.time", Clock)
+    for name, n_trials, expected in (("a", 6, 3), ("b", 2, 2)):
+        study = open_study(name, storage=storage)
+        search(
+            study,
+            SPACE,
+            UNTUNED,
+            score,
+            n_trials=n_trials,
+            timeout_seconds=1.0,
+            seed=1,
+            on_trial=lambda trial: None,
+            begun=lambda n_ended: n_ended < 3,
+        )
+        assert len(ended(study)) == expected
 
 
 def set_from_a_shell(storage: str, study: str, key: str, value: str) -> None:

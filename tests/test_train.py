@@ -27,10 +27,11 @@ from tft.train import (
     TrainingConfig,
     _adam,
     choose_device,
+    evenly,
     fit_folds,
     forecast_fit,
     initial_parameters,
-    stack_size,
+    largest_stack,
 )
 from tft.volatility import Timing
 from tft.windows import TrainingSampler
@@ -147,12 +148,17 @@ def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[lis
     """A device that holds stacks of `limit` folds: what is tried on it. More fail after an epoch."""
     tried: list[list[int]] = []
 
-    def fit(market: Market, folds: Sequence[Fold], recipe: Recipe, report: Callable[[EpochReport | None], None]) -> Any:
+    def fit(
+        market: Market,
+        folds: Sequence[Fold],
+        recipes: Sequence[Recipe],
+        report: Callable[[EpochReport | None], None],
+    ) -> Any:
         tried.append([fold.index for fold in folds])
         if len(folds) > limit:
-            real(market, folds, replace(recipe, epochs=1), report)
+            real(market, folds, [replace(recipe, epochs=1) for recipe in recipes], report)
             raise torch.cuda.OutOfMemoryError
-        return real(market, folds, recipe, report)
+        return real(market, folds, recipes, report)
 
     real = train._fit_stack
     monkeypatch.setattr(train, "_fit_stack", fit)
@@ -170,16 +176,16 @@ def test_a_stack_that_does_not_fit_is_halved_starts_again_and_the_size_is_kept(
     folds = tuple(replace(FOLDS[i % 3], index=i) for i in range(5))
     expected = fitted(panel, folds, recipe, stack=2)
     tried = out_of_memory_above(monkeypatch, 2)
-    monkeypatch.setattr(train, "stack_size", lambda *arguments: 4)
+    monkeypatch.setattr(train, "largest_stack", lambda *arguments: 4)
     market, reports = market_of(panel), []
-    walk = train._one_stack_after_the_other(market, folds, recipe, None, tmp_path, reports.append)
+    walk = train._one_stack_after_the_other(market, folds, [recipe] * 5, None, tmp_path, reports.append)
     with pytest.warns(UserWarning, match="^out of GPU memory: going on with stacks of 2 folds$"):
         first = [next(walk), next(walk)]
     walk.close()  # the process dies
-    assert tried == [[0, 1, 2, 3], [0, 1]]
-    assert [report.folds for report in reports] == [(0, 1, 2, 3), (0, 1), (0, 1)]
+    assert tried == [[0, 1, 2], [0, 1]]  # five shared evenly
+    assert [report.folds for report in reports] == [(0, 1, 2), (0, 1), (0, 1)]
     tried.clear()
-    resumed = list(train._one_stack_after_the_other(market, folds, recipe, None, tmp_path, reports.append))
+    resumed = list(train._one_stack_after_the_other(market, folds, [recipe] * 5, None, tmp_path, reports.append))
     assert tried == [[2, 3], [4]]
     assert [fit.stack for fit in resumed] == [(0, 1), (0, 1), (2, 3), (2, 3), (4,)]
     assert all(identical(a, b) for a, b in zip(expected, resumed, strict=True))
@@ -189,12 +195,12 @@ def test_a_stack_that_does_not_fit_is_halved_starts_again_and_the_size_is_kept(
 def test_a_finished_stack_is_read_back_whole_whatever_size_is_in_use_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    panel, recipe = small_panel(), small_recipe(epochs=1)
+    market, recipes = market_of(small_panel()), [small_recipe(epochs=1)] * 4
     folds = tuple(replace(FOLDS[i % 3], index=i) for i in range(4))
-    whole = list(train._one_stack_after_the_other(market_of(panel), folds[:3], recipe, 3, tmp_path, lambda one: None))
+    whole = list(train._one_stack_after_the_other(market, folds[:3], recipes, 3, tmp_path, lambda one: None))
     train.keep_size(tmp_path, 1)
     tried = out_of_memory_above(monkeypatch, 1)
-    fits = list(train._one_stack_after_the_other(market_of(panel), folds, recipe, None, tmp_path, lambda one: None))
+    fits = list(train._one_stack_after_the_other(market, folds, recipes, None, tmp_path, lambda one: None))
     assert tried == [[3]]
     assert all(identical(a, b) for a, b in zip(whole, fits, strict=False))
 
@@ -202,7 +208,7 @@ def test_a_finished_stack_is_read_back_whole_whatever_size_is_in_use_later(
 def test_a_single_fold_too_large_for_the_device_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     out_of_memory_above(monkeypatch, 0)
     walk = train._one_stack_after_the_other(
-        market_of(small_panel()), FOLDS[1:2], small_recipe(), 1, None, lambda one: None
+        market_of(small_panel()), FOLDS[1:2], [small_recipe()], 1, None, lambda one: None
     )
     with pytest.raises(ValueError, match=r"^fold 1 does not fit into the memory of a small GPU: lower [^.]*[a-z_.]*"):
         list(walk)
@@ -263,12 +269,13 @@ def test_adam_is_adam_and_a_masked_fold_keeps_weights_moments_and_count() -> Non
     masked_steps, clip = {1, 2, 5}, torch.tensor([[0.25], [4.0]])
     flat, first, second, count = start.clone(), torch.zeros(2, 40), torch.zeros(2, 40), torch.zeros(2, 1)
     references = [torch.nn.Parameter(start[k].clone()) for k in range(2)]
-    optimisers = [torch.optim.Adam([one], lr=0.01) for one in references]
+    lr = torch.tensor([[0.01], [0.002]])
+    optimisers = [torch.optim.Adam([one], lr=rate) for one, (rate,) in zip(references, lr.tolist(), strict=True)]
     for step in range(12):
         gradient = torch.randn(2, 40, generator=rng) * 10.0 ** (step % 3)
         update = torch.tensor([[1.0], [0.0 if step in masked_steps else 1.0]])
         before = [value[1].clone() for value in (flat, first, second, count)]
-        _adam(flat, gradient / clip, first, second, count, clip, update, 0.01)
+        _adam(flat, gradient / clip, first, second, count, clip, update, lr)
         for k in range(2):
             if update[k]:
                 references[k].grad = gradient[k].clone()
@@ -473,8 +480,72 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
     assert choose_device("auto") == choose_device("cpu") == CPU
 
 
-def test_stacks_are_of_one_on_a_cpu_and_of_up_to_sixteen_on_a_gpu() -> None:
-    assert stack_size(market_of(small_panel()), FOLDS, small_recipe()) == 1
+def test_stacks_are_of_one_on_a_cpu() -> None:
+    assert largest_stack(market_of(small_panel()), FOLDS, small_recipe()) == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "largest", "size"), [(17, 20, 17), (17, 16, 9), (20, 20, 20), (21, 20, 11), (10, 6, 5), (7, 3, 3), (5, 1, 1)]
+)
+def test_stacks_are_as_few_as_can_be_and_shared_evenly(n: int, largest: int, size: int) -> None:
+    """Sixteen folds and the final fit are one stack."""
+    assert evenly(n, largest) == size
+    assert evenly(17, train.MAX_STACK) == 17
+
+
+def varied(recipe: Recipe, *, lr: float, mle_weight: float, dropout: float) -> Recipe:
+    return replace(
+        recipe,
+        model=replace(recipe.model, dropout=dropout),
+        training=replace(recipe.training, lr=lr, mle_weight=mle_weight),
+    )
+
+
+def test_folds_with_recipes_of_their_own_are_what_each_is_with_its_recipe() -> None:
+    """Two recipes for one fold, and one of another shape: bit for bit where each fold is trained alone."""
+    panel, recipe = small_panel(), small_recipe(epochs=2)
+    recipes = [
+        recipe,
+        varied(recipe, lr=0.003, mle_weight=0.7, dropout=0.3),
+        small_recipe(epochs=2, seq_len=4, batch_size=8),
+    ]
+    folds = (FOLDS[0], FOLDS[0], FOLDS[2])
+    fits = list(fit_folds(market_of(panel), folds, recipes))
+    for fold, own, fit in zip(folds, recipes, fits, strict=True):
+        assert identical(fitted(panel, (fold,), own)[0], fit)
+    assert not identical(fits[0], fits[1])
+
+
+def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -> None:
+    """Learning rate, weight of the likelihood and dropout are each fit's own, up to rounding; one fold is there thrice.
+
+    Where there is dropout, its draws depend on the stack: that fit is another than the one without.
+    """
+    panel, recipe = small_panel(), small_recipe(epochs=2, dropout=0.0, lr=0.001)
+    recipes = [
+        recipe,
+        varied(recipe, lr=0.0003, mle_weight=1.5, dropout=0.0),
+        recipe,
+        varied(recipe, lr=0.001, mle_weight=recipe.training.mle_weight, dropout=0.4),
+    ]
+    folds = (FOLDS[0], FOLDS[0], FOLDS[1], FOLDS[0])
+    *fits, noisy = fit_folds(market_of(panel), folds, recipes, stack=4)
+    assert [fit.stack for fit in fits] == [(0, 0, 1, 0)] * 3
+    assert np.abs(noisy.train_loss - fits[0].train_loss).min() > 1e-2
+    for fold, own, fit in zip(folds[:3], recipes[:3], fits, strict=True):
+        (alone,) = fitted(panel, (fold,), own)
+        # Adam moves a weight whose gradient is rounding noise by up to lr a step either way: such are few.
+        moved = torch.cat([(alone.parameters[name] - fit.parameters[name]).abs().flatten() for name in fit.parameters])
+        assert moved.median() < 1e-6
+        assert np.allclose(alone.train_loss, fit.train_loss, rtol=0.0, atol=1e-4)
+        assert np.allclose(alone.validation_score, fit.validation_score, rtol=0.0, atol=1e-4)
+    assert distance(fits[0], fits[1]) > 1e-3
+
+
+def test_only_the_fit_that_diverges_is_named() -> None:
+    recipe = small_recipe()
+    with pytest.raises(FloatingPointError, match=r"score of fold 0 was never finite: lower training.lr \(1e\+30\)"):
+        list(fit_folds(market_of(small_panel()), FOLDS[:1] * 2, [recipe, small_recipe(lr=1e30)], stack=2))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tft.folds import Fold
 from tft.metrics import MIN_BARS, Performance, performance, sharpe
 from tft.panel import Panel
 from tft.positions import Earnings, PositionsConfig, earnings, portfolio_return, position_path
-from tft.train import EpochReport, Market, Recipe, fit_folds, forecast_fit
+from tft.train import EpochReport, Market, Recipe, fit_folds, forecast_fit, one_each
 from tft.volatility import Timing
 
 Segment = Literal["development", "between", "holdout"]
@@ -221,8 +221,8 @@ class FoldOutcome:
 def walk(
     market: Market,
     folds: Sequence[Fold],
-    recipe: Recipe,
-    positions: PositionsConfig,
+    recipe: Recipe | Sequence[Recipe],
+    positions: PositionsConfig | Sequence[PositionsConfig],
     *,
     test_until: int | None = None,
     stack: int | None = None,
@@ -231,24 +231,25 @@ def walk(
 ) -> Iterator[tuple[FoldFit, FoldOutcome]]:
     """Fit the folds, forecast each one's test bars with its kept weights, and read its VSN off its validation rows.
 
-    `stack`, `keep` and `on_epoch` as in `fit_folds`. `test_until`: the last fold goes on forecasting up to this bar,
-    for the bars that have no label yet.
+    `recipe`, `stack`, `keep` and `on_epoch` as in `fit_folds`; `positions` of all folds, or one each. `test_until`: the
+    last fold that tests any bars goes on forecasting up to this one, for the bars that have no label yet.
     """
     panel, n_assets = market.panel, len(market.panel.symbols)
-    for fit in fit_folds(market, folds, recipe, stack=stack, keep=keep, on_epoch=on_epoch):
+    recipes, all_positions = one_each(recipe, len(folds)), one_each(positions, len(folds))
+    last = max((fold.index for fold in folds if fold.test), default=None)
+    fits = fit_folds(market, folds, recipe, stack=stack, keep=keep, on_epoch=on_epoch)
+    for fit, own, held in zip(fits, recipes, all_positions, strict=True):
         fold = fit.fold
         bars = fold.test
-        if test_until is not None and fold.index == folds[-1].index:
+        if test_until is not None and fold.index == last:
             bars = range(bars.start, max(test_until, bars.stop))
         raw = np.full((len(bars), n_assets), np.nan)
         if len(bars):
-            forecasts, cells = forecast_fit(fit, market, recipe, bars)
+            forecasts, cells = forecast_fit(fit, market, own, bars)
             raw.reshape(-1)[cells - bars.start * n_assets] = forecasts.position
-        weight, relative = _selection_weights(fit, market, recipe)
-        returns = validation_returns(
-            fit.validation_position, fold.validation, panel, market.sigma, positions, recipe.timing
-        )
-        sharpes = [sharpe(one, periods_per_year=recipe.timing.periods_per_year) for one in returns]
+        weight, relative = _selection_weights(fit, market, own)
+        returns = validation_returns(fit.validation_position, fold.validation, panel, market.sigma, held, market.timing)
+        sharpes = [sharpe(one, periods_per_year=market.timing.periods_per_year) for one in returns]
         yield (
             fit,
             FoldOutcome(

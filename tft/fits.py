@@ -44,7 +44,7 @@ class FoldFit:
     seconds: float
     """Wall time of the fold's stack, shared equally."""
     stack: tuple[int, ...]
-    """Indices of the folds that were trained as one, this one included."""
+    """Indices of the folds that were trained as one, this one included; one comes again with each recipe it has."""
 
 
 def _stack_folder(keep: Path, fold: int, stack: Sequence[int]) -> Path:

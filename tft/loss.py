@@ -56,10 +56,13 @@ def training_loss(
     counted: Tensor,
     *,
     loss_mode: LossMode,
-    mle_weight: float,
+    mle_weight: float | Tensor,
     periods_per_year: float,
 ) -> Tensor:
-    """Negative Sharpe of the raw positions plus mle_weight times the likelihood term; no such term in `sharpe` mode."""
+    """Negative Sharpe of the raw positions plus mle_weight times the likelihood term; no such term in `sharpe` mode.
+
+    mle_weight: of all, or (...,) one of each batch.
+    """
     loss = negative_sharpe(position, y, counted, periods_per_year=periods_per_year)
     if loss_mode == "sharpe":
         return loss

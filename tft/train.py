@@ -14,10 +14,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -43,12 +43,13 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 MAX_GRADIENT_NORM = 1.0
 SMOOTHING_EPOCHS = 5
 """Early stopping goes by the mean validation score of this many epochs."""
-MAX_STACK = 16
-"""Folds trained as one on a GPU, memory permitting: by then launching is a small part of a step."""
+MAX_STACK = 20
+"""Fits trained as one on a GPU, memory permitting: by then launching is a small part of a step."""
 GPU_SHARE = 0.8
 """Of the free memory, what a stack may take by its own reckoning."""
 ADAM_CHUNK = 2**15
 """Parameters updated at once on a CPU, so that the update's dozen passes stay in the cache."""
+Each = TypeVar("Each")
 _initialising = threading.Lock()
 """Initial weights are drawn from the global generator, which threads share."""
 
@@ -88,6 +89,13 @@ class Recipe:
     timing: Timing
     epochs: int
     seed: int
+
+    @property
+    def common(self) -> Recipe:
+        """What recipes of one stack agree on: all but learning rate, weight of the likelihood, and dropout."""
+        return replace(
+            self, model=replace(self.model, dropout=0.0), training=replace(self.training, lr=1.0, mle_weight=0.0)
+        )
 
 
 class EpochReport(NamedTuple):
@@ -145,14 +153,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def stack_size(market: Market, folds: Sequence[Fold], recipe: Recipe) -> int:
-    """Folds to train as one: one on a CPU, whose caches more would outgrow; on a GPU as many as fit, evenly shared."""
-    if market.device.type == "cpu":
+def largest_stack(market: Market, folds: Sequence[Fold], recipe: Recipe) -> int:
+    """Fits of such folds that can be trained as one: one on a CPU, whose caches more would outgrow; on a GPU as many as
+    its free memory holds, at most MAX_STACK.
+    """
+    device = market.device
+    if device.type == "cpu":
         return 1
-    free, _ = torch.cuda.mem_get_info(market.device)
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for what is next
     each = bytes_per_fold(recipe, market.panel, max(len(fold.train) for fold in folds))
-    largest = max(1, min(MAX_STACK, int(GPU_SHARE * free) // each))
-    return -(-len(folds) // -(-len(folds) // largest))
+    return max(1, min(MAX_STACK, int(GPU_SHARE * free) // each))
+
+
+def evenly(n: int, largest: int) -> int:
+    """The size of as few parts of n as have at most `largest` each, shared as equally as can be."""
+    return -(-n // -(-n // largest))
 
 
 def bytes_per_fold(recipe: Recipe, panel: Panel, n_training_bars: int) -> int:
@@ -171,7 +187,7 @@ def bytes_per_fold(recipe: Recipe, panel: Panel, n_training_bars: int) -> int:
 def fit_folds(
     market: Market,
     folds: Sequence[Fold],
-    recipe: Recipe,
+    recipe: Recipe | Sequence[Recipe],
     *,
     stack: int | None = None,
     keep: Path | None = None,
@@ -179,18 +195,25 @@ def fit_folds(
 ) -> Iterator[FoldFit]:
     """Fit every fold and yield each, in order, as soon as its stack is done.
 
-    On a CPU as many stacks are fitted at once as torch has threads, each by one thread; on a GPU one after the other.
-    The result of a fold depends on the market, the fold, the recipe and the composition of its stack (`stack` folds;
-    default: `stack_size`), on nothing else. With `keep`, finished folds are written to that folder, and a stack whose
-    folds are all there is read back instead of fitted: the folder must belong to this market, recipe and folds.
-    `on_epoch` is called in the caller's thread. Raises ValueError for a fold without training or validation targets.
+    `recipe`: of all folds, or one each; those of a stack must have the same `common`. On a CPU as many stacks are
+    fitted at once as torch has threads, each by one thread; on a GPU one after the other. The result of a fold depends
+    on the market, the fold, its recipe and the composition of its stack (`stack` folds, by default as many as can be
+    trained as one, evenly shared), on nothing else. With `keep`, finished folds are written to that folder, and a stack
+    whose folds are all there is read back instead of fitted: the folder must belong to this market and to these folds
+    and recipes, and has place for one fit of a fold. `on_epoch` is called in the caller's thread. Raises ValueError for
+    a fold without training or validation targets.
     """
     report = on_epoch or (lambda one: None)
+    recipes = one_each(recipe, len(folds))
+    assert keep is None or len({fold.index for fold in folds}) == len(folds), "fits are kept by the index of their fold"
     if market.device.type != "cpu":
-        yield from _one_stack_after_the_other(market, folds, recipe, stack, keep, report)
+        yield from _one_stack_after_the_other(market, folds, recipes, stack, keep, report)
         return
     size = stack or 1
-    work = [partial(_fitted, market, folds[start : start + size], recipe, keep) for start in range(0, len(folds), size)]
+    work = [
+        partial(_fitted, market, folds[start : start + size], recipes[start : start + size], keep)
+        for start in range(0, len(folds), size)
+    ]
     for fits in side_by_side(work, min(len(work), torch.get_num_threads()), report):
         yield from fits
 
@@ -198,13 +221,15 @@ def fit_folds(
 def _one_stack_after_the_other(
     market: Market,
     folds: Sequence[Fold],
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     stack: int | None,
     keep: Path | None,
     report: Callable[[EpochReport], None],
 ) -> Iterator[FoldFit]:
     """Stacks that do not fit into the device's memory are halved; the size is kept for a process that goes on later."""
-    size = stack or (kept_size(keep) if keep else None) or stack_size(market, folds, recipe)
+    size = stack or (kept_size(keep) if keep else None)
+    if not size:
+        size = evenly(len(folds), largest_stack(market, folds, recipes[0]))
     start = 0
     while start < len(folds):
         own = folds[start : start + size]
@@ -212,7 +237,8 @@ def _one_stack_after_the_other(
             own = kept_composition(keep, folds[start:]) or own
             keep_size(keep, size)
         try:
-            fits = _fitted(market, own, recipe, keep, lambda one: report(one) if one else None)
+            own_recipes = recipes[start : start + len(own)]
+            fits = _fitted(market, own, own_recipes, keep, lambda one: report(one) if one else None)
         except torch.cuda.OutOfMemoryError as error:
             if size == 1:
                 raise ValueError(
@@ -232,14 +258,14 @@ def _one_stack_after_the_other(
 def _fitted(
     market: Market,
     folds: Sequence[Fold],
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     keep: Path | None,
     report: Callable[[EpochReport | None], None],
 ) -> list[FoldFit]:
     """The fits of one stack, read back or made."""
     fits = kept(keep, folds) if keep else None
     if fits is None:
-        fits = _fit_stack(market, folds, recipe, report)
+        fits = _fit_stack(market, folds, recipes, report)
         if keep:
             try:
                 for fit in fits:
@@ -250,12 +276,20 @@ def _fitted(
 
 
 def _fit_stack(
-    market: Market, folds: Sequence[Fold], recipe: Recipe, report: Callable[[EpochReport | None], None]
+    market: Market,
+    folds: Sequence[Fold],
+    recipes: Sequence[Recipe],
+    report: Callable[[EpochReport | None], None],
 ) -> list[FoldFit]:
     """`report` is called with None before every step: it may raise to end the work."""
     started = time.perf_counter()
+    recipe = recipes[0].common
+    assert all(other.common == recipe for other in recipes), "a stack has one shape"
     device, training = market.device, recipe.training
     n_folds, n_assets = len(folds), len(market.panel.symbols)
+    lr = torch.tensor([[own.training.lr] for own in recipes], device=device)  # (K, 1)
+    mle_weight = torch.tensor([own.training.mle_weight for own in recipes], device=device)  # (K,)
+    dropout = [own.model.dropout for own in recipes]
     scalers = [Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in folds]
     spaces = [market.space(scaler, recipe.model) for scaler in scalers]
     mean = torch.from_numpy(np.stack([scaler.mean for scaler in scalers])).to(device)  # (K, V)
@@ -280,7 +314,7 @@ def _fit_stack(
     active = torch.ones(n_folds, 1, device=device)
     total = torch.zeros(n_folds, device=device)
     generator = torch.Generator(device)
-    noise = Noise.of(generator, [recipe.model.dropout] * n_folds) if recipe.model.dropout else None
+    noise = Noise.of(generator, dropout) if any(dropout) else None
     best = flat.clone()
     best_score = np.full(n_folds, np.inf)
     kept_epoch = np.zeros(n_folds, dtype=int)
@@ -300,7 +334,7 @@ def _fit_stack(
             market.y_on_device[targets],  # (K, B)
             counted,
             loss_mode=training.loss_mode,
-            mle_weight=training.mle_weight,
+            mle_weight=mle_weight,
             periods_per_year=market.timing.periods_per_year,
         )  # (K,)
         (gradient,) = torch.autograd.grad(loss.sum(), weights)
@@ -309,7 +343,7 @@ def _fit_stack(
         finite = torch.isfinite(norm).to(flat.dtype)
         skipped.add_(active * has_batch * (1.0 - finite))
         clip = (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)).nan_to_num(nan=0.0)
-        _adam(flat, gradient, first_moment, second_moment, n_updates, clip, active * has_batch * finite, training.lr)
+        _adam(flat, gradient, first_moment, second_moment, n_updates, clip, active * has_batch * finite, lr)
         total.add_(loss.detach() * has_batch[:, 0])
 
     recorded: Captured | None = None
@@ -358,12 +392,12 @@ def _fit_stack(
         if not n_active:
             break
 
-    if not np.isfinite(best_score).all():
-        lost = ", ".join(
-            str(fold.index) for fold, score in zip(folds, best_score, strict=True) if not np.isfinite(score)
-        )
+    lost = [k for k in range(n_folds) if not np.isfinite(best_score[k])]
+    if lost:
+        indices = ", ".join(str(folds[k].index) for k in lost)
+        rates = ", ".join(dict.fromkeys(str(recipes[k].training.lr) for k in lost))
         raise FloatingPointError(
-            f"the validation score of fold {lost} was never finite: lower training.lr ({training.lr}) or check the data"
+            f"the validation score of fold {indices} was never finite: lower training.lr ({rates}) or check the data"
         )
     n_skipped = skipped[:, 0].cpu().numpy().astype(int)
     seconds = (time.perf_counter() - started) / n_folds
@@ -383,6 +417,14 @@ def _fit_stack(
         )
         for k, fold in enumerate(folds)
     ]
+
+
+def one_each(one_or_all: Each | Sequence[Each], n: int) -> Sequence[Each]:
+    """The same one n times, or n of them as they are given."""
+    if isinstance(one_or_all, Sequence):
+        assert len(one_or_all) == n
+        return one_or_all
+    return [one_or_all] * n
 
 
 def initial_parameters(
@@ -438,9 +480,10 @@ def _adam(
     n_updates: Tensor,
     clip: Tensor,
     update: Tensor,
-    lr: float,
+    lr: Tensor,
 ) -> None:
-    """One step of Adam in place, on `clip` (K, 1) times the gradient, for the folds whose `update` (K, 1) is 1.
+    """One step of Adam at `lr` (K, 1) in place, on `clip` (K, 1) times the gradient, for the folds whose `update`
+    (K, 1) is 1.
 
     The others keep weights, moments and count, whatever their gradient holds.
     """

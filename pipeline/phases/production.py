@@ -20,16 +20,13 @@ from pipeline.config import Config, to_mapping
 from pipeline.inference import Inference, SharpeInference, metrics
 from pipeline.job import Job
 from pipeline.ledger import Look
-from pipeline.oos import Choice, Walked, choose, out_of_sample, recipes
+from pipeline.oos import Choice, Walked, choose, out_of_sample
 from pipeline.phases import pruning, tuning
 from pipeline.tracking import Run, log_folds
 from tft.backtest import FoldOutcome, FoldRow, fold_row
 from tft.checkpoint import CheckpointManager, TrainedModel
-from tft.fits import FoldFit
-from tft.folds import Fold, final_fold
 from tft.metrics import Performance
 from tft.panel import AHEAD
-from tft.train import fit_folds
 
 CHECKPOINTS = Path("checkpoints")
 FALLBACK = Path.home() / ".tft-pipeline" / "fallback"
@@ -152,9 +149,9 @@ def run(job: Job) -> Produced:
 def _produce(job: Job, chosen: Choice, run: Run) -> tuple[Produced, Walked, Assessment]:
     config, panel = chosen.config, job.data.panel
     keep = job.fits_folder("production")
-    walked = out_of_sample(job, keep=keep)
+    walked = out_of_sample(job, final=chosen, keep=keep)
     look = enter_look(job, walked)
-    last, final = _fit_final(job, chosen, walked.folds[-1].index + 1, keep)
+    final, last = walked.final, walked.final[0].fold
     record = walked.record
     rows = tuple(fold_row(outcome, record, panel.times) for outcome in walked.outcomes)
     development, holdout = record.performance("development"), record.performance("holdout")
@@ -218,36 +215,6 @@ def _produce(job: Job, chosen: Choice, run: Run) -> tuple[Produced, Walked, Asse
         walked,
         assessment,
     )
-
-
-def _fit_final(job: Job, chosen: Choice, index: int, keep: Path) -> tuple[Fold, list[FoldFit]]:
-    """The fold of the final fit, and its fit by seed."""
-    fold = _final_fold(job, index)
-    market = job.market(job.data.panel.select(chosen.features))
-    epochs, seeds = chosen.config.production.epochs, recipes(chosen.config)
-    job.reporter.start("final fit", epochs * len(seeds))
-    on_epoch = job.epoch_reporter(1, epochs)
-    fits = [
-        fit
-        for recipe in seeds
-        for fit in fit_folds(market, [fold], recipe, keep=keep / f"final-seed-{recipe.seed}", on_epoch=on_epoch)
-    ]
-    return fold, fits
-
-
-def _final_fold(job: Job, index: int) -> Fold:
-    """One more fold whose validation ends at the last labelled bar, with nothing left to test."""
-    config = job.config
-    end = len(job.data.panel.times) - config.timing.label_bars - config.warm_up_bars
-    fold = final_fold(
-        index,
-        end,
-        train_window=config.walk_forward.train_window,
-        validation_window=config.walk_forward.validation_window,
-        purge_gap=config.purge_gap,
-        expanding=config.walk_forward.expanding,
-    )
-    return fold.shifted(config.warm_up_bars)
 
 
 def _log_headline(run: Run, result: Produced, n_initial: int, n_prefiltered: int) -> None:

@@ -11,12 +11,13 @@ import optuna
 from optuna.trial import TrialState
 
 from pipeline import plots
-from pipeline.config import to_mapping
+from pipeline.config import ConfigError, to_mapping
 from pipeline.job import Job
 from pipeline.phases import pruning
-from pipeline.search import STORAGE, Report, ended, open_study, search
+from pipeline.search import STORAGE, Report, ended, first_parameters, open_study, search, trials_allowed
 from pipeline.tracking import Run
-from tft.backtest import RawForecast, stitch, walk
+from pipeline.trials import Candidate, TrialWalks
+from tft.backtest import RawForecast, stitch
 from tft.folds import Fold
 from tft.metrics import sharpe
 from tft.train import Recipe
@@ -33,6 +34,7 @@ class Trial:
     n_folds: int
     parameters: dict[str, Any]
     seconds: float
+    """Of trials that were trained side by side the first has the training of all."""
     oos_returns: tuple[float, ...]
     """Net portfolio return by bar of `Tuned.times`; only of completed trials."""
 
@@ -98,17 +100,31 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
         f"--storage {STORAGE} --study-name {study.study_name} --key timeout_seconds --value 0"
     )
 
-    def objective(trial: optuna.Trial, parameters: Mapping[str, Any], report: Report) -> float:
+    def candidate(parameters: Mapping[str, Any]) -> Candidate:
         tuned = config.with_tuned(parameters)
         recipe = Recipe(tuned.model, tuned.training, config.timing, config.tuning.epochs, config.seed)
+        return Candidate(recipe, tuned.positions)
+
+    def foreseen(parameters: Mapping[str, Any]) -> Candidate | None:
+        try:
+            return candidate(parameters)
+        except ConfigError:  # which its trial will end with
+            return None
+
+    n_allowed = trials_allowed(study, config.tuning.n_trials)
+    first = first_parameters(config.tuning.space, config.untuned(), config.seed)[:n_allowed]
+    walks = TrialWalks(market, folds, [foreseen(parameters) for parameters in first])
+
+    def objective(trial: optuna.Trial, parameters: Mapping[str, Any], report: Report) -> float:
+        tried = candidate(parameters)
         forecasts: list[RawForecast] = []
         returns = np.empty(0)
         value = 0.0
-        # The folds are fitted side by side; a trial that is pruned stops those that are still running.
-        for number, (_, outcome) in enumerate(walk(market, folds, recipe, tuned.positions)):
+        # The folds are fitted side by side; a trial that is pruned stops those of its own that are still running.
+        for number, outcome in enumerate(walks.outcomes(tried)):
             forecasts.append(outcome.forecast)
             record = stitch(
-                forecasts, panel, market.sigma, tuned.positions, config.timing, n_development=job.n_development
+                forecasts, panel, market.sigma, tried.positions, config.timing, n_development=job.n_development
             )
             tested = np.concatenate([np.arange(f.bars.start, f.bars.stop) for f in forecasts]) - record.bars.start
             returns = record.net()[tested]
@@ -138,6 +154,7 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
         timeout_seconds=config.tuning.timeout_seconds,
         seed=config.seed,
         on_trial=on_trial,
+        begun=walks.begun,
     )
     trials = tuple(_trial(trial) for trial in ended(study))
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE.name and trial.oos_sharpe is not None]
