@@ -23,6 +23,7 @@ LAYERS = [
     "tft/native.py",
     "tft/affine.py",
     "tft/cuda.py",
+    "tft/adam.py",
     "tft/scan_gpu.py",
     "tft/select_gpu.py",
     "tft/recurrent.py",

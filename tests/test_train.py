@@ -25,7 +25,6 @@ from tft.train import (
     Market,
     Recipe,
     TrainingConfig,
-    _adam,
     choose_device,
     evenly,
     fit_folds,
@@ -261,29 +260,6 @@ def test_the_validation_block_does_not_enter_the_updates() -> None:
 
 
 # The update
-
-
-def test_adam_is_adam_and_a_masked_fold_keeps_weights_moments_and_count() -> None:
-    rng = torch.Generator().manual_seed(0)
-    start = torch.randn(2, 40, generator=rng)
-    masked_steps, clip = {1, 2, 5}, torch.tensor([[0.25], [4.0]])
-    flat, first, second, count = start.clone(), torch.zeros(2, 40), torch.zeros(2, 40), torch.zeros(2, 1)
-    references = [torch.nn.Parameter(start[k].clone()) for k in range(2)]
-    lr = torch.tensor([[0.01], [0.002]])
-    optimisers = [torch.optim.Adam([one], lr=rate) for one, (rate,) in zip(references, lr.tolist(), strict=True)]
-    for step in range(12):
-        gradient = torch.randn(2, 40, generator=rng) * 10.0 ** (step % 3)
-        update = torch.tensor([[1.0], [0.0 if step in masked_steps else 1.0]])
-        before = [value[1].clone() for value in (flat, first, second, count)]
-        _adam(flat, gradient / clip, first, second, count, clip, update, lr)
-        for k in range(2):
-            if update[k]:
-                references[k].grad = gradient[k].clone()
-                optimisers[k].step()
-            assert torch.allclose(flat[k], references[k].detach(), rtol=0.0, atol=1e-6)
-        if step in masked_steps:
-            assert all(torch.equal(a, b[1]) for a, b in zip(before, (flat, first, second, count), strict=True))
-    assert count.flatten().tolist() == [12, 9]
 
 
 def by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, clip: bool = True) -> tuple[torch.Tensor, list[float]]:

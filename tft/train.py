@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tft.adam import adam
 from tft.capture import Captured
 from tft.dropout import Noise
 from tft.fits import FoldFit, keep_size, kept, kept_composition, kept_size
@@ -38,8 +39,6 @@ from tft.volatility import Timing, ewm_volatility, scaled_label
 from tft.windows import CONTEXT_POOL_BARS, DevicePanel, TrainingSampler, WindowSpace, key
 from tft.workers import side_by_side
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
-"""Adam (Kingma & Ba 2015)."""
 MAX_GRADIENT_NORM = 1.0
 SMOOTHING_EPOCHS = 5
 """Early stopping goes by the mean validation score of this many epochs."""
@@ -47,8 +46,6 @@ MAX_STACK = 20
 """Fits trained as one on a GPU, memory permitting: by then launching is a small part of a step."""
 GPU_SHARE = 0.8
 """Of the free memory, what a stack may take by its own reckoning."""
-ADAM_CHUNK = 2**15
-"""Parameters updated at once on a CPU, so that the update's dozen passes stay in the cache."""
 Each = TypeVar("Each")
 _initialising = threading.Lock()
 """Initial weights are drawn from the global generator, which threads share."""
@@ -343,7 +340,7 @@ def _fit_stack(
         finite = torch.isfinite(norm).to(flat.dtype)
         skipped.add_(active * has_batch * (1.0 - finite))
         clip = (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)).nan_to_num(nan=0.0)
-        _adam(flat, gradient, first_moment, second_moment, n_updates, clip, active * has_batch * finite, lr)
+        adam(flat, gradient, first_moment, second_moment, n_updates, clip, active * has_batch * finite, lr)
         total.add_(loss.detach() * has_batch[:, 0])
 
     recorded: Captured | None = None
@@ -470,34 +467,6 @@ def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[
     """Parameters (K, ...) by name as views of flat (K, P); the backward of a split is one concatenation."""
     parts = torch.split(flat, [size for _, _, size in shapes], dim=1)
     return {name: part.reshape(-1, *shape) for (name, shape, _), part in zip(shapes, parts, strict=True)}
-
-
-def _adam(
-    flat: Tensor,
-    gradient: Tensor,
-    first: Tensor,
-    second: Tensor,
-    n_updates: Tensor,
-    clip: Tensor,
-    update: Tensor,
-    lr: Tensor,
-) -> None:
-    """One step of Adam at `lr` (K, 1) in place, on `clip` (K, 1) times the gradient, for the folds whose `update`
-    (K, 1) is 1.
-
-    The others keep weights, moments and count, whatever their gradient holds.
-    """
-    n_updates.add_(update)
-    count = n_updates.clamp_min(1.0)
-    size = ADAM_CHUNK if flat.device.type == "cpu" else flat.shape[1]
-    rate = lr * update / (1.0 - BETA_1**count)
-    correction = torch.rsqrt(1.0 - BETA_2**count)
-    chunks = (tensor.split(size, dim=1) for tensor in (flat, gradient, first, second))
-    for weights, slope, mean, square in zip(*chunks, strict=True):
-        slope = torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0).mul_(clip)
-        mean.lerp_(slope, (1.0 - BETA_1) * update)
-        square.lerp_(slope.square_(), (1.0 - BETA_2) * update)
-        weights.sub_((mean * rate).div_(torch.sqrt(square).mul_(correction).add_(EPSILON)))
 
 
 def _score(forecasts: Forecasts, market: Market, cells: NDArray[np.int64], recipe: Recipe) -> float:
