@@ -22,7 +22,7 @@ from tft.windows import EMPTY, DevicePanel, WindowSpace, distinct, key, window_c
 
 CELL_BLOCK = 512
 """Cells encoded at once."""
-TARGET_BLOCK = 64
+TARGET_BLOCK = 32
 """Targets forecast at once."""
 GROUP_BLOCKS = 256
 """Blocks of targets that share one table of cells: a bound on memory where there are many targets."""
