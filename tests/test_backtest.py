@@ -24,7 +24,7 @@ from tft.folds import Fold, walk_forward
 from tft.metrics import MIN_BARS, Performance
 from tft.panel import Panel
 from tft.positions import PositionsConfig
-from tft.train import Market, fit_folds, forecast_fit
+from tft.train import Market, fit_folds, forecast_fit, selection_of_fit
 from tft.volatility import Timing, ewm_volatility
 
 POSITIONS = PositionsConfig(max_position=0.6, position_smooth=0.4, cost_bps=7.0, max_leverage=1.2)
@@ -269,11 +269,11 @@ def test_a_walk_forecasts_each_test_block_and_reads_the_selection_off_the_valida
         kept = fit.validation_position[fit.kept_epoch]
         assert np.array_equal(outcome.validation_position, kept.astype(np.float64), equal_nan=True)
 
-        selected, cells = forecast_fit(fit, market, recipe, fold.validation)
+        selected, cells = selection_of_fit(fit, market, recipe, fold.validation)
         usable = np.isfinite(fit.scaler.std)
         for v in range(3):
             weights, relative = [], []
-            for row, cell in zip(selected.vsn_weights, cells.tolist(), strict=True):
+            for row, cell in zip(selected, cells.tolist(), strict=True):
                 there = np.isfinite(panel.features.reshape(-1, 3)[cell]) & usable
                 if there[v]:
                     weights.append(row[v])

@@ -92,7 +92,7 @@ def test_the_backtest_up_to_t_does_not_see_what_comes_after_t(loss_mode: LossMod
         for fold, a, b in zip(folds, forecasts, other_forecasts, strict=True):
             cells = Market(panel, recipe.timing, CPU).space(fits[fold.index].scaler, recipe.model).targets(fold.test)
             before = cells // 2 <= t
-            for name in ("position", "distribution", "vsn_weights"):
+            for name in ("position", "distribution"):
                 assert equal(getattr(a, name)[before], getattr(b, name)[before])
             if not before.all():
                 assert not equal(a.position[~before], b.position[~before])

@@ -10,7 +10,7 @@ import torch
 from conftest import CPU, small_panel
 from numpy.typing import NDArray
 
-from tft.forecast import CELL_BLOCK, TARGET_BLOCK, Forecasts, forecast, one_thread, plan
+from tft.forecast import CELL_BLOCK, TARGET_BLOCK, Forecasts, forecast, one_thread, plan, selection_weights
 from tft.model import LOSS_MODES, Cells, LossMode, ModelConfig, TemporalFusionTransformer, stacked
 from tft.panel import Panel
 from tft.scaling import Scaler
@@ -68,17 +68,17 @@ class Setting:
     def one(self, targets: NDArray[np.int64]) -> Forecasts:
         return self.of([targets], [0])[0]
 
+    def selection(self, cells: NDArray[np.int64]) -> NDArray[np.float64]:
+        return selection_weights(self.models[0], self.on_device, self.mean[0], self.std[0], cells)
+
 
 def identical(a: Forecasts, b: Forecasts, rows: NDArray[np.int64] | slice = slice(None)) -> bool:
-    return all(
-        np.array_equal(getattr(a, name), getattr(b, name)[rows]) for name in ("position", "distribution", "vsn_weights")
-    )
+    return all(np.array_equal(getattr(a, name), getattr(b, name)[rows]) for name in ("position", "distribution"))
 
 
 def distance(a: Forecasts, b: Forecasts) -> float:
     return max(
-        float(np.abs(getattr(a, name) - getattr(b, name)).max(initial=0.0))
-        for name in ("position", "distribution", "vsn_weights")
+        float(np.abs(getattr(a, name) - getattr(b, name)).max(initial=0.0)) for name in ("position", "distribution")
     )
 
 
@@ -185,7 +185,7 @@ def test_forecasts_equal_the_model_called_on_one_window_at_a_time(n_context: int
         index = torch.tensor([[end - 2 * back for back in range(5, -1, -1)] for end in ends])
         x, present, asset = setting.on_device.cells(index.view(1, -1), setting.mean, setting.std)
         with torch.no_grad():
-            output, cells = model(
+            output, _ = model(
                 x[0],
                 present[0],
                 asset[0],
@@ -194,7 +194,6 @@ def test_forecasts_equal_the_model_called_on_one_window_at_a_time(n_context: int
             )
         assert np.allclose(output.position.numpy(), result.position[i], atol=1e-6)
         assert np.allclose(output.distribution.numpy(), result.distribution[i], atol=1e-6)
-        assert np.allclose(cells.weights[5].numpy(), result.vsn_weights[i], atol=1e-6)
 
 
 def test_selection_weights_sum_to_one_and_are_zero_where_a_variable_is_missing() -> None:
@@ -202,11 +201,30 @@ def test_selection_weights_sum_to_one_and_are_zero_where_a_variable_is_missing()
     panel.features[:, :, 3] = 1.0  # constant: missing throughout
     setting = Setting(panel)
     (targets,) = setting.targets
-    weights = setting.one(targets).vsn_weights
+    weights = setting.selection(targets)
     present = np.isfinite(panel.features.reshape(-1, 5)[targets])
     present[:, 3] = False
     assert np.allclose(weights.sum(axis=1), 1.0, atol=1e-6)
     assert np.array_equal(weights > 0.0, present)
+
+
+def test_selection_weights_are_those_a_forecast_combines_the_variables_by() -> None:
+    """To the last bit, over several blocks; to 1e-6 those of a cell alone. A cell's place in its block is no matter."""
+    setting = Setting(small_panel(420, 2, 7, missing=0.2), d_hidden=17)
+    (targets,), model = setting.targets, setting.models[0]
+    assert len(targets) > CELL_BLOCK
+    weights = setting.selection(targets)
+    with torch.no_grad(), one_thread(CPU):
+        for start in range(0, len(targets) - CELL_BLOCK, 200):
+            rows = slice(start, start + CELL_BLOCK)
+            x, present, asset = setting.on_device.cells(torch.tensor(targets[None, rows]), setting.mean, setting.std)
+            context = model.static()[:, 0].index_select(0, asset[0])
+            cells: Cells = model.cells(x[0], present[0], context)
+            assert np.array_equal(weights[rows], cells.weights.double().numpy())
+            alone: Cells = model.cells(x[0, :1], present[0, :1], context[:1])
+            assert np.allclose(weights[start], alone.weights[0].numpy(), atol=1e-6)
+    assert np.array_equal(setting.selection(targets[7:8]), weights[7:8])
+    assert setting.selection(targets[:0]).shape == (0, 7)
 
 
 def test_a_forecast_draws_no_dropout() -> None:

@@ -109,11 +109,23 @@ def test_the_scan_and_its_gradients(kernels: Kernels, shape: tuple[int, int, int
     *inputs, d_states = scan_inputs(*shape, dtype)
     leaves = [value.clone().requires_grad_(True) for value in inputs]
     expected = scan(*leaves)
-    states, cells, active = kernels.scan_forward(*inputs)
+    states, cells, active = kernels.scan_forward(*inputs, keep=True)
     assert_close(states, expected.detach())
     ours = kernels.scan_backward(d_states, *inputs[1:], states, cells, active)
     for gradient, theirs in zip(ours, torch.autograd.grad(expected, leaves, d_states), strict=True):
         assert_close(gradient, theirs)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", SCAN_SHAPES, ids=str)
+def test_a_scan_that_keeps_nothing_for_a_backward_gives_the_same_states(
+    kernels: Kernels, shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
+    """To the last bit: the states of training are those of a forecast."""
+    *inputs, _ = scan_inputs(*shape, dtype)
+    states, cells, active = kernels.scan_forward(*inputs, keep=False)
+    assert cells is None and active is None
+    assert torch.equal(states, kernels.scan_forward(*inputs, keep=True)[0])
 
 
 @DTYPES
@@ -135,9 +147,9 @@ def test_the_selection_and_its_gradients(
 
 def test_a_scan_without_a_stack_and_with_strides_of_its_own(kernels: Kernels) -> None:
     gates, weight, hidden, cell, d_states = (value[0] for value in scan_inputs(1, 4, 5, 6, torch.float64))
-    expected = kernels.scan_forward(gates, weight, hidden, cell)
+    expected = kernels.scan_forward(gates, weight, hidden, cell, keep=True)
     strided = kernels.scan_forward(
-        gates.transpose(0, 1).contiguous().transpose(0, 1), weight.T.contiguous().T, hidden, cell
+        gates.transpose(0, 1).contiguous().transpose(0, 1), weight.T.contiguous().T, hidden, cell, keep=True
     )
     for ours, theirs in zip(strided, expected, strict=True):
         assert torch.equal(ours, theirs)
@@ -151,7 +163,7 @@ def test_the_same_bits_every_time(kernels: Kernels, dtype: torch.dtype) -> None:
     (d_selected, x, weights, *grns), mask = select_inputs(2, 3, 131, 50, dtype)
 
     def everything() -> list[Tensor]:
-        scanned = kernels.scan_forward(*inputs)
+        scanned = kernels.scan_forward(*inputs, keep=True)
         d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, mask)
         selected = kernels.select_forward(x, weights, grns, mask)
         return [*scanned, *kernels.scan_backward(d_states, *inputs[1:], *scanned), selected, d_weights, *d_grns]
@@ -184,7 +196,7 @@ def test_extreme_gates_saturate_and_a_nan_stays_one(kernels: Kernels, dtype: tor
     """A diverging training must be seen to diverge."""
     gates, weight, hidden, cell, _ = scan_inputs(1, 1, 3, 4, dtype)
     gates[0, 0, 0], gates[0, 0, 1], gates[0, 0, 2] = 1e30, -1e30, float("nan")
-    states = kernels.scan_forward(gates, weight, hidden, cell)[0][0, 0]
+    states = kernels.scan_forward(gates, weight, hidden, cell, keep=False)[0][0, 0]
     assert_close(states[:2], scan(gates, weight, hidden, cell)[0, 0, :2])
     assert states[2].isnan().all()
 

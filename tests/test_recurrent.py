@@ -106,6 +106,18 @@ def test_the_scan_under_vmap_over_another_dimension() -> None:
     torch.testing.assert_close(moved, vmap(lstm)(gates, weight, hidden, cell), **TIGHT)
 
 
+def test_the_scan_without_a_gradient_gives_the_same_states() -> None:
+    """Of a single fold and of a stack, with an argument that its folds share."""
+    single, stacked = inputs(), inputs(0, 3)
+    of_stack = vmap(lstm, in_dims=(0, None, 0, 0))
+    arguments = stacked[0], single[1], *stacked[2:]
+    with torch.no_grad():
+        alone, together = lstm(*single), of_stack(*arguments)
+    assert not alone.requires_grad and not together.requires_grad
+    assert torch.equal(alone, lstm(*single))
+    assert torch.equal(together, of_stack(*arguments))
+
+
 INDEX = torch.tensor([4, 0, 0, 2, 4, 4, 1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from tft.train import (
     forecast_fit,
     initial_parameters,
     largest_stack,
+    map_fits,
 )
 from tft.volatility import Timing
 from tft.windows import TrainingSampler
@@ -227,6 +229,22 @@ def test_folds_side_by_side_are_bit_identical_to_folds_one_after_the_other() -> 
         torch.set_num_threads(before)
     assert all(identical(a, b) for a, b in zip(reports[1][0], reports[3][0], strict=True))
     assert reports[1][1] == reports[3][1] == [((fold,), epoch) for fold in range(3) for epoch in range(3)]
+
+
+def test_what_follows_a_fit_happens_in_its_thread_and_arrives_in_order(tmp_path: Path) -> None:
+    """Just fitted or read back. An exception is raised when its fold's turn comes."""
+
+    def follow(number: int, fit: FoldFit) -> tuple[int, str]:
+        assert fit.fold == FOLDS[number]
+        if number == 2:
+            raise LookupError("fold 2")
+        return number, threading.current_thread().name.rstrip("0123456789")
+
+    for _ in range(2):
+        followed = map_fits(follow, market_of(small_panel()), FOLDS, small_recipe(), keep=tmp_path)
+        assert [next(followed), next(followed)] == [(0, "fold-worker-"), (1, "fold-worker-")]
+        with pytest.raises(LookupError, match="fold 2"):
+            next(followed)
 
 
 def test_no_value_after_the_validation_labels_enters_a_fit() -> None:

@@ -18,7 +18,7 @@ from tft.folds import Fold
 from tft.metrics import MIN_BARS, Performance, performance, sharpe
 from tft.panel import Panel
 from tft.positions import Earnings, PositionsConfig, earnings, portfolio_return, position_path
-from tft.train import EpochReport, Market, Recipe, fit_folds, forecast_fit, one_each
+from tft.train import EpochReport, Market, Recipe, forecast_fit, map_fits, one_each, selection_of_fit
 from tft.volatility import Timing
 
 Segment = Literal["development", "between", "holdout"]
@@ -231,51 +231,54 @@ def walk(
 ) -> Iterator[tuple[FoldFit, FoldOutcome]]:
     """Fit the folds, forecast each one's test bars with its kept weights, and read its VSN off its validation rows.
 
-    `recipe`, `stack`, `keep` and `on_epoch` as in `fit_folds`; `positions` of all folds, or one each. `test_until`: the
-    last fold that tests any bars goes on forecasting up to this one, for the bars that have no label yet.
+    In the order of the folds; `recipe`, `stack`, `keep` and `on_epoch` as in `fit_folds`; `positions` of all folds, or
+    one each. `test_until`: the last fold that tests any bars goes on forecasting up to this one, for the bars that have
+    no label yet.
     """
-    panel, n_assets = market.panel, len(market.panel.symbols)
     recipes, all_positions = one_each(recipe, len(folds)), one_each(positions, len(folds))
     last = max((fold.index for fold in folds if fold.test), default=None)
-    fits = fit_folds(market, folds, recipe, stack=stack, keep=keep, on_epoch=on_epoch)
-    for fit, own, held in zip(fits, recipes, all_positions, strict=True):
-        fold = fit.fold
-        bars = fold.test
-        if test_until is not None and fold.index == last:
+
+    def followed(number: int, fit: FoldFit) -> tuple[FoldFit, FoldOutcome]:
+        bars = fit.fold.test
+        if test_until is not None and fit.fold.index == last:
             bars = range(bars.start, max(test_until, bars.stop))
-        raw = np.full((len(bars), n_assets), np.nan)
-        if len(bars):
-            forecasts, cells = forecast_fit(fit, market, own, bars)
-            raw.reshape(-1)[cells - bars.start * n_assets] = forecasts.position
-        weight, relative = _selection_weights(fit, market, own)
-        returns = validation_returns(fit.validation_position, fold.validation, panel, market.sigma, held, market.timing)
-        sharpes = [sharpe(one, periods_per_year=market.timing.periods_per_year) for one in returns]
-        yield (
-            fit,
-            FoldOutcome(
-                forecast=RawForecast(fold, bars, raw),
-                kept_epoch=fit.kept_epoch,
-                train_loss=fit.train_loss,
-                validation_score=fit.validation_score,
-                validation_position=fit.validation_position[fit.kept_epoch].astype(np.float64),
-                validation_returns=returns,
-                val_sharpe=sharpes[fit.kept_epoch],
-                val_sharpe_best_epoch=max((one for one in sharpes if np.isfinite(one)), default=float("nan")),
-                vsn_weight=weight,
-                vsn_weight_relative=relative,
-                skipped_steps=fit.skipped_steps,
-                seconds=fit.seconds,
-                stack_size=len(fit.stack),
-            ),
-        )
+        return fit, _outcome(fit, market, recipes[number], all_positions[number], bars)
+
+    return map_fits(followed, market, folds, recipe, stack=stack, keep=keep, on_epoch=on_epoch)
+
+
+def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsConfig, test_bars: range) -> FoldOutcome:
+    panel, timing, n_assets = market.panel, market.timing, len(market.panel.symbols)
+    raw = np.full((len(test_bars), n_assets), np.nan)
+    if len(test_bars):
+        forecasts, cells = forecast_fit(fit, market, recipe, test_bars)
+        raw.reshape(-1)[cells - test_bars.start * n_assets] = forecasts.position
+    weight, relative = _selection_weights(fit, market, recipe)
+    returns = validation_returns(fit.validation_position, fit.fold.validation, panel, market.sigma, positions, timing)
+    sharpes = [sharpe(one, periods_per_year=timing.periods_per_year) for one in returns]
+    return FoldOutcome(
+        forecast=RawForecast(fit.fold, test_bars, raw),
+        kept_epoch=fit.kept_epoch,
+        train_loss=fit.train_loss,
+        validation_score=fit.validation_score,
+        validation_position=fit.validation_position[fit.kept_epoch].astype(np.float64),
+        validation_returns=returns,
+        val_sharpe=sharpes[fit.kept_epoch],
+        val_sharpe_best_epoch=max((one for one in sharpes if np.isfinite(one)), default=float("nan")),
+        vsn_weight=weight,
+        vsn_weight_relative=relative,
+        skipped_steps=fit.skipped_steps,
+        seconds=fit.seconds,
+        stack_size=len(fit.stack),
+    )
 
 
 def _selection_weights(fit: FoldFit, market: Market, recipe: Recipe) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    forecasts, cells = forecast_fit(fit, market, recipe, fit.fold.validation)
+    weights, cells = selection_of_fit(fit, market, recipe, fit.fold.validation)  # (M, V), (M,)
     rows = market.panel.features.reshape(-1, len(market.panel.feature_names))[cells]  # (M, V)
     present = np.isfinite(rows) & np.isfinite(fit.scaler.std)
     count = present.sum(axis=0)
-    weights = np.where(present, forecasts.vsn_weights, 0.0)
+    weights = np.where(present, weights, 0.0)
     with np.errstate(invalid="ignore"):
         mean = weights.sum(axis=0) / np.where(count > 0, count, np.nan)
         relative = (weights * present.sum(axis=1, keepdims=True)).sum(axis=0) / np.where(count > 0, count, np.nan)

@@ -22,7 +22,7 @@ from tft.windows import EMPTY, DevicePanel, WindowSpace, distinct, key, window_c
 
 CELL_BLOCK = 512
 """Cells encoded at once."""
-TARGET_BLOCK = 64
+TARGET_BLOCK = 32
 """Targets forecast at once."""
 GROUP_BLOCKS = 256
 """Blocks of targets that share one table of cells: a bound on memory where there are many targets."""
@@ -36,8 +36,6 @@ class Forecasts:
     """(M,) raw, in [-1, 1]"""
     distribution: NDArray[np.float64]
     """(M, D) mu, sigma | quantiles | nothing"""
-    vsn_weights: NDArray[np.float64]
-    """(M, V) at the target bar; 0 where a variable is missing"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +117,11 @@ def forecast(
     parameters (K, ...) by name · mean, std (K, V) of each fold's scaler.
     """
     n_folds = len(plan.n_targets)
-    positions, distributions, weights = [], [], []
+    positions, distributions = [], []
     with one_thread(panel.rows.device):
         static = stacked(model.static, parameters, "static.")  # (K, A, 4, H)
         for group in plan.groups:
-            of_targets = group.windows[:, :, :TARGET_BLOCK, -1].flatten(1)  # (K, targets) rows of cells
-            encoded, own_weights = _encode(model, parameters, panel, group.cells, mean, std, static, of_targets)
-            weights.append(own_weights)
+            encoded = _encode(model, parameters, panel, group.cells, mean, std, static)
             for block in range(group.windows.shape[1]):
                 of_window = torch.stack([static[k].index_select(0, group.asset[k, block]) for k in range(n_folds)])
                 output: Output = stacked(
@@ -141,8 +137,7 @@ def forecast(
                 distributions.append(output.distribution)
     position = torch.cat(positions, dim=1).double().cpu().numpy()
     distribution = torch.cat(distributions, dim=1).double().cpu().numpy()
-    vsn_weights = torch.cat(weights, dim=1).double().cpu().numpy()
-    return [Forecasts(position[k, :m], distribution[k, :m], vsn_weights[k, :m]) for k, m in enumerate(plan.n_targets)]
+    return [Forecasts(position[k, :m], distribution[k, :m]) for k, m in enumerate(plan.n_targets)]
 
 
 def _encode(
@@ -153,19 +148,27 @@ def _encode(
     mean: Tensor,
     std: Tensor,
     static: Tensor,
-    of_targets: Tensor,
-) -> tuple[Cells, Tensor]:
-    """Each distinct cell (K, N) once, CELL_BLOCK at a time, and the VSN weights (K, M, V) at the targets alone."""
-    selected, gates = [], []
-    weights = mean.new_zeros(*of_targets.shape, mean.shape[-1])
-    for start in range(0, cells.shape[1], CELL_BLOCK):
-        x, present, asset = panel.cells(cells[:, start : start + CELL_BLOCK], mean, std)
+) -> Cells:
+    """Each distinct cell (K, N) once, CELL_BLOCK at a time."""
+    blocks: list[Cells] = []
+    for own in cells.split(CELL_BLOCK, dim=1):
+        x, present, asset = panel.cells(own, mean, std)
         context = torch.stack([static[k, :, 0].index_select(0, asset[k]) for k in range(len(cells))])
-        block: Cells = stacked(model.cells, parameters, "cells.", x, present, context)
-        selected.append(block.selected)
-        gates.append(block.gates)
-        row = (of_targets - start).clamp(0, CELL_BLOCK - 1)
-        here = (of_targets >= start) & (of_targets < start + CELL_BLOCK)
-        for k in range(len(cells)):
-            weights[k] += block.weights[k].index_select(0, row[k]) * here[k].unsqueeze(-1)
-    return Cells(torch.cat(selected, dim=1), torch.cat(gates, dim=1), mean.new_empty(len(cells), 0)), weights
+        blocks.append(stacked(model.cells, parameters, "cells.", x, present, context))
+    return Cells(*(torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True)))
+
+
+@torch.no_grad()
+def selection_weights(
+    model: TemporalFusionTransformer, panel: DevicePanel, mean: Tensor, std: Tensor, cells: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """VSN weights (M, V) of flat cells (M,), 0 where a variable is missing; mean, std (V,) of the scaler."""
+    n_blocks = -(-len(cells) // CELL_BLOCK)
+    padded = torch.from_numpy(np.resize(cells, n_blocks * CELL_BLOCK)).to(mean.device)
+    weights = []
+    with one_thread(mean.device):
+        static = model.static()[:, 0]  # (A, H)
+        for own in padded.split(CELL_BLOCK):
+            x, present, asset = (part[0] for part in panel.cells(own[None], mean[None], std[None]))
+            weights.append(model.cells.selection_weights(x, present, static.index_select(0, asset), None))
+    return torch.cat(weights)[: len(cells)].double().cpu().numpy()

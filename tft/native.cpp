@@ -266,26 +266,28 @@ NOINLINE void advance_scan(T* gates, const T* old_cell, T* cell, T* state, int64
     }
 }
 
+// cells and active are for the backward, and null where there is none to come.
 template <class T>
 void scan_forward(const T* gates, const T* weight, const T* hidden, const T* cell, T* states, T* cells, T* active,
                   int64_t n_steps, int64_t n_windows, int64_t h) {
   const int64_t n_columns = vectors<T>(4 * h), q = n_columns * SIZE<T>;
-  Scratch<T> padded(h * q);
+  Scratch<T> padded(h * q), own_cells(BLOCK * h), own_active(BLOCK * 4 * h);
   copy_rows<T>(padded, q, weight, 4 * h, h, 4 * h);
-  for (int64_t row = 0, step = 0; step < n_steps; step++) {  // row of (L * W, ...)
-    const T* old_hidden = step ? states + (row - n_windows) * h : hidden;
-    const T* old_cell = step ? cells + (row - n_windows) * h : cell;
-    for (int64_t window = 0; window < n_windows; window += BLOCK) {
-      const int64_t n_rows = std::min(BLOCK, n_windows - window), at = (row + window) * h;
+  for (int64_t window = 0; window < n_windows; window += BLOCK) {
+    const int64_t n_rows = std::min(BLOCK, n_windows - window);
+    const T *old_hidden = hidden + window * h, *old_cell = cell + window * h;
+    for (int64_t step = 0; step < n_steps; step++) {
+      const int64_t at = (step * n_windows + window) * h;
+      const T* from = gates + 4 * at;
+      T *state = states + at, *now = cells ? cells + at : own_cells, *to = active ? active + 4 * at : own_active;
       product<T>(
-          n_rows, n_columns, h, old_hidden + window * h, h, 1, padded, q,
-          LAMBDA(int64_t m, int64_t j) { return load(gates + 4 * (at + m * h) + j * SIZE<T>, 4 * h - j * SIZE<T>); },
-          LAMBDA(int64_t m, int64_t j, Vec<T> v) {
-            store(active + 4 * (at + m * h) + j * SIZE<T>, v, 4 * h - j * SIZE<T>);
-          });
-      advance_scan(active + 4 * at, old_cell + window * h, cells + at, states + at, n_rows, h);
+          n_rows, n_columns, h, old_hidden, h, 1, padded, q,
+          LAMBDA(int64_t m, int64_t j) { return load(from + 4 * m * h + j * SIZE<T>, 4 * h - j * SIZE<T>); },
+          LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(to + 4 * m * h + j * SIZE<T>, v, 4 * h - j * SIZE<T>); });
+      advance_scan(to, old_cell, now, state, n_rows, h);
+      old_hidden = state;
+      old_cell = now;
     }
-    row += n_windows;
   }
 }
 
@@ -638,7 +640,7 @@ void select_backward(void* const* in, void* const* out, const int64_t* sizes, vo
 // of folds laid one after the other, from pointers to the first
 template <class T> void scan_forward_folds(void* const* in, void* const* out, const int64_t* sizes) {
   const int64_t n_folds = sizes[0], l = sizes[1], w = sizes[2], h = sizes[3];
-  const auto at = [](void* p, int64_t offset) { return static_cast<T*>(p) + offset; };
+  const auto at = [](void* p, int64_t offset) { return p ? static_cast<T*>(p) + offset : nullptr; };
   for (int64_t k = 0; k < n_folds; k++)
     scan_forward<T>(
         at(in[0], k * l * w * 4 * h), at(in[1], k * h * 4 * h), at(in[2], k * w * h), at(in[3], k * w * h),

@@ -67,15 +67,15 @@ class Kernels:
         self._library = ctypes.CDLL(str(library))  # a CDLL releases the interpreter's lock during a call
 
     def scan_forward(
-        self, gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, *, keep: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """gates (L, W, 4H) · weight (H, 4H) · hidden, cell (W, H) initial states, or all with a leading K
-        -> states, cells (L, W, H), and the gates after their nonlinearities (L, W, 4H).
+        -> states (L, W, H), and to `keep` for the backward cells (L, W, H) and the gates after their nonlinearities.
         """
         states = gates.new_empty(*gates.shape[:-1], hidden.shape[-1])
-        out = states, torch.empty_like(states), gates.new_empty(gates.shape)
-        self._call("scan_forward", (gates, weight, hidden, cell), out, _scan_sizes(states))
-        return out
+        cells, active = (torch.empty_like(states), gates.new_empty(gates.shape)) if keep else (None, None)
+        self._call("scan_forward", (gates, weight, hidden, cell), (states, cells, active), _scan_sizes(states))
+        return states, cells, active
 
     def scan_backward(
         self,
@@ -122,7 +122,7 @@ class Kernels:
         self._call(name, inputs, outputs, sizes, _pointers(of_folds) if of_folds else None)
 
     def _call(
-        self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], sizes: Sequence[int], *rest: object
+        self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor | None], sizes: Sequence[int], *rest: object
     ) -> None:
         dtype = inputs[0].dtype
         assert all(t.dtype == dtype and t.device.type == "cpu" for t in inputs)
@@ -137,8 +137,8 @@ def _scan_sizes(states: Tensor) -> tuple[int, ...]:
     return (states.shape[:-3].numel(), *states.shape[-3:])
 
 
-def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
 
 
 def _compiled() -> Path:

@@ -8,6 +8,7 @@ Gates are laid out input | forget | output | candidate along the last dimension 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
     (Hochreiter & Schmidhuber 1997 with forget gate, Gers et al. 2000). Time is a loop of fused steps; the weight
     gradient is a single matrix product over all steps.
     """
-    states: Tensor = _Scan.apply(gates, weight, hidden, cell)[0]  # type: ignore[no-untyped-call]
+    states: Tensor = _Scan.apply(gates, weight, hidden, cell, torch.is_grad_enabled())[0]  # type: ignore[no-untyped-call]
     return states
 
 
@@ -35,7 +36,7 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
     return rows
 
 
-def _at_front(info: Any, in_dims: tuple[int | None, ...], tensors: tuple[Tensor, ...]) -> list[Tensor]:
+def _at_front(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
     """The vmapped dimension of every argument first; arguments without one are repeated."""
     return [
         tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
@@ -44,31 +45,37 @@ def _at_front(info: Any, in_dims: tuple[int | None, ...], tensors: tuple[Tensor,
 
 
 class _Scan(Function):
-    """Works on (L, W, 4H) and on stacks (K, L, W, 4H) alike."""
+    """Works on (L, W, 4H) and on stacks (K, L, W, 4H) alike.
+
+    Without `keep` there will be no backward, and what only that needs may be left out.
+    """
 
     @staticmethod
-    def forward(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, keep: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if gates.device.type == "cpu" and (kernels := native.kernels()):
-            return kernels.scan_forward(gates, weight, hidden, cell)
+            return kernels.scan_forward(gates, weight, hidden, cell, keep=keep)
         if _on_chip(gates):
             states, cells, active = scan_gpu.scan_forward(*_stack(gates, weight, hidden, cell, like=gates))
             return _as(gates, states), _as(gates, cells), _as(gates, active)
         return _scan_forward(gates, weight, hidden, cell)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        _, weight, hidden, cell = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
+        _, weight, hidden, cell, keep = inputs
         states, cells, active = output
-        ctx.mark_non_differentiable(cells, active)
-        ctx.set_materialize_grads(False)  # zeros as large as the gates, for nothing
-        ctx.save_for_backward(weight, hidden, cell, states, cells, active)
+        if keep:
+            ctx.mark_non_differentiable(cells, active)
+            ctx.set_materialize_grads(False)  # zeros as large as the gates, for nothing
+            ctx.save_for_backward(weight, hidden, cell, states, cells, active)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         weight, first_hidden, first_cell, states, cells, active = ctx.saved_tensors
         saved = (gradients[0], weight, first_hidden, first_cell, states, cells, active)
         if active.device.type == "cpu" and (kernels := native.kernels()):
-            return kernels.scan_backward(*saved)
+            return *kernels.scan_backward(*saved), None
         if _on_chip(active):
             d_gates, d_hidden, d_cell = scan_gpu.scan_backward(*_stack(*saved, like=active))
             d_gates, d_hidden, d_cell = _as(active, d_gates), _as(active, d_hidden), _as(active, d_cell)
@@ -79,11 +86,13 @@ class _Scan(Function):
         d_weight = sum_over_rows(
             *(tensor.reshape(-1, n_steps * tensor.shape[-2], tensor.shape[-1]) for tensor in (entering, d_gates))
         )
-        return d_gates, d_weight.view(weight.shape), d_hidden, d_cell
+        return d_gates, d_weight.view(weight.shape), d_hidden, d_cell, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Any, tuple[int, int, int]]:
-        return _Scan.apply(*_at_front(info, in_dims, tensors)), (0, 0, 0)  # type: ignore[no-untyped-call]
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, tuple[int | None, ...]]:
+        *tensors, keep = arguments
+        output = _Scan.apply(*_at_front(info, in_dims[:-1], tensors), keep)  # type: ignore[no-untyped-call]
+        return output, tuple(None if each is None else 0 for each in output)
 
 
 def _on_chip(tensor: Tensor) -> bool:

@@ -30,7 +30,7 @@ from tft.dropout import Noise
 from tft.fits import FoldFit, keep_size, kept, kept_composition, kept_size
 from tft.fits import keep as keep_fit
 from tft.folds import Fold
-from tft.forecast import TARGET_BLOCK, Forecasts, forecast, plan
+from tft.forecast import TARGET_BLOCK, Forecasts, forecast, plan, selection_weights
 from tft.loss import training_loss, validation_score
 from tft.model import LOSS_MODES, LossMode, ModelConfig, Output, TemporalFusionTransformer, stacked
 from tft.panel import Panel
@@ -49,6 +49,8 @@ GPU_SHARE = 0.8
 Each = TypeVar("Each")
 _initialising = threading.Lock()
 """Initial weights are drawn from the global generator, which threads share."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -200,19 +202,40 @@ def fit_folds(
     and recipes, and has place for one fit of a fold. `on_epoch` is called in the caller's thread. Raises ValueError for
     a fold without training or validation targets.
     """
+    return map_fits(lambda number, fit: fit, market, folds, recipe, stack=stack, keep=keep, on_epoch=on_epoch)
+
+
+def map_fits(
+    follow: Callable[[int, FoldFit], Result],
+    market: Market,
+    folds: Sequence[Fold],
+    recipe: Recipe | Sequence[Recipe],
+    *,
+    stack: int | None = None,
+    keep: Path | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> Iterator[Result]:
+    """What `follow` makes of the number (in `folds`) and the fit of every fold, on a CPU in the thread that fitted it.
+
+    The rest as in `fit_folds`.
+    """
     report = on_epoch or (lambda one: None)
     recipes = one_each(recipe, len(folds))
     assert keep is None or len({fold.index for fold in folds}) == len(folds), "fits are kept by the index of their fold"
     if market.device.type != "cpu":
-        yield from _one_stack_after_the_other(market, folds, recipes, stack, keep, report)
+        for number, fit in enumerate(_one_stack_after_the_other(market, folds, recipes, stack, keep, report)):
+            yield follow(number, fit)
         return
     size = stack or 1
-    work = [
-        partial(_fitted, market, folds[start : start + size], recipes[start : start + size], keep)
-        for start in range(0, len(folds), size)
-    ]
-    for fits in side_by_side(work, min(len(work), torch.get_num_threads()), report):
-        yield from fits
+
+    def piece(start: int, report: Callable[[EpochReport | None], None]) -> list[Result]:
+        own = slice(start, start + size)
+        fits = _fitted(market, folds[own], recipes[own], keep, report)
+        return [follow(number, fit) for number, fit in enumerate(fits, start)]
+
+    work = [partial(piece, start) for start in range(0, len(folds), size)]
+    for results in side_by_side(work, min(len(work), torch.get_num_threads()), report):
+        yield from results
 
 
 def _one_stack_after_the_other(
@@ -428,39 +451,55 @@ def initial_parameters(
     panel: Panel, folds: Sequence[Fold], recipe: Recipe, device: torch.device
 ) -> tuple[TemporalFusionTransformer, Tensor]:
     """The network and its initial parameters (K, P), drawn by (seed, fold)."""
-    rows = []
+    networks = [network(panel, recipe, key(recipe.seed, "initial", fold.index)) for fold in folds]
+    rows = [torch.cat([value.detach().flatten() for value in one.parameters()]) for one in networks]
+    return networks[0].to(device), torch.stack(rows).to(device)
+
+
+def network(panel: Panel, recipe: Recipe, seed: int) -> TemporalFusionTransformer:
+    """With initial parameters drawn by the seed."""
     with _initialising, torch.random.fork_rng(devices=[]):
-        for fold in folds:
-            torch.manual_seed(key(recipe.seed, "initial", fold.index))
-            rows.append(torch.cat([value.detach().flatten() for value in network(panel, recipe).parameters()]))
-        return network(panel, recipe).to(device), torch.stack(rows).to(device)
+        torch.manual_seed(seed)
+        return TemporalFusionTransformer(
+            recipe.model,
+            n_variables=len(panel.feature_names),
+            n_assets=len(panel.symbols),
+            loss_mode=recipe.training.loss_mode,
+        )
 
 
-def network(panel: Panel, recipe: Recipe) -> TemporalFusionTransformer:
-    return TemporalFusionTransformer(
-        recipe.model,
-        n_variables=len(panel.feature_names),
-        n_assets=len(panel.symbols),
-        loss_mode=recipe.training.loss_mode,
-    )
+def fitted_network(fit: FoldFit, market: Market, recipe: Recipe) -> TemporalFusionTransformer:
+    """The network with the fold's kept weights, on the market's device."""
+    model = network(market.panel, recipe, recipe.seed)  # on torch's meta device a draw loads its compiler, for seconds
+    model.load_state_dict(fit.parameters)
+    return model.to(market.device)
 
 
 def forecast_fit(fit: FoldFit, market: Market, recipe: Recipe, bars: range) -> tuple[Forecasts, NDArray[np.int64]]:
     """Forecasts of the fold's kept weights for `bars`, and the flat cells (M,) they are of."""
     device = market.device
-    with torch.device("meta"):  # the weights are the fit's
-        model = network(market.panel, recipe)
     space = market.space(fit.scaler, recipe.model)
     cells = space.targets(bars)
+    model = fitted_network(fit, market, recipe)
     (forecasts,) = forecast(
         model,
-        {name: value.unsqueeze(0).to(device) for name, value in fit.parameters.items()},
+        {name: value.detach().unsqueeze(0) for name, value in model.named_parameters()},
         market.on_device,
         torch.from_numpy(fit.scaler.mean)[None].to(device),
         torch.from_numpy(fit.scaler.std)[None].to(device),
         plan([space], [cells], seed=recipe.seed, device=device),
     )
     return forecasts, cells
+
+
+def selection_of_fit(
+    fit: FoldFit, market: Market, recipe: Recipe, bars: range
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """VSN weights (M, V) of the fold's kept weights for `bars`, and the flat cells (M,) they are of."""
+    device = market.device
+    cells = market.space(fit.scaler, recipe.model).targets(bars)
+    mean, std = (torch.from_numpy(each).to(device) for each in (fit.scaler.mean, fit.scaler.std))
+    return selection_weights(fitted_network(fit, market, recipe), market.on_device, mean, std, cells), cells
 
 
 def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[str, Tensor]:

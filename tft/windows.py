@@ -157,7 +157,7 @@ class DevicePanel:
 
     def cells(self, index: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """index (K, N), mean and std (K, V) -> x, present (K, N, V), instrument (K, N); missing x is 0."""
-        raw = self.rows.index_select(0, index.flatten()).view(*index.shape, -1)
+        raw = self.rows.index_select(0, index.flatten()).view(*index.shape, self.rows.shape[1])
         x = ((raw - mean.unsqueeze(1)) / std.unsqueeze(1)).clamp(-CLIP, CLIP)
         present = torch.isfinite(x)
         return torch.where(present, x, 0.0), present.to(x.dtype), index % self.n_assets
@@ -253,11 +253,19 @@ def distinct(flat: Tensor, capacity: int | None = None, *, multiple: int = 1) ->
 
     N is the capacity, or by default the most cells that one of the K has, rounded up to a multiple.
     """
-    host = flat.cpu().numpy()
-    unique = [np.unique(one, return_inverse=True) for one in host]
-    most = max(len(found) for found, _ in unique)
+    listed = [_listed(one) for one in flat.cpu().numpy()]
+    most = max(len(found) for found, _ in listed)
     size = capacity or -(-most // multiple) * multiple
     assert most <= size
-    cells = np.stack([np.pad(found, (0, size - len(found)), mode="edge") for found, _ in unique])
-    windows = np.stack([row.reshape(one.shape) for one, (_, row) in zip(host, unique, strict=True)])
+    cells = np.stack([np.pad(found, (0, size - len(found)), mode="edge") for found, _ in listed])
+    windows = np.stack([rows for _, rows in listed])
     return torch.from_numpy(cells).to(flat.device), torch.from_numpy(windows).to(flat.device)
+
+
+def _listed(cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different ones, ascending, and each cell's place among them. Cells lie close: nothing has to be sorted."""
+    first = cells.min()
+    back = cells - first
+    there = np.zeros(back.max() + 1, dtype=np.bool_)
+    there[back] = True
+    return np.flatnonzero(there) + first, (np.cumsum(there) - 1)[back]
