@@ -351,17 +351,17 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
     recipe = Recipe(model, training, Timing(), 1 + setting.repeats, SEED)
 
     forecast_s: list[float] = []
-    forecast = train.forecast
+    validate = train.validate
 
     def timed(*arguments: Any, **named: Any) -> Any:
         synchronise(device)  # the steps before it are not its own
         started = time.perf_counter()
-        result = forecast(*arguments, **named)
+        result = validate(*arguments, **named)
         synchronise(device)
         forecast_s.append(time.perf_counter() - started)
         return result
 
-    train.forecast = timed
+    train.validate = timed
     epoch_s: list[float] = []
 
     def on_epoch(report: train.EpochReport) -> None:
@@ -369,7 +369,7 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
             epoch_s.append(report.seconds)
 
     (fit, *_) = fit_folds(market, folds, recipe, stack=setting.stack, on_epoch=on_epoch)
-    train.forecast = forecast
+    train.validate = validate
     step_s = [(whole - float(np.median(forecast_s))) / n_steps for whole in epoch_s]
     with (Path(__file__).resolve().parents[1] / "pyproject.toml").open("rb") as file:
         own_version = tomllib.load(file)["project"]["version"]

@@ -139,13 +139,13 @@ def watched_fit(
     market: Market, folds: Sequence[Fold], recipe: Recipe, stack: int
 ) -> tuple[list[float], list[FoldFit], list[float]]:
     """Seconds of each epoch of a stack, the fits, seconds of each validation forecast; without the first epochs."""
-    forecast, forecast_s = train.forecast, dict[int, list[float]]()  # by thread, which fits stack after stack
+    validate, forecast_s = train.validate, dict[int, list[float]]()  # by thread, which fits stack after stack
     epoch_s: list[float] = []
 
     def timed(*arguments: object, **named: object) -> object:
         synchronise(market.device)  # the epoch's last steps may still be under way
         started = time.perf_counter()
-        result = forecast(*arguments, **named)  # type: ignore[arg-type]
+        result = validate(*arguments, **named)  # type: ignore[arg-type]
         synchronise(market.device)
         forecast_s.setdefault(threading.get_ident(), []).append(time.perf_counter() - started)
         return result
@@ -154,14 +154,14 @@ def watched_fit(
         if report.epoch:
             epoch_s.append(report.seconds)
 
-    train.forecast = timed  # type: ignore[assignment]
+    train.validate = timed  # type: ignore[assignment]
     try:
         fits = list(fit_folds(market, folds, recipe, stack=stack, on_epoch=on_epoch))
     finally:
-        train.forecast = forecast
+        train.validate = validate
     later = [one for own in forecast_s.values() for number, one in enumerate(own) if number % recipe.epochs]
     if len(later) != len(epoch_s):
-        raise RuntimeError(f"{len(epoch_s)} epochs but {len(later)} forecasts: each should end with tft.train.forecast")
+        raise RuntimeError(f"{len(epoch_s)} epochs but {len(later)} forecasts: each should end with tft.train.validate")
     return epoch_s, fits, later
 
 

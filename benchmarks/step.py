@@ -159,25 +159,25 @@ class Fitted(NamedTuple):
 
 def time_fit(market: Market, folds: Sequence[Fold], recipe: Recipe, stack: int | None, n_steps: int) -> Fitted:
     training: Any = train
-    forecast, forecast_s = training.forecast, []
+    validate, forecast_s = training.validate, []
     reports: list[tuple[float, EpochReport]] = []
 
     def timed_forecast(*arguments: Any, **named: Any) -> Any:
         synchronise(market.device)  # the epoch's last steps may still be under way
         started = time.perf_counter()
-        result = forecast(*arguments, **named)  # ends with its numbers on the host
+        result = validate(*arguments, **named)  # ends with its numbers on the host
         forecast_s.append(time.perf_counter() - started)
         return result
 
     def on_epoch(report: EpochReport) -> None:
         reports.append((time.perf_counter(), report))
 
-    training.forecast = timed_forecast
+    training.validate = timed_forecast
     try:
         fits = list(fit_folds(market, folds, recipe, stack=stack, on_epoch=on_epoch))
     finally:
-        training.forecast = forecast
-    assert len(forecast_s) == len(reports), "every epoch ends with one call of tft.train.forecast"
+        training.validate = validate
+    assert len(forecast_s) == len(reports), "every epoch ends with one call of tft.train.validate"
     counted = [(ended, report) for ended, report in reports if report.epoch > 0] or reports
     busy = sum(report.seconds for _, report in counted)
     span = max(ended for ended, _ in counted) - min(ended - report.seconds for ended, report in counted)

@@ -56,6 +56,11 @@ class Plan:
     """Of each fold."""
     groups: tuple[_Group, ...]
 
+    @property
+    def n_blocks(self) -> int:
+        """Of targets."""
+        return sum(group.windows.shape[1] for group in self.groups)
+
 
 def plan(
     spaces: Sequence[WindowSpace], targets: Sequence[NDArray[np.int64]], *, seed: int, device: torch.device
@@ -103,7 +108,6 @@ def one_thread(device: torch.device) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-@torch.no_grad()
 def forecast(
     model: TemporalFusionTransformer,
     parameters: Mapping[str, Tensor],
@@ -116,6 +120,19 @@ def forecast(
 
     parameters (K, ...) by name · mean, std (K, V) of each fold's scaler.
     """
+    return by_fold(plan, *forecast_tensors(model, parameters, panel, mean, std, plan))
+
+
+@torch.no_grad()
+def forecast_tensors(
+    model: TemporalFusionTransformer,
+    parameters: Mapping[str, Tensor],
+    panel: DevicePanel,
+    mean: Tensor,
+    std: Tensor,
+    plan: Plan,
+) -> tuple[Tensor, Tensor]:
+    """The same on the device: positions (K, M) and distributions (K, M, D), padded; it can be recorded."""
     n_folds = len(plan.n_targets)
     positions, distributions = [], []
     with one_thread(panel.rows.device):
@@ -135,8 +152,12 @@ def forecast(
                 )
                 positions.append(output.position)
                 distributions.append(output.distribution)
-    position = torch.cat(positions, dim=1).double().cpu().numpy()
-    distribution = torch.cat(distributions, dim=1).double().cpu().numpy()
+    return torch.cat(positions, dim=1), torch.cat(distributions, dim=1)
+
+
+def by_fold(plan: Plan, positions: Tensor, distributions: Tensor) -> list[Forecasts]:
+    """What `forecast_tensors` gives, without the padding, on the host."""
+    position, distribution = (tensor.double().cpu().numpy() for tensor in (positions, distributions))
     return [Forecasts(position[k, :m], distribution[k, :m]) for k, m in enumerate(plan.n_targets)]
 
 

@@ -30,7 +30,7 @@ from tft.dropout import Noise
 from tft.fits import FoldFit, keep_size, kept, kept_composition, kept_size
 from tft.fits import keep as keep_fit
 from tft.folds import Fold
-from tft.forecast import TARGET_BLOCK, Forecasts, forecast, plan, selection_weights
+from tft.forecast import TARGET_BLOCK, Forecasts, Plan, by_fold, forecast, forecast_tensors, plan, selection_weights
 from tft.loss import training_loss, validation_score
 from tft.model import LOSS_MODES, LossMode, ModelConfig, Output, TemporalFusionTransformer, stacked
 from tft.panel import Panel
@@ -47,6 +47,8 @@ MAX_STACK = 20
 GPU_SHARE = 0.8
 """Of the free memory, what a stack may take by its own reckoning."""
 Each = TypeVar("Each")
+MAX_RECORDED_BLOCKS = 32
+"""Of validation targets: a graph of more would take longer to record than it saves."""
 _initialising = threading.Lock()
 """Initial weights are drawn from the global generator, which threads share."""
 
@@ -180,7 +182,7 @@ def bytes_per_fold(recipe: Recipe, panel: Panel, n_training_bars: int) -> int:
     cells = n_cells * (n_variables * (12 * 4 + 4 * h) + 40 * 4 * h)  # VSN logits, a gradient, what is selected
     windows = training.batch_size * (per_target * 5 * 4 * 4 * h + model.seq_len * 80 * 4 * h)
     forecasts = TARGET_BLOCK * per_target * 3 * 4 * 4 * h
-    return n_parameters * 10 * 4 + max(cells + windows, forecasts)
+    return n_parameters * 10 * 4 + cells + windows + forecasts
 
 
 def fit_folds(
@@ -366,7 +368,10 @@ def _fit_stack(
         adam(flat, gradient, first_moment, second_moment, n_updates, clip, active * has_batch * finite, lr)
         total.add_(loss.detach() * has_batch[:, 0])
 
-    recorded: Captured | None = None
+    on_device: Callable[[], tuple[Tensor, Tensor]] = partial(
+        forecast_tensors, model, _named(flat, shapes), market.on_device, mean, std, validation
+    )
+    recorded: Captured[None] | None = None
     for epoch in range(recipe.epochs):
         epoch_started = time.perf_counter()
         sampler.start_epoch(epoch)
@@ -379,7 +384,9 @@ def _fit_stack(
             report(None)
             (recorded or step)(*sampler.batch(number))
 
-        forecasts = forecast(model, _named(flat, shapes), market.on_device, mean, std, validation)
+        if device.type == "cuda" and not epoch and validation.n_blocks <= MAX_RECORDED_BLOCKS:
+            on_device = Captured(on_device)
+        forecasts = validate(on_device, validation)
         losses.append(total.double().cpu().numpy() / np.array(sampler.steps_per_fold))
         scores.append(
             np.array([_score(f, market, cells, recipe) for f, cells in zip(forecasts, held_out, strict=True)])
@@ -437,6 +444,11 @@ def _fit_stack(
         )
         for k, fold in enumerate(folds)
     ]
+
+
+def validate(on_device: Callable[[], tuple[Tensor, Tensor]], plan: Plan) -> list[Forecasts]:
+    """Each fold's forecasts after an epoch."""
+    return by_fold(plan, *on_device())
 
 
 def one_each(one_or_all: Each | Sequence[Each], n: int) -> Sequence[Each]:
