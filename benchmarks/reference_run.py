@@ -87,7 +87,7 @@ class Stack:
 
 @dataclass
 class Fit:
-    """One call of `fit_folds`."""
+    """One call of `map_fits`."""
 
     phase: str
     at_once: int
@@ -127,16 +127,17 @@ class Meter:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        fit_folds = backtest.fit_folds
+        map_fits = backtest.map_fits
 
         def watched(
+            follow: Callable[[int, FoldFit], Any],
             market: Market,
             folds: Sequence[Fold],
             recipe: Recipe | Sequence[Recipe],
             *,
             on_epoch: Callable[[EpochReport], None] | None = None,
             **options: Any,
-        ) -> Iterator[FoldFit]:
+        ) -> Iterator[Any]:
             fit = Fit(self.phase(), torch.get_num_threads() if market.device.type == "cpu" else 1)
             self.fits.append(fit)
             by_index = {fold.index: fold for fold in folds}
@@ -151,13 +152,13 @@ class Meter:
                 if on_epoch:
                     on_epoch(epoch)
 
-            return fit_folds(market, folds, recipe, on_epoch=report, **options)
+            return map_fits(follow, market, folds, recipe, on_epoch=report, **options)
 
-        backtest.fit_folds = watched  # type: ignore[assignment]
+        backtest.map_fits = watched
         try:
             yield
         finally:
-            backtest.fit_folds = fit_folds
+            backtest.map_fits = map_fits
 
     def of(self, phase: str) -> list[Fit]:
         return [fit for fit in self.fits if fit.phase == phase]
