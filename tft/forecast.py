@@ -170,13 +170,15 @@ def _encode(
     std: Tensor,
     static: Tensor,
 ) -> Cells:
-    """Each distinct cell (K, N) once, CELL_BLOCK at a time."""
-    blocks: list[Cells] = []
+    """Each distinct cell (K, N) once, CELL_BLOCK at a time; without VSN weights, which can outgrow the panel."""
+    blocks: list[tuple[Tensor, Tensor]] = []
     for own in cells.split(CELL_BLOCK, dim=1):
         x, present, asset = panel.cells(own, mean, std)
         context = torch.stack([static[k, :, 0].index_select(0, asset[k]) for k in range(len(cells))])
-        blocks.append(stacked(model.cells, parameters, "cells.", x, present, context))
-    return Cells(*(torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True)))
+        block: Cells = stacked(model.cells, parameters, "cells.", x, present, context)
+        blocks.append((block.selected, block.gates))
+    selected, gates = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))
+    return Cells(selected, gates, selected.new_empty(*selected.shape[:2], 0))
 
 
 @torch.no_grad()
