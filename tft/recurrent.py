@@ -56,7 +56,7 @@ class _Scan(Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if gates.device.type == "cpu" and (kernels := native.kernels()):
             return kernels.scan_forward(gates, weight, hidden, cell, keep=keep)
-        if _on_chip(gates):
+        if scan_gpu.takes(gates):
             states, cells, active = scan_gpu.scan_forward(*_stack(gates, weight, hidden, cell, like=gates))
             return _as(gates, states), _as(gates, cells), _as(gates, active)
         return _scan_forward(gates, weight, hidden, cell)
@@ -76,7 +76,7 @@ class _Scan(Function):
         saved = (gradients[0], weight, first_hidden, first_cell, states, cells, active)
         if active.device.type == "cpu" and (kernels := native.kernels()):
             return *kernels.scan_backward(*saved), None
-        if _on_chip(active):
+        if scan_gpu.takes(active):
             d_gates, d_hidden, d_cell = scan_gpu.scan_backward(*_stack(*saved, like=active))
             d_gates, d_hidden, d_cell = _as(active, d_gates), _as(active, d_hidden), _as(active, d_cell)
         else:
@@ -93,11 +93,6 @@ class _Scan(Function):
         *tensors, keep = arguments
         output = _Scan.apply(*_at_front(info, in_dims[:-1], tensors), keep)  # type: ignore[no-untyped-call]
         return output, tuple(None if each is None else 0 for each in output)
-
-
-def _on_chip(tensor: Tensor) -> bool:
-    """Whether one launch does the whole scan."""
-    return tensor.dtype == torch.float32 and scan_gpu.available(tensor.device)
 
 
 def _stack(*tensors: Tensor, like: Tensor) -> tuple[Tensor, ...]:
