@@ -162,8 +162,7 @@ def test_the_rule_sees_every_form_of_import(source: str, expected: list[str]) ->
 
 @pytest.mark.parametrize("file", [file for file in sources() if file.startswith("tft/")])
 def test_the_model_needs_torch_numpy_and_safetensors_alone(file: str) -> None:
-    """And triton, where torch was built for a GPU and brings it along."""
-    allowed = {"tft", "torch", "numpy", "safetensors", "triton"} | sys.stdlib_module_names
+    allowed = {"tft", "torch", "numpy", "safetensors"} | sys.stdlib_module_names
     assert {name.split(".")[0] for name in imports_of(file)} - allowed == set()
 
 
@@ -192,7 +191,7 @@ def test_every_dependency_names_its_consumer_which_imports_it(name: str, comment
 
 def test_no_third_party_import_is_undeclared() -> None:
     declared = {IMPORT_NAMES.get(name, name) for name, _ in dependencies()} | {"tft", "pipeline"}
-    # Come with a declared one: MLflow speaks pandas, boto3 raises botocore's errors, torch for a GPU brings triton.
-    declared |= {"pandas", "botocore", "triton"}
+    # Come with a declared one: MLflow speaks pandas, boto3 raises botocore's errors.
+    declared |= {"pandas", "botocore"}
     used = {name.split(".")[0] for file in sources() for name in imports_of(file)}
     assert used - declared - sys.stdlib_module_names == set()

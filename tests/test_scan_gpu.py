@@ -1,12 +1,6 @@
-"""The Triton kernels of the scan against the scan in torch, with float64 as the truth.
-
-On a GPU, or without one under TRITON_INTERPRET=1 where triton is installed (a CPU build of torch comes without).
-"""
+"""The CUDA kernels of the scan against the scan in torch, with float64 as the truth."""
 
 from __future__ import annotations
-
-import os
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -15,17 +9,12 @@ from torch import Tensor
 from tft import scan_gpu
 from tft.recurrent import lstm
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
-
-needs_kernels = pytest.mark.skipif(
-    not (scan_gpu.available(DEVICE) or (INTERPRETED and find_spec("triton"))),
-    reason="no GPU that the kernels run on, and no triton that interprets them (TRITON_INTERPRET=1)",
-)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 needs_gpu = pytest.mark.skipif(not scan_gpu.available(DEVICE), reason="no GPU that the kernels run on")
 
 # n_folds, n_steps, n_windows, width: one tile of columns, several, padded or not, the weight kept on the chip or not.
 SHAPES = [(1, 1, 1, 5), (3, 9, 1, 8), (2, 3, 17, 20), (3, 9, 17, 48), (1, 2, 40, 48), (1, 3, 17, 64), (2, 3, 17, 100)]
+SHAPES += [(1, 3, 5, 160), (1, 2, 3, 256)]
 
 
 def inputs(n_folds: int, n_steps: int, n_windows: int, width: int, spread: float = 1.0) -> list[Tensor]:
@@ -59,18 +48,18 @@ def error(found: Tensor, truth: Tensor) -> float:
     return float((found.double() - truth).abs().max() / truth.abs().max())
 
 
-@needs_kernels
+@needs_gpu
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_states_and_gradients_are_as_close_to_the_truth_as_those_of_torch(shape: tuple[int, int, int, int]) -> None:
     given = inputs(*shape)
     truth = by_torch(*(tensor.double() for tensor in given))
     for ours, theirs, true in zip(by_kernels(*given), by_torch(*given), truth, strict=True):
         assert ours.shape == true.shape
-        assert error(ours, true) <= max(4.0 * error(theirs, true), 5e-7)
+        # Tensor cores cut the sums that torch rounds: an error that grows with the terms.
+        assert error(ours, true) <= max(4.0 * error(theirs, true), 5e-7, 1e-8 * shape[-1])
 
 
-@needs_kernels
-@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # to infinity, as on a GPU
+@needs_gpu
 @pytest.mark.parametrize("spread", [1e-4, 40.0])
 def test_gates_near_zero_and_saturated(spread: float) -> None:
     given = inputs(1, 4, 5, 8, spread)
@@ -79,7 +68,7 @@ def test_gates_near_zero_and_saturated(spread: float) -> None:
         assert error(ours, true) <= 2e-6
 
 
-@needs_kernels
+@needs_gpu
 def test_the_gates_kept_for_the_backward_are_as_accurate_near_zero_as_elsewhere() -> None:
     """From a state of zero the candidate is tanh of its gate: the relative error of both branches."""
     width = 16
@@ -94,7 +83,7 @@ def test_the_gates_kept_for_the_backward_are_as_accurate_near_zero_as_elsewhere(
     assert float(((found - true) / true).abs().max()) < 3e-7
 
 
-@needs_kernels
+@needs_gpu
 def test_a_gradient_that_is_a_view_is_read_as_what_it_shows() -> None:
     """A sum over the states hands back one number, expanded."""
     gates, weight, hidden, cell, d_states = inputs(2, 3, 5, 8)
@@ -107,7 +96,7 @@ def test_a_gradient_that_is_a_view_is_read_as_what_it_shows() -> None:
         assert torch.equal(ours, same)
 
 
-@needs_kernels
+@needs_gpu
 def test_two_calls_agree_to_the_last_bit_and_folds_do_not_see_each_other() -> None:
     given = inputs(3, 4, 17, 20)
     first, again = by_kernels(*given), by_kernels(*given)
@@ -141,18 +130,9 @@ def test_both_launches_are_captured_in_a_graph() -> None:
 
 def test_only_float32_on_a_gpu_is_taken() -> None:
     assert not scan_gpu.available(torch.device("cpu"))
-    assert not scan_gpu.takes(torch.zeros(1))
-    assert not scan_gpu.takes(torch.zeros(1, dtype=torch.float64, device=DEVICE))
+    assert not scan_gpu.takes(torch.zeros(1), 8)
+    assert not scan_gpu.takes(torch.zeros(1, dtype=torch.float64, device=DEVICE), 8)
+    assert not scan_gpu.takes(torch.zeros(1, device=DEVICE), 257)
     gates, weight, hidden, cell, _ = (tensor.double() for tensor in inputs(1, 1, 1, 5))
     with pytest.raises(ValueError, match=r"^the kernels are float32, got torch.float64: use the scan of tft/recurr"):
         scan_gpu.scan_forward(gates, weight, hidden, cell)
-
-
-@pytest.mark.parametrize("width", [1, 16, 17, 48, 49, 64, 65, 160])
-def test_tiles_are_what_the_products_take_and_cover_the_width(width: int) -> None:
-    plan = scan_gpu.plan(width)
-    n_tiles = -(-width // plan.tile)
-    assert plan.tile >= 16 and plan.tile & (plan.tile - 1) == 0
-    assert n_tiles * plan.tile - width < 32
-    # What is kept: four gates in float32, at most 64 KiB of shared memory.
-    assert not plan.keep or 4 * 4 * (n_tiles * plan.tile) ** 2 <= 64 * 1024

@@ -54,7 +54,7 @@ def load(source: Path, options: Sequence[str], device: torch.device) -> ctypes.c
 def _compiled(source: Path, options: Sequence[str], device: torch.device) -> bytes:
     compiler, program = _compiler(), ctypes.c_void_p()
     major, minor = torch.cuda.get_device_capability(device)
-    flags = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", *options]
+    flags = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", f"--include-path={source.parent}", *options]
     text, name = source.read_bytes(), source.name.encode()
     _check(compiler.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None), "NVRTC")
     try:

@@ -56,7 +56,7 @@ class _Scan(Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if gates.device.type == "cpu" and (kernels := native.kernels()):
             return kernels.scan_forward(gates, weight, hidden, cell, keep=keep)
-        if scan_gpu.takes(gates):
+        if scan_gpu.takes(gates, hidden.shape[-1]):
             states, cells, active = scan_gpu.scan_forward(*_stack(gates, weight, hidden, cell, like=gates))
             return _as(gates, states), _as(gates, cells), _as(gates, active)
         return _scan_forward(gates, weight, hidden, cell)
@@ -76,7 +76,7 @@ class _Scan(Function):
         saved = (gradients[0], weight, first_hidden, first_cell, states, cells, active)
         if active.device.type == "cpu" and (kernels := native.kernels()):
             return *kernels.scan_backward(*saved), None
-        if scan_gpu.takes(active):
+        if scan_gpu.takes(active, states.shape[-1]):
             d_gates, d_hidden, d_cell = scan_gpu.scan_backward(*_stack(*saved, like=active))
             d_gates, d_hidden, d_cell = _as(active, d_gates), _as(active, d_hidden), _as(active, d_cell)
         else:

@@ -1,13 +1,13 @@
 // The variable selection of selection.py on an NVIDIA GPU, compiled and called by select_gpu.py.
 //
 // A warp takes 16 cells of one variable through the whole chain in its registers, in the layout in which the tensor
-// cores leave a product: that is also the one in which they take the next one's left operand, if the order of the
-// terms is that of COLUMN below. Right operands lie in shared memory. A product is made of three in TF32, of the parts
-// of its operands that TF32 sees and of their rests: as exact as float32. Every sum has a fixed order.
+// cores leave a product and take the next one's left operand (mma.cuh). Right operands lie in shared memory. Every sum
+// has a fixed order.
 //
 // Shapes: K folds, V variables, N cells, H hidden width (given by the compiler's command line), P = H rounded up to 16,
-// the rest zeros, S parts of a sum. A tile is 16 cells (rows) by 8 columns: of it lane 4g + t holds rows g and g + 8 of
-// columns 2t and 2t + 1, as {(g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1)}.
+// the rest zeros, S parts of a sum. Tiles are those of mma.cuh, their rows cells.
+
+#include "mma.cuh"
 
 constexpr int P = (H + 15) / 16 * 16;
 constexpr int TILES = P / 8;
@@ -17,7 +17,6 @@ constexpr int BACKWARD_WARPS = TILES;  // each has its own columns of the weight
 constexpr int ROWS = 16;               // of a warp
 constexpr int CHUNK = ROWS * BACKWARD_WARPS;
 
-typedef unsigned int uint;
 typedef float Rows[TILES][4];  // 16 cells, P columns
 
 // ---------------------------------------------------------------- shared memory
@@ -79,31 +78,6 @@ __device__ void clear(void* memory, int bytes) {
 
 // ---------------------------------------------------------------- products
 
-// c += a @ b of a tile: a 16 x 8, b 8 x 8, both split. Tensor cores read the upper 19 bits of an operand alone.
-struct Split {
-  uint high, low;
-  __device__ Split(float x) : high(__float_as_uint(x)) { low = __float_as_uint(x - __uint_as_float(high & 0xffffe000)); }
-};
-__device__ inline void mma(float (&c)[4], const uint (&a)[4], uint b0, uint b1) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-struct Left {
-  uint high[4], low[4];
-  __device__ Left(float a0, float a1, float a2, float a3) {
-    const Split parts[4] = {a0, a1, a2, a3};
-#pragma unroll
-    for (int i = 0; i < 4; i++) high[i] = parts[i].high, low[i] = parts[i].low;
-  }
-};
-__device__ inline void add(float (&c)[4], const Left& a, Split b0, Split b1) {
-  mma(c, a.low, b0.high, b1.high);
-  mma(c, a.high, b0.low, b1.low);
-  mma(c, a.high, b0.high, b1.high);
-}
-
-// COLUMN: term t of a step's eight is column 2t of the left operand's tile, term t + 4 column 2t + 1.
 // to += rows @ weight, for the P columns from `column` on
 __device__ inline void add_product(Rows& to, const Rows& rows, const float* weight, int column, int length) {
   const int g = threadIdx.x >> 2 & 7, t = threadIdx.x & 3;
@@ -186,7 +160,6 @@ __device__ inline float sum_of_row(float x) {  // over the four lanes that share
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-__device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 __device__ inline float hidden_of(const Grn& grn, const float (&x)[2], int j, int i) {
   const float v = of(grn, CONSTANT, j, i) + x[i / 2] * of(grn, SLOPE, j, i);
   return v > 0.0f ? v : __expf(v) - 1.0f;

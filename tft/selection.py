@@ -99,8 +99,8 @@ def kernels_for(device: torch.device) -> str:
     """What computes in float32 on this device; results differ in the last bits."""
     if device.type == "cpu":
         return "native" if native.kernels() else "torch"
-    found = [name for name, one in (("cuda", select_gpu), ("triton", scan_gpu)) if one.available(device)]
-    return "+".join(found) or "torch"
+    found = [one.available(device) for one in (select_gpu, scan_gpu)]
+    return "cuda" if all(found) else "cuda+torch" if any(found) else "torch"
 
 
 def _kernels(x: Tensor, grns: VariableGRNs) -> Any:
