@@ -24,6 +24,7 @@ LAYERS = [
     "tft/affine.py",
     "tft/cuda.py",
     "tft/adam.py",
+    "tft/gather_gpu.py",
     "tft/scan_gpu.py",
     "tft/select_gpu.py",
     "tft/recurrent.py",

@@ -118,6 +118,48 @@ def test_the_scan_without_a_gradient_gives_the_same_states() -> None:
     assert torch.equal(together, of_stack(*arguments))
 
 
+WINDOWS = torch.tensor([[0, 1, 2], [1, 2, 5], [0, 3, 5], [2, 4, 5]])
+
+
+def of_cells(seed: int, *stack: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """gates (N, 4H) and the rest for windows of 3 bars."""
+    _, *rest = inputs(seed, *stack)
+    draws = torch.Generator().manual_seed(seed + 1)
+    cells = torch.randn(*stack, 6, 4 * WIDTH, generator=draws, dtype=torch.float64).requires_grad_(True)
+    return cells, rest[0], rest[1], rest[2]
+
+
+def test_gates_read_through_windows_are_those_laid_out_beforehand() -> None:
+    """States and all gradients, where a cell is in several windows, or in none."""
+    leaves = of_cells(3)
+    through = lstm(*leaves, WINDOWS)
+    laid_out = lstm(leaves[0][WINDOWS.T], *leaves[1:])
+    torch.testing.assert_close(through, laid_out, **TIGHT)
+    found, expected = (torch.autograd.grad(weighted_sum(states), leaves) for states in (through, laid_out))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **TIGHT)
+
+
+def test_windows_under_vmap_equal_a_loop() -> None:
+    """Of three folds with windows of their own."""
+    leaves = of_cells(4, 3)
+    windows = torch.stack([WINDOWS, WINDOWS.flip(0), WINDOWS])
+    together = vmap(lstm)(*leaves, windows)
+    looped = torch.stack([lstm(*(leaf[k] for leaf in leaves), windows[k]) for k in range(3)])
+    torch.testing.assert_close(together, looped, **TIGHT)
+    found, expected = (torch.autograd.grad(weighted_sum(states), leaves) for states in (together, looped))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **TIGHT)
+
+
+def test_gather_of_windows_is_indexing() -> None:
+    values = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    found, expected = gather(values, WINDOWS), values[WINDOWS]
+    assert torch.equal(found, expected)
+    ours, theirs = (torch.autograd.grad(weighted_sum(rows), values)[0] for rows in (found, expected))
+    torch.testing.assert_close(ours, theirs, **TIGHT)
+
+
 INDEX = torch.tensor([4, 0, 0, 2, 4, 4, 1])
 
 

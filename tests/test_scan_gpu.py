@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tft import scan_gpu
+from tft import gather_gpu, scan_gpu
 from tft.recurrent import lstm
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,8 +38,11 @@ def by_torch(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, d_stat
 def by_kernels(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, d_states: Tensor) -> list[Tensor]:
     """The same from the kernels."""
     gates, weight, hidden, cell, d_states = (t.to(DEVICE) for t in (gates, weight, hidden, cell, d_states))
-    states, cells, active = scan_gpu.scan_forward(gates, weight, hidden, cell)
-    gradients = scan_gpu.scan_backward(d_states, weight, hidden, cell, states, cells, active)
+    states, entering, cells, active = scan_gpu.scan_forward(gates, None, weight, hidden, cell, keep=True)
+    assert entering is not None
+    assert torch.equal(entering[:, 0], hidden)
+    assert torch.equal(entering[:, 1:], states[:, :-1])
+    gradients = scan_gpu.scan_backward(d_states, weight, cell, cells, active)
     return [tensor.cpu() for tensor in (states, *gradients)]
 
 
@@ -77,7 +80,9 @@ def test_the_gates_kept_for_the_backward_are_as_accurate_near_zero_as_elsewhere(
     gates[0, 0, :, 3 * width :] = into.view(8, width)
     zero = torch.zeros(1, 8, width)
     arguments = (gates, torch.zeros(1, width, 4 * width), zero, zero)
-    _, _, active = scan_gpu.scan_forward(*(tensor.to(DEVICE) for tensor in arguments))
+    gates, *rest = (tensor.to(DEVICE) for tensor in arguments)
+    _, _, _, active = scan_gpu.scan_forward(gates, None, *rest, keep=True)
+    assert active is not None
     found = active.cpu()[0, 0, :, 3 * width :].flatten().double()
     true = into.double().tanh()
     assert float(((found - true) / true).abs().max()) < 3e-7
@@ -106,13 +111,56 @@ def test_two_calls_agree_to_the_last_bit_and_folds_do_not_see_each_other() -> No
         assert torch.equal(one[1:2], single)
 
 
+def windows_of(n_folds: int, n_windows: int, n_bars: int, n_cells: int) -> Tensor:
+    """(K, W, L) cells, ascending along L."""
+    draws = torch.Generator().manual_seed(n_cells)
+    drawn = [torch.randperm(n_cells, generator=draws)[:n_bars].sort().values for _ in range(n_folds * n_windows)]
+    return torch.stack(drawn).view(n_folds, n_windows, n_bars)
+
+
+@needs_gpu
+@pytest.mark.parametrize("keep", [True, False])
+def test_gates_are_read_through_windows(keep: bool) -> None:
+    """The states are those of the gates laid out beforehand, kept for a backward or not."""
+    windows = windows_of(2, 19, 7, 40).to(DEVICE)
+    gates = torch.randn(2, 40, 4 * 20, device=DEVICE)
+    _, weight, hidden, cell, _ = (tensor.to(DEVICE) for tensor in inputs(2, 7, 19, 20))
+    laid_out = torch.stack([own[index.T] for own, index in zip(gates, windows, strict=True)])
+    found = scan_gpu.scan_forward(gates, windows, weight, hidden, cell, keep=keep)
+    expected = scan_gpu.scan_forward(laid_out, None, weight, hidden, cell, keep=True)
+    assert torch.equal(found[0], expected[0])
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        assert torch.equal(ours, theirs) if keep else ours is None
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    ("n_folds", "n_windows", "n_bars", "n_cells", "width"),
+    [(1, 1, 1, 1, 1), (2, 40, 7, 50, 20), (3, 272, 63, 2288, 192), (2, 2288, 1, 4, 48), (1, 33, 5, 9, 300)],
+)
+@pytest.mark.parametrize("bar_major", [False, True])
+def test_rows_add_up_to_the_cells_that_they_were_read_from(
+    n_folds: int, n_windows: int, n_bars: int, n_cells: int, width: int, bar_major: bool
+) -> None:
+    """As index_add does in float64; a cell that no window reads gets zero; the same bits every time."""
+    windows = windows_of(n_folds, n_windows, n_bars, n_cells)
+    d = torch.randn(n_folds, n_windows, n_bars, width)
+    expected = torch.zeros(n_folds, n_cells, width, dtype=torch.float64)
+    for fold in range(n_folds):
+        expected[fold].index_add_(0, windows[fold].flatten(), d[fold].double().flatten(0, 1))
+    rows = (d.transpose(1, 2) if bar_major else d).to(DEVICE)
+    found, again = (gather_gpu.add_rows(rows, windows.to(DEVICE), n_cells, bar_major=bar_major) for _ in range(2))
+    torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-5, atol=1e-4)
+    assert torch.equal(found, again)
+
+
 @needs_gpu
 def test_both_launches_are_captured_in_a_graph() -> None:
     gates, weight, hidden, cell, d_states = (tensor.to(DEVICE) for tensor in inputs(2, 5, 17, 48))
 
     def step() -> list[Tensor]:
-        states, cells, active = scan_gpu.scan_forward(gates, weight, hidden, cell)
-        return [states, *scan_gpu.scan_backward(d_states, weight, hidden, cell, states, cells, active)]
+        states, _, cells, active = scan_gpu.scan_forward(gates, None, weight, hidden, cell, keep=True)
+        return [states, *scan_gpu.scan_backward(d_states, weight, cell, cells, active)]
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -135,4 +183,4 @@ def test_only_float32_on_a_gpu_is_taken() -> None:
     assert not scan_gpu.takes(torch.zeros(1, device=DEVICE), 257)
     gates, weight, hidden, cell, _ = (tensor.double() for tensor in inputs(1, 1, 1, 5))
     with pytest.raises(ValueError, match=r"^the kernels are float32, got torch.float64: use the scan of tft/recurr"):
-        scan_gpu.scan_forward(gates, weight, hidden, cell)
+        scan_gpu.scan_forward(gates, None, weight, hidden, cell, keep=True)

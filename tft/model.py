@@ -272,18 +272,17 @@ class WindowReader(nn.Module):
         """windows (W, L) rows of `cells`, targets first, then their contexts target by target ·
         static (W, 4, H) of each window's instrument · has_context (B, C) true where a slot is filled.
         """
-        n_windows, n_bars = windows.shape
+        n_windows, _ = windows.shape
         n_targets, n_context = has_context.shape
         assert n_windows == n_targets * (1 + n_context)
         h = cells.selected.shape[-1]
 
-        by_bar = windows.T.reshape(-1)  # bar-major: the recurrence reads contiguous steps
-        states = lstm(gather(cells.gates, by_bar).view(n_bars, n_windows, 4 * h), self.recurrent[0], *_start(static))
+        states = lstm(cells.gates, self.recurrent[0], *_start(static), windows)
         for project, weight in zip(self.between, list(self.recurrent)[1:], strict=True):
             states = dropout(states, noise)
             states = lstm(project(states), weight, *_start(static))  # (L, W, H)
 
-        rows = gather(cells.selected, windows[:n_targets].reshape(-1)).view(n_targets, n_bars, h)
+        rows = gather(cells.selected, windows[:n_targets])  # (B, L, H)
         temporal = self.after_lstm(states[:, :n_targets].transpose(0, 1), rows, noise)  # (B, L, H), eq 17
         enriched = self.enrichment(temporal, static[:n_targets, 1].unsqueeze(1), noise=noise)  # (B, L, H), eq 18
         context_scores = temporal.new_zeros(n_targets, self.attention.n_heads, n_context)

@@ -1,6 +1,6 @@
 """The LSTM over many windows at once, and the gather that feeds it: each with its own backward and vmap rule.
 
-The LSTM is written here for any device, and done by native.cpp on a CPU and scan_gpu.py on a GPU where they can run.
+Both are written here for any device, and done by native.cpp on a CPU and by CUDA kernels on a GPU where they can run.
 
 Shapes: K stacked folds (only under vmap), L look-back bars, W windows, H hidden, N cells, D width of a cell.
 Gates are laid out input | forget | output | candidate along the last dimension of size 4H.
@@ -15,93 +15,115 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from tft import native, scan_gpu
+from tft import gather_gpu, native, scan_gpu
 from tft.affine import sum_over_rows
 
 
-def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
+def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, windows: Tensor | None = None) -> Tensor:
     """Hidden states (L, W, H) of an LSTM whose input projections are already computed.
 
-    gates (L, W, 4H) input projection with bias · weight (H, 4H) · hidden, cell (W, H) initial states
+    gates (L, W, 4H) input projection with bias, or (N, 4H) one of each cell, and windows (W, L) the cells that each
+    reads, ascending · weight (H, 4H) · hidden, cell (W, H) initial states
     (Hochreiter & Schmidhuber 1997 with forget gate, Gers et al. 2000). Time is a loop of fused steps; the weight
     gradient is a single matrix product over all steps.
     """
-    states: Tensor = _Scan.apply(gates, weight, hidden, cell, torch.is_grad_enabled())[0]  # type: ignore[no-untyped-call]
+    keep = torch.is_grad_enabled()
+    states: Tensor = _Scan.apply(gates, windows, weight, hidden, cell, keep)[0]  # type: ignore[no-untyped-call]
     return states
 
 
-def gather(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of values (N, D) at index (M,) -> (M, D), with a backward that adds in a fixed order."""
-    rows: Tensor = _Gather.apply(values, index)  # type: ignore[no-untyped-call]
-    return rows
+def gather(values: Tensor, windows: Tensor) -> Tensor:
+    """Cells of values (N, D) at windows (W, L), ascending along L, or (W,) -> (W, L, D) or (W, D).
+
+    Its backward adds in a fixed order.
+    """
+    of_one_bar = windows.unsqueeze(-1) if windows.dim() == 1 else windows
+    rows: Tensor = _Gather.apply(values, of_one_bar)  # type: ignore[no-untyped-call]
+    return rows.squeeze(-2) if windows.dim() == 1 else rows
 
 
-def _at_front(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The vmapped dimension of every argument first; arguments without one are repeated."""
+def _at_front(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Any]) -> list[Any]:
+    """The vmapped dimension of every argument first; tensors without one are repeated."""
     return [
-        tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        tensor
+        if not isinstance(tensor, Tensor)
+        else tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape)
+        if dim is None
+        else tensor.movedim(dim, 0)
         for tensor, dim in zip(tensors, in_dims, strict=True)
     ]
 
 
 class _Scan(Function):
-    """Works on (L, W, 4H) and on stacks (K, L, W, 4H) alike.
+    """Works on (L, W, 4H) or (N, 4H), and on stacks (K, L, W, 4H) or (K, N, 4H) alike.
 
     Without `keep` there will be no backward, and what only that needs may be left out.
     """
 
     @staticmethod
     def forward(
-        gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, keep: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if gates.device.type == "cpu" and (kernels := native.kernels()):
-            return kernels.scan_forward(gates, weight, hidden, cell, keep=keep)
+        gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, keep: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         if scan_gpu.takes(gates, hidden.shape[-1]):
-            states, cells, active = scan_gpu.scan_forward(*_stack(gates, weight, hidden, cell, like=gates))
-            return _as(gates, states), _as(gates, cells), _as(gates, active)
-        return _scan_forward(gates, weight, hidden, cell)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
-        _, weight, hidden, cell, keep = inputs
-        states, cells, active = output
-        if keep:
-            ctx.mark_non_differentiable(cells, active)
-            ctx.set_materialize_grads(False)  # zeros as large as the gates, for nothing
-            ctx.save_for_backward(weight, hidden, cell, states, cells, active)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        weight, first_hidden, first_cell, states, cells, active = ctx.saved_tensors
-        saved = (gradients[0], weight, first_hidden, first_cell, states, cells, active)
-        if active.device.type == "cpu" and (kernels := native.kernels()):
-            return *kernels.scan_backward(*saved), None
-        if scan_gpu.takes(active, states.shape[-1]):
-            d_gates, d_hidden, d_cell = scan_gpu.scan_backward(*_stack(*saved, like=active))
-            d_gates, d_hidden, d_cell = _as(active, d_gates), _as(active, d_hidden), _as(active, d_cell)
+            found = scan_gpu.scan_forward(
+                *_stack(gates, windows, weight, hidden, cell, like=hidden, single=2), keep=keep
+            )
+            states, entering, cells, active = (None if one is None else _as(hidden, one, single=2) for one in found)
+            assert states is not None
+            return states, entering, cells, active
+        if windows is not None:
+            gates = _rows(gates, windows.transpose(-1, -2))  # bar-major: the recurrence reads contiguous steps
+        if gates.device.type == "cpu" and (kernels := native.kernels()):
+            states, cells, active = kernels.scan_forward(gates, weight, hidden, cell, keep=keep)
         else:
-            d_gates, d_hidden, d_cell = _scan_backward(*saved)
-        n_steps = states.shape[-3]
-        entering = torch.cat([first_hidden.unsqueeze(-3), states.narrow(-3, 0, n_steps - 1)], dim=-3)
-        d_weight = sum_over_rows(
-            *(tensor.reshape(-1, n_steps * tensor.shape[-2], tensor.shape[-1]) for tensor in (entering, d_gates))
-        )
-        return d_gates, d_weight.view(weight.shape), d_hidden, d_cell, None
+            states, cells, active = _scan_forward(gates, weight, hidden, cell)
+        return states, None, cells, active
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        gates, windows, weight, hidden, cell, keep = inputs
+        if keep:
+            ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
+            ctx.set_materialize_grads(False)  # zeros as large as the gates, for nothing
+            ctx.save_for_backward(windows, weight, hidden, cell, *output)
+            ctx.n_rows = gates.shape[-2]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        windows, weight, first_hidden, first_cell, states, entering, cells, active = ctx.saved_tensors
+        d_states, n_steps = gradients[0], states.shape[-3]
+        if active.device.type == "cpu" and (kernels := native.kernels()):
+            d_gates, d_weight, d_hidden, d_cell = kernels.scan_backward(
+                d_states, weight, first_hidden, first_cell, states, cells, active
+            )
+        else:
+            if scan_gpu.takes(active, states.shape[-1]):
+                saved = _stack(d_states, weight, first_cell, cells, active, like=active, single=3)
+                d_gates, d_hidden, d_cell = (_as(active, d, single=3) for d in scan_gpu.scan_backward(*saved))
+            else:
+                d_gates, d_hidden, d_cell = _scan_backward(d_states, weight, first_hidden, first_cell, cells, active)
+                entering = torch.cat([first_hidden.unsqueeze(-3), states.narrow(-3, 0, n_steps - 1)], dim=-3)
+            flat = (tensor.reshape(-1, n_steps * tensor.shape[-2], tensor.shape[-1]) for tensor in (entering, d_gates))
+            d_weight = sum_over_rows(*flat).view(weight.shape)
+        if windows is not None:
+            d_gates = _add_rows(d_gates, windows, ctx.n_rows, bar_major=True)
+        return d_gates, None, d_weight, d_hidden, d_cell, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, tuple[int | None, ...]]:
-        *tensors, keep = arguments
-        output = _Scan.apply(*_at_front(info, in_dims[:-1], tensors), keep)  # type: ignore[no-untyped-call]
+        output = _Scan.apply(*_at_front(info, in_dims, arguments))  # type: ignore[no-untyped-call]
         return output, tuple(None if each is None else 0 for each in output)
 
 
-def _stack(*tensors: Tensor, like: Tensor) -> tuple[Tensor, ...]:
-    """With a leading K, which is 1 where `like` is that of a single fold."""
-    return tensors if like.dim() == 4 else tuple(tensor.unsqueeze(0) for tensor in tensors)
+def _stack(*tensors: Tensor | None, like: Tensor, single: int) -> tuple[Any, ...]:
+    """With a leading K, which is 1 where `like` has no more dimensions than that of a single fold."""
+    if like.dim() > single:
+        return tensors
+    return tuple(None if tensor is None else tensor.unsqueeze(0) for tensor in tensors)
 
 
-def _as(like: Tensor, tensor: Tensor) -> Tensor:
-    return tensor if like.dim() == 4 else tensor.squeeze(0)
+def _as(like: Tensor, tensor: Tensor, single: int) -> Tensor:
+    return tensor if like.dim() > single else tensor.squeeze(0)
 
 
 def _scan_forward(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,10 +146,10 @@ def _scan_forward(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -
 
 
 def _scan_backward(
-    d_states: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, states: Tensor, cells: Tensor, active: Tensor
+    d_states: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, cells: Tensor, active: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the gates and of the initial states."""
-    n_steps, width = states.shape[-3], states.shape[-1]
+    n_steps, width = cells.shape[-3], cells.shape[-1]
     d_gates = torch.empty_like(active)
     d_hidden = torch.zeros_like(hidden)
     d_cell = torch.zeros_like(cell)
@@ -150,33 +172,55 @@ def _scan_backward(
 
 
 class _Gather(Function):
-    """`y[index]` adds atomically in its backward and is not reproducible on a CPU; index_add there is.
-
-    On a GPU index_add is atomic in turn, and the backward of an embedding, which sorts, is reproducible: 32 bits of an
-    index take half the passes of 64.
-    """
+    """Works on values (N, D) and windows (W, L), and on stacks of both."""
 
     @staticmethod
-    def forward(values: Tensor, index: Tensor) -> Tensor:
-        return values.index_select(0, index)
+    def forward(values: Tensor, windows: Tensor) -> Tensor:
+        return _rows(values, windows)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        values, index = inputs
-        ctx.save_for_backward(index)
-        ctx.n_rows = values.shape[0]
+        values, windows = inputs
+        ctx.save_for_backward(windows)
+        ctx.n_rows = values.shape[-2]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        (gradient,) = gradients
-        if gradient.is_cuda:
-            return torch.ops.aten.embedding_dense_backward(gradient, index.int(), ctx.n_rows, -1, False), None
-        return gradient.new_zeros(ctx.n_rows, gradient.shape[-1]).index_add_(0, index, gradient), None
+        (windows,) = ctx.saved_tensors
+        return _add_rows(gradients[0], windows, ctx.n_rows), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
-        values, index = _at_front(info, in_dims, tensors)  # (K, N, D), (K, M)
-        first_row = torch.arange(info.batch_size, device=index.device) * values.shape[1]
-        rows = gather(values.flatten(0, 1), (index + first_row[:, None]).flatten())
-        return rows.view(info.batch_size, index.shape[1], values.shape[2]), 0
+        return _Gather.apply(*_at_front(info, in_dims, tensors)), 0  # type: ignore[no-untyped-call]
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """values (N, D) or (K, N, D) at index (I, J) or (K, I, J) -> (I, J, D) or (K, I, J, D)."""
+    flat = values.reshape(-1, values.shape[-1]).index_select(0, _flat(index, values.shape[-2]))
+    return flat.view(*index.shape, values.shape[-1])
+
+
+def _flat(index: Tensor, n_rows: int) -> Tensor:
+    """Of a stack, counted through all its folds."""
+    if index.dim() == 3:
+        index = index + (torch.arange(len(index), device=index.device) * n_rows)[:, None, None]
+    return index.reshape(-1)
+
+
+def _add_rows(d: Tensor, windows: Tensor, n_rows: int, *, bar_major: bool = False) -> Tensor:
+    """The sum (N, D) of the rows of d (W, L, D), bar-major (L, W, D), that were read from each cell; or of stacks.
+
+    On a CPU `y[index]` adds atomically in its backward and is not reproducible, where index_add is. On a GPU index_add
+    is atomic in turn, and the backward of an embedding, which sorts, is reproducible.
+    """
+    if gather_gpu.takes(d):
+        rows, of_windows = _stack(d, windows, like=d, single=3)
+        return _as(d, gather_gpu.add_rows(rows, of_windows, n_rows, bar_major=bar_major), single=3)
+    index = _flat(windows.transpose(-1, -2) if bar_major else windows, n_rows)
+    n_folds, width = d.shape[:-3].numel(), d.shape[-1]
+    flat = d.reshape(-1, width)
+    if d.is_cuda:
+        added: Tensor = torch.ops.aten.embedding_dense_backward(flat, index, n_folds * n_rows, -1, False)
+    else:
+        added = d.new_zeros(n_folds * n_rows, width).index_add_(0, index, flat)
+    return added.view(*d.shape[:-3], n_rows, width)

@@ -67,9 +67,13 @@ struct Place {
   }
   // of rows `length` apart, at `offset` of each
   __device__ void load(float (&to)[4], const float* from, long length, int offset) const {
+    const long both[2] = {row, row + 8};
+    load(to, from, both, length, offset);
+  }
+  __device__ void load(float (&to)[4], const float* from, const long (&both)[2], long length, int offset) const {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      const float* own = from + (row + 8 * r) * length + offset + column;
+      const float* own = from + both[r] * length + offset + column;
       if (H % 2 == 0) {
         const bool seen = rows[r] && columns[0];
         const float2 pair = seen ? *reinterpret_cast<const float2*>(own) : make_float2(0.0f, 0.0f);
@@ -107,21 +111,26 @@ __device__ inline Left shared_tile(const float* from, int length, int column) {
 }
 
 extern "C" __global__ void __launch_bounds__(32 * TILES, P <= 48 ? 3 : 1)
-    scan_forward(const float* gates,   // (K, L, W, 4H)
-                 const float* weight,  // (K, H, 4H)
-                 const float* hidden,  // (K, W, H)
-                 const float* cell,    // (K, W, H)
-                 float* states,        // (K, L, W, H), out
-                 float* cells,         // (K, L, W, H), out
-                 float* active,        // (K, L, W, 4H), out
-                 int n_steps, int n_windows) {
+    scan_forward(const float* gates,        // (K, N, 4H), N = L * W without windows
+                 const long long* windows,  // (K, W, L) rows of gates, or null
+                 const float* weight,       // (K, H, 4H)
+                 const float* hidden,       // (K, W, H)
+                 const float* cell,         // (K, W, H)
+                 float* states,             // (K, L, W, H), out
+                 float* entering,           // (K, L, W, H), out: the states that a bar begins with; null with the next two
+                 float* cells,              // (K, L, W, H), out
+                 float* active,             // (K, L, W, 4H), out
+                 int n_rows, int n_steps, int n_windows) {
   extern __shared__ float4 memory[];
   Forward& shared = *reinterpret_cast<Forward*>(memory);
   const int g = threadIdx.x >> 2 & 7, t = threadIdx.x & 3, own = threadIdx.x / 32 * 8;
   const long fold = blockIdx.y, bar = long(n_windows) * H;
   const Place place(n_windows);
-  gates += fold * n_steps * bar * N_GATES, active += fold * n_steps * bar * N_GATES;
-  states += fold * n_steps * bar, cells += fold * n_steps * bar;
+  const bool keep = active;
+  gates += fold * n_rows * N_GATES * H;
+  states += fold * n_steps * bar;
+  if (windows) windows += fold * n_windows * n_steps;
+  if (keep) entering += fold * n_steps * bar, cells += fold * n_steps * bar, active += fold * n_steps * bar * N_GATES;
   weight += fold * H * N_GATES * H;
   clear(&shared, sizeof shared);
   __syncthreads();
@@ -131,8 +140,17 @@ extern "C" __global__ void __launch_bounds__(32 * TILES, P <= 48 ? 3 : 1)
   place.load(state, hidden + fold * bar, H, 0);
   place.load(kept, cell + fold * bar, H, 0);
   share(shared.states[0], STATE_ROW, own, state);
+  const auto load_gates = [&](int step) {
+    long rows[2];
 #pragma unroll
-  for (int i = 0; i < N_GATES; i++) place.load(next[i], gates, N_GATES * H, i * H);
+    for (int r = 0; r < 2; r++) {
+      const int window = place.row + 8 * r;
+      rows[r] = windows && place.rows[r] ? windows[long(window) * n_steps + step] : long(step) * n_windows + window;
+    }
+#pragma unroll
+    for (int i = 0; i < N_GATES; i++) place.load(next[i], gates, rows, N_GATES * H, i * H);
+  };
+  load_gates(0);
   __syncthreads();
   for (int step = 0; step < n_steps; step++) {
     float now[N_GATES][4];
@@ -140,11 +158,8 @@ extern "C" __global__ void __launch_bounds__(32 * TILES, P <= 48 ? 3 : 1)
     for (int i = 0; i < N_GATES; i++)
 #pragma unroll
       for (int e = 0; e < 4; e++) now[i][e] = next[i][e];
-    gates += bar * N_GATES;
-    if (step + 1 < n_steps) {  // on their way while this bar is computed
-#pragma unroll
-      for (int i = 0; i < N_GATES; i++) place.load(next[i], gates, N_GATES * H, i * H);
-    }
+    if (step + 1 < n_steps) load_gates(step + 1);  // on their way while this bar is computed
+    if (keep) place.store(entering, state, H, 0);
     const float* before = shared.states[step & 1];
 #pragma unroll
     for (int k = 0; k < TILES; k++) {
@@ -166,10 +181,14 @@ extern "C" __global__ void __launch_bounds__(32 * TILES, P <= 48 ? 3 : 1)
     }
     share(shared.states[(step + 1) & 1], STATE_ROW, own, state);
 #pragma unroll
-    for (int i = 0; i < N_GATES; i++) place.store(active, now[i], N_GATES * H, i * H);
-    place.store(cells, kept, H, 0);
+    for (int i = 0; i < N_GATES; i++)
+      if (keep) place.store(active, now[i], N_GATES * H, i * H);
+    if (keep) {
+      place.store(cells, kept, H, 0);
+      entering += bar, cells += bar, active += bar * N_GATES;
+    }
     place.store(states, state, H, 0);
-    active += bar * N_GATES, cells += bar, states += bar;
+    states += bar;
     __syncthreads();
   }
 }

@@ -48,31 +48,40 @@ def available(device: torch.device) -> bool:
     return takes(torch.empty(0, device=device), 8)
 
 
-def scan_forward(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """States and cells (K, L, W, H), and the gates after their nonlinearities (K, L, W, 4H).
+def scan_forward(
+    gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, keep: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """States (K, L, W, H); to `keep` for the backward those that a bar begins with and cells (K, L, W, H), and gates
+    (K, L, W, 4H) after their nonlinearities.
 
-    gates (K, L, W, 4H) · weight (K, H, 4H) · hidden, cell (K, W, H) initial states.
+    gates (K, L, W, 4H), or (K, N, 4H) of which windows (K, W, L) are rows · weight (K, H, 4H) · hidden, cell (K, W, H)
+    initial states.
     """
     gates, weight, hidden, cell = _checked(gates, weight, hidden, cell)
-    states = gates.new_empty(*gates.shape[:-1], hidden.shape[-1])
-    cells, active = torch.empty_like(states), torch.empty_like(gates)
-    tensors = (gates, weight, hidden, cell, states, cells, active)
-    _loaded(states).forward(_grid(states), states.device, *tensors, *_sizes(states))
-    return states, cells, active
+    n_folds, n_windows, width = hidden.shape
+    n_steps = gates.shape[1] if windows is None else windows.shape[2]
+    states = gates.new_empty(n_folds, n_steps, n_windows, width)
+    entering, cells = (torch.empty_like(states), torch.empty_like(states)) if keep else (None, None)
+    active = states.new_empty(*states.shape[:-1], 4 * width) if keep else None
+    rows = None if windows is None else windows.contiguous()
+    tensors = (gates, rows, weight, hidden, cell, states, entering, cells, active)
+    n_rows = gates[0].numel() // (4 * width)
+    _loaded(states).forward(_grid(states), states.device, *tensors, n_rows, n_steps, n_windows)
+    return states, entering, cells, active
 
 
 def scan_backward(
-    d_states: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, states: Tensor, cells: Tensor, active: Tensor
+    d_states: Tensor, weight: Tensor, cell: Tensor, cells: Tensor, active: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the gates (K, L, W, 4H) and of the initial states (K, W, H).
 
     From d_states (K, L, W, H) and what scan_forward took and gave. The gradient of the weight, one matrix product over
-    all steps, is the caller's: for it alone hidden and states would be needed.
+    all steps of the states that they begin with, is the caller's.
     """
     d_states, weight, cell, cells, active = _checked(d_states, weight, cell, cells, active)
     d_gates, d_hidden, d_cell = torch.empty_like(active), torch.empty_like(cell), torch.empty_like(cell)
     tensors = (d_states, weight, cell, cells, active, d_gates, d_hidden, d_cell)
-    _loaded(cells).backward(_grid(cells), cells.device, *tensors, *_sizes(cells))
+    _loaded(cells).backward(_grid(cells), cells.device, *tensors, *cells.shape[1:3])
     return d_gates, d_hidden, d_cell
 
 
@@ -86,10 +95,6 @@ def _checked(*tensors: Tensor) -> list[Tensor]:
 
 def _grid(states: Tensor) -> tuple[int, int, int]:
     return -(-states.shape[2] // ROWS), states.shape[0], 1
-
-
-def _sizes(states: Tensor) -> tuple[int, int]:
-    return states.shape[1], states.shape[2]
 
 
 def _loaded(states: Tensor) -> Kernels:

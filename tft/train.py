@@ -383,6 +383,8 @@ def _fit_stack(
         for number in range(sampler.n_steps):
             report(None)
             (recorded or step)(*sampler.batch(number))
+        if epoch + 1 < recipe.epochs:
+            sampler.draw(epoch + 1)  # while a GPU is at work
 
         if device.type == "cuda" and not epoch and validation.n_blocks <= MAX_RECORDED_BLOCKS:
             on_device = Captured(on_device)

@@ -163,6 +163,12 @@ class DevicePanel:
         return torch.where(present, x, 0.0), present.to(x.dtype), index % self.n_assets
 
 
+class _Drawn(NamedTuple):
+    epoch: int
+    targets: NDArray[np.int64]  # (K, S, B)
+    contexts: NDArray[np.int64]  # (K, S, B, C)
+
+
 class TrainingSampler:
     """Batches of a stack of folds, drawn anew each epoch by (seed, fold, epoch)."""
 
@@ -199,6 +205,7 @@ class TrainingSampler:
         # A GPU's step has one shape; a CPU's holds no more cells than it has.
         self.capacity = min(n_all, n_rows) if device.type == "cuda" else None
         self.n_listed = LISTED_STEPS if device.type == "cuda" else 1
+        self._drawn: _Drawn | None = None
         self.all_cells: Tensor | None = None
         if n_all <= n_rows:
             first = torch.tensor([reach.start * self.n_assets for reach in reaches], device=device)
@@ -208,7 +215,7 @@ class TrainingSampler:
             self.all_cells = torch.minimum(cells_of, stop[:, None] - 1)
             self.first_cell = first
 
-    def start_epoch(self, epoch: int) -> None:
+    def draw(self, epoch: int) -> None:
         """Shuffle the targets and draw their contexts. Steps that a fold does not have hold no target."""
         n_folds, size = len(self.folds), self.batch_size
         targets = np.full((n_folds, self.n_steps, size), EMPTY, dtype=np.int64)
@@ -219,6 +226,14 @@ class TrainingSampler:
             targets[k].reshape(-1)[: len(chosen)] = chosen
             drawn = space.contexts(chosen, key(self.seed, fold.index, epoch))
             contexts[k].reshape(self.n_steps * size, contexts.shape[-1])[: len(chosen)] = drawn
+        self._drawn = _Drawn(epoch, targets, contexts)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draws now what was not drawn ahead."""
+        if self._drawn is None or self._drawn.epoch != epoch:
+            self.draw(epoch)
+        assert self._drawn
+        _, targets, contexts = self._drawn
         counted = targets != EMPTY
         fallback = np.array([cells[0] for cells in self.targets])[:, None, None]
         self._targets = torch.from_numpy(np.where(counted, targets, fallback)).to(self.device)
