@@ -8,7 +8,6 @@ Gates are laid out input | forget | output | candidate along the last dimension 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.autograd import Function
 
 from tft import native, scan_gpu
 from tft.affine import sum_over_rows
+from tft.stack import at_front
 
 
 def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
@@ -34,14 +34,6 @@ def gather(values: Tensor, index: Tensor) -> Tensor:
     """Rows of values (N, D) at index (M,) -> (M, D), with a backward that adds in a fixed order."""
     rows: Tensor = _Gather.apply(values, index)  # type: ignore[no-untyped-call]
     return rows
-
-
-def _at_front(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The vmapped dimension of every argument first; arguments without one are repeated."""
-    return [
-        tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        for tensor, dim in zip(tensors, in_dims, strict=True)
-    ]
 
 
 class _Scan(Function):
@@ -90,8 +82,7 @@ class _Scan(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, tuple[int | None, ...]]:
-        *tensors, keep = arguments
-        output = _Scan.apply(*_at_front(info, in_dims[:-1], tensors), keep)  # type: ignore[no-untyped-call]
+        output = _Scan.apply(*at_front(info, in_dims, arguments))  # type: ignore[no-untyped-call]
         return output, tuple(None if each is None else 0 for each in output)
 
 
@@ -176,7 +167,7 @@ class _Gather(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
-        values, index = _at_front(info, in_dims, tensors)  # (K, N, D), (K, M)
+        values, index = at_front(info, in_dims, tensors)  # (K, N, D), (K, M)
         first_row = torch.arange(info.batch_size, device=index.device) * values.shape[1]
         rows = gather(values.flatten(0, 1), (index + first_row[:, None]).flatten())
         return rows.view(info.batch_size, index.shape[1], values.shape[2]), 0
