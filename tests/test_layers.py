@@ -23,6 +23,8 @@ LAYERS = [
     "tft/native.py",
     "tft/affine.py",
     "tft/cuda.py",
+    "tft/stack.py",
+    "tft/gated_norm.py",
     "tft/adam.py",
     "tft/gather_gpu.py",
     "tft/scan_gpu.py",

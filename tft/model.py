@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from tft.affine import affine
 from tft.dropout import Noise, dropout
+from tft.gated_norm import gated_norm
 from tft.recurrent import gather, lstm
 from tft.selection import VariableGRNs, select
 
@@ -106,7 +107,7 @@ class GatedSkip(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, skip: Tensor, noise: Noise | None) -> Tensor:
-        return self.norm(skip + F.glu(self.gate(dropout(x, noise)), dim=-1))  # type: ignore[no-any-return]
+        return gated_norm(skip, self.gate(dropout(x, noise)), self.norm.weight, self.norm.bias)
 
 
 class GRN(nn.Module):
@@ -186,7 +187,8 @@ class CellEncoder(nn.Module):
         hidden = self.of_embeddings(x, present, self.select_first) + self.select_bias + self.select_context(context)
         hidden = dropout(self.select_second(F.elu(hidden)), noise)
         skip = self.of_embeddings(x, present, self.select_skip) + self.select_skip_bias
-        logits = self.select_norm(skip + F.glu(self.select_gate(hidden), dim=-1))
+        norm = self.select_norm
+        logits = gated_norm(skip, self.select_gate(hidden), norm.weight, norm.bias)
         # A missing variable cannot be selected; a cell with none present selects nothing.
         return masked_softmax(logits, present)
 

@@ -1,9 +1,10 @@
-"""The LSTM scan and the variable selection as native code for a CPU: native.cpp, compiled where it is first needed.
+"""The LSTM scan, the variable selection and the gated norm as native code for a CPU: native.cpp, compiled where it is
+first needed.
 
 Each call uses one core and lets other Python threads run. Without a C++ compiler there are no kernels, and the caller
 goes on with torch.
 
-Shapes: K stacked folds, L look-back bars, W windows, V variables, N cells, H hidden width.
+Shapes: K stacked folds, L look-back bars, W windows, V variables, N cells, H hidden width, R rows of width D.
 """
 
 from __future__ import annotations
@@ -93,6 +94,21 @@ class Kernels:
         d_gates, d_weight, d_hidden, d_cell = out
         return d_gates, d_weight, d_hidden, d_cell
 
+    def gated_norm_forward(self, skip: Tensor, gated: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """skip (K, R, D) · gated (K, R, 2D) · weight, bias of K times D -> the normalised rows (K, R, D)."""
+        normed = skip.new_empty(skip.shape)
+        self._call("gated_norm_forward", (skip, gated, weight, bias), (normed,), skip.shape)
+        return normed
+
+    def gated_norm_backward(
+        self, d_normed: Tensor, skip: Tensor, gated: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From d_normed (K, R, D) and what gated_norm_forward took -> gradients of it, that of the bias last."""
+        out = tuple(t.new_empty(t.shape) for t in (skip, gated, weight, weight))
+        self._call("gated_norm_backward", (d_normed, skip, gated, weight), out, skip.shape)
+        d_skip, d_gated, d_weight, d_bias = out
+        return d_skip, d_gated, d_weight, d_bias
+
     def select_forward(self, x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None) -> Tensor:
         """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · mask of rows V * N -> (K, N, H)."""
         selected = x.new_empty(x.shape[0], x.shape[2], grns[0].shape[-1])
@@ -127,7 +143,7 @@ class Kernels:
         dtype = inputs[0].dtype
         assert all(t.dtype == dtype and t.device.type == "cpu" for t in inputs)
         inputs = [t.contiguous() for t in inputs]  # held until the call is over
-        function = self._library[f"{name}_{SUFFIX[dtype]}"]
+        function = getattr(self._library, f"{name}_{SUFFIX[dtype]}")  # which, unlike an index, keeps what it found
         function.restype = None
         function(_pointers(inputs), _pointers(outputs), (ctypes.c_int64 * len(sizes))(*sizes), *rest)
 

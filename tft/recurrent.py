@@ -8,7 +8,6 @@ Gates are laid out input | forget | output | candidate along the last dimension 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.autograd import Function
 
 from tft import gather_gpu, native, scan_gpu
 from tft.affine import sum_over_rows
+from tft.stack import at_front
 
 
 def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, windows: Tensor | None = None) -> Tensor:
@@ -40,18 +40,6 @@ def gather(values: Tensor, windows: Tensor) -> Tensor:
     of_one_bar = windows.unsqueeze(-1) if windows.dim() == 1 else windows
     rows: Tensor = _Gather.apply(values, of_one_bar)  # type: ignore[no-untyped-call]
     return rows.squeeze(-2) if windows.dim() == 1 else rows
-
-
-def _at_front(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Any]) -> list[Any]:
-    """The vmapped dimension of every argument first; tensors without one are repeated."""
-    return [
-        tensor
-        if not isinstance(tensor, Tensor)
-        else tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape)
-        if dim is None
-        else tensor.movedim(dim, 0)
-        for tensor, dim in zip(tensors, in_dims, strict=True)
-    ]
 
 
 class _Scan(Function):
@@ -111,7 +99,7 @@ class _Scan(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, tuple[int | None, ...]]:
-        output = _Scan.apply(*_at_front(info, in_dims, arguments))  # type: ignore[no-untyped-call]
+        output = _Scan.apply(*at_front(info, in_dims, arguments))  # type: ignore[no-untyped-call]
         return output, tuple(None if each is None else 0 for each in output)
 
 
@@ -191,7 +179,7 @@ class _Gather(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
-        return _Gather.apply(*_at_front(info, in_dims, tensors)), 0  # type: ignore[no-untyped-call]
+        return _Gather.apply(*at_front(info, in_dims, tensors)), 0  # type: ignore[no-untyped-call]
 
 
 def _rows(values: Tensor, index: Tensor) -> Tensor:
