@@ -184,26 +184,30 @@ class CellEncoder(nn.Module):
 
     def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, noise: Noise | None) -> Tensor:
         """Eq 6: the GRN over all embeddings and the static context, softmax over the variables that are present."""
-        hidden = self.of_embeddings(x, present, self.select_first) + self.select_bias + self.select_context(context)
+        of_embeddings, skip = self.of_embeddings(x, present).split([len(self.select_bias), x.shape[-1]], dim=-1)
+        hidden = of_embeddings + self.select_context(context)
         hidden = dropout(self.select_second(F.elu(hidden)), noise)
-        skip = self.of_embeddings(x, present, self.select_skip) + self.select_skip_bias
         norm = self.select_norm
         logits = gated_norm(skip, self.select_gate(hidden), norm.weight, norm.bias)
         # A missing variable cannot be selected; a cell with none present selects nothing.
         return masked_softmax(logits, present)
 
-    def of_embeddings(self, x: Tensor, present: Tensor, weight: Tensor) -> Tensor:
-        """sum over v of xi_v @ weight[v], for weight (V, H, O) -> (N, O)."""
-        by_value, by_presence = self.through_embedding(weight)
-        return x @ by_value + present @ by_presence
+    def of_embeddings(self, x: Tensor, present: Tensor) -> Tensor:
+        """What eq 6's GRN takes from the concatenated embeddings (N, H + V): its first layer | its skip.
 
-    def through_embedding(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """weight (V, H, O) seen from a variable's number and from its presence: (V, O) each."""
-        both = torch.stack([self.embed_weight, self.embed_bias], dim=1) @ weight  # (V, 2, O)
-        return both[:, 0], both[:, 1]
+        Both are sums over v of xi_v @ weight[v], done as one product with the numbers and presences side by side.
+        """
+        weights = [self.through_embedding(weight) for weight in (self.select_first, self.select_skip)]
+        numbers = torch.stack([x, present], dim=-1).flatten(1)  # (N, 2V)
+        bias = torch.cat([self.select_bias, self.select_skip_bias])
+        return affine(numbers, torch.cat(weights, dim=-1).flatten(0, 1), bias)
+
+    def through_embedding(self, weight: Tensor) -> Tensor:
+        """weight (V, H, O) seen from a variable's number and from its presence, (V, 2, O)."""
+        return torch.stack([self.embed_weight, self.embed_bias], dim=1) @ weight
 
     def variable_grns(self) -> VariableGRNs:
-        slope, constant = self.through_embedding(self.first_weight)
+        slope, constant = self.through_embedding(self.first_weight).unbind(dim=1)
         return VariableGRNs(
             constant=constant + self.first_bias,
             slope=slope,
