@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor
 from torch.func import vmap
 
-from tft.dropout import LEVELS, Mask, Noise, dropout, factor, random_bits, random_seeds, seeded_bits
+from tft import native
+from tft.dropout import drop, dropout
+from tft.noise import LEVELS, Mask, Noise, factor, random_seeds, seeded_bits
 
 
-def drawn() -> Tensor:
-    return random_bits((250, 400), torch.Generator().manual_seed(1))
-
-
-def hashed() -> Tensor:
-    return seeded_bits(torch.tensor([0x1234_5678_9ABC_DEF]), range(7, 257), 400)[0]
-
-
-@pytest.mark.parametrize("source", [drawn, hashed])
-def test_every_one_of_the_16_bits_is_fair_and_independent_of_its_neighbour(source: Callable[[], Tensor]) -> None:
-    bits = source().numpy()
+def test_every_one_of_the_16_bits_is_fair_and_independent_of_its_neighbour() -> None:
+    bits = seeded_bits(torch.tensor([0x1234_5678_9ABC_DEF]), range(7, 257), 400)[0].numpy()
     assert bits.dtype == np.int16
-    for lane in range(4):  # four values come from one 64-bit draw, whose sign bit must be random too
+    for lane in range(4):
         values = bits.reshape(-1)[lane::4].astype(np.int64) + LEVELS // 2
         assert stats.kstest(values / LEVELS, "uniform").pvalue > 1e-3
         share = [(values >> bit & 1).mean() for bit in range(16)]
@@ -99,6 +89,41 @@ def test_folds_of_a_stack_have_rates_of_their_own() -> None:
     shares = (dropped == 0.0).double().mean(dim=(1, 2))
     torch.testing.assert_close(shares, torch.tensor([0.0, 0.2, 0.7], dtype=torch.float64), rtol=0.0, atol=0.025)
     torch.testing.assert_close(dropped.amax(dim=(1, 2)), torch.tensor([1.0, 1 / 0.8, 1 / 0.3]), rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("by", ["kernels", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_whatever_computes_drops_the_same_elements(
+    by: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the hash of their seed and place says, whatever the strides; a NaN is seen wherever it is."""
+    if by == "torch":
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    elif native.kernels() is None:
+        pytest.skip("no native kernels: no C++ compiler, or TFT_NATIVE=0")
+    draws = torch.Generator().manual_seed(6)
+    mask = Mask(random_seeds(3, draws), *Noise.of(draws, [0.0, 0.3, 0.9])[1:])
+    for shape in ((3, 1), (3, 7), (3, 5, 2000), (3, 40, 33, 2)):
+        x = torch.randn(shape, generator=draws, dtype=torch.float64).to(dtype)
+        kept = mask.factor(range(1), x[0].numel(), dtype).view(shape)
+        assert torch.equal(drop(x, mask), x * kept)
+        assert torch.equal(drop(x.transpose(1, -1), mask), x.transpose(1, -1) * kept.view(x.transpose(1, -1).shape))
+    assert drop(torch.full((3, 50), float("nan"), dtype=dtype), mask).isnan().all()
+    assert drop(torch.ones(3, 0, dtype=dtype), mask).shape == (3, 0)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_the_gradient_is_that_of_the_same_elements_of_a_stack_or_of_one_fold(stacked: bool) -> None:
+    x = torch.randn(2, 30, 40, dtype=torch.float64, requires_grad=True)
+    noise = Noise.of(torch.Generator().manual_seed(0), [0.3, 0.6] if stacked else 0.3)
+    if stacked:
+        of_folds = vmap(lambda x, *levels: dropout(x, Noise(noise.generator, *levels)), randomness="different")
+        dropped = of_folds(x, noise.threshold, noise.scale)
+    else:
+        dropped = dropout(x, noise)
+    upstream = torch.randn_like(x)
+    (gradient,) = torch.autograd.grad(dropped, x, upstream)
+    torch.testing.assert_close(gradient, upstream * (dropped / x).detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_the_gradient_is_dropped_where_the_value_is() -> None:

@@ -15,7 +15,6 @@ from reference_tft import Cell, Forecast, forecast
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
-from tft.dropout import Noise
 from tft.loss import training_loss
 from tft.model import (
     LOSS_MODES,
@@ -31,6 +30,7 @@ from tft.model import (
     read_head,
     stacked,
 )
+from tft.noise import Noise
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 N_BARS, N_ASSETS, N_VARIABLES = 9, 2, 4

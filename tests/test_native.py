@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tft import native
-from tft.dropout import Mask, Noise, random_seeds
 from tft.native import Kernels
+from tft.noise import Mask, Noise, random_seeds
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest element
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from tft import select_gpu, selection
-from tft.dropout import Mask, Noise, random_seeds
+from tft.noise import Mask, Noise, random_seeds
 from tft.selection import VariableGRNs
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 from tft import selection
-from tft.dropout import Mask, Noise, random_seeds
+from tft.noise import Mask, Noise, random_seeds
 from tft.selection import VariableGRNs, select
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-11}

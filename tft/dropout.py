@@ -1,53 +1,29 @@
-"""Dropout (Srivastava et al. 2014) from 16 random bits an element, drawn from a generator of the caller's.
+"""Dropout (Srivastava et al. 2014) as one operation.
 
-The global generator would be shared by folds that are trained side by side in threads, and its Bernoulli draws cost
-more than the matrix products they stand between.
+A fold's seed says which elements are dropped, so that the backward drops them again and nothing of their number is
+kept. It is written here for any device, and done by native.cpp on a CPU and dropout.cu on a GPU where they can run.
 
-Shapes: K stacked folds (only under vmap), R rows, H elements of a row.
+Shapes: K stacked folds (1 where there is no stack), N elements of each.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.autograd import Function
 
-LEVELS = 2**16
-"""A dropout rate is rounded to a multiple of 1 / LEVELS; what is kept is scaled by exactly the rate that is used."""
+from tft import cuda, native
+from tft.noise import Mask, Noise, random_seeds
+from tft.stack import at_front
 
-
-class Noise(NamedTuple):
-    """What a network in training draws from. Its rate is a tensor, so that the folds of a stack may differ in it."""
-
-    generator: Generator
-    threshold: Tensor
-    """() float64: bits below it are dropped."""
-    scale: Tensor
-    """() float64: what is left is multiplied by it."""
-
-    @classmethod
-    def of(cls, generator: Generator, rate: float | Sequence[float]) -> Noise:
-        """For one network, or with threshold and scale (K,) for a stack of K, each with a rate of its own."""
-        n_dropped = torch.tensor(rate, dtype=torch.float64, device=generator.device).mul(LEVELS).round()
-        return cls(generator, n_dropped - LEVELS // 2, LEVELS / (LEVELS - n_dropped))
-
-
-class Mask(NamedTuple):
-    """Which elements of R rows of width H are dropped, for K folds: (K,) each. See `seeded_bits`."""
-
-    seeds: Tensor
-    """int64"""
-    threshold: Tensor
-    """As in Noise, and so is the scale."""
-    scale: Tensor
-
-    def factor(self, rows: range, width: int, dtype: torch.dtype) -> Tensor:
-        """(K, R, H) of these rows."""
-        return factor(seeded_bits(self.seeds, rows, width), self.threshold, self.scale, dtype)
+SOURCE = Path(__file__).with_name("dropout.cu")
+N_THREADS, EACH = 256, 4
+"""Of a block of dropout.cu, and the elements that each of them takes."""
 
 
 def dropout(x: Tensor, noise: Noise | None) -> Tensor:
@@ -61,64 +37,67 @@ def dropout(x: Tensor, noise: Noise | None) -> Tensor:
     return dropped
 
 
-def random_bits(shape: Sequence[int], generator: Generator) -> Tensor:
-    """int16, every value equally likely."""
-    n = math.prod(shape)
-    words = torch.empty(-(-n // 4), dtype=torch.int64, device=generator.device)
-    return words.random_(-(2**63), None, generator=generator).view(torch.int16)[:n].view(*shape)
-
-
-def random_seeds(n: int, generator: Generator) -> Tensor:
-    """(n,) int64 for `seeded_bits`."""
-    return torch.empty(n, dtype=torch.int64, device=generator.device).random_(-(2**63), None, generator=generator)
-
-
-def seeded_bits(seeds: Tensor, rows: range, width: int) -> Tensor:
-    """seeds (K,) int64 -> the bits (K, R, H) int16 of these rows: of an element the same whenever they are asked for.
-
-    native.cpp and select.cu do the same where the bits are used, so that they are never stored. An element is counted
-    in row-major order, from the lower half of the seed on; its count is mixed by "lowbias32" (Wellons 2018, Prospecting
-    for hash functions), with the seed's upper half thrown in between its two rounds.
-    """
-    low, high = (half[:, None, None] for half in (seeds & 0xFFFFFFFF, seeds >> 32 & 0xFFFFFFFF))
-    first = torch.arange(rows.start, rows.stop, device=seeds.device)[:, None] * width
-    x = low + (first + torch.arange(width, device=seeds.device)) & 0xFFFFFFFF  # 32 bits unsigned, in 64 signed
-    x = (x ^ x >> 16) * 0x7FEB352D & 0xFFFFFFFF
-    x = (x ^ x >> 15 ^ high) * 0x846CA68B & 0xFFFFFFFF
-    x = (x ^ x >> 16) >> 16
-    return ((x ^ 0x8000) - 0x8000).to(torch.int16)
-
-
-def factor(bits: Tensor, threshold: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """What dropout multiplies by: 0 or the scale; threshold and scale as in Noise, or (K,) for bits (K, ...).
-
-    By arithmetic, several times faster on a CPU than by comparison.
-    """
-    lowest, largest = (t.to(dtype).view(*t.shape, *[1] * (bits.dim() - t.dim())) for t in (threshold - 0.5, scale))
-    return bits.to(dtype).sub_(lowest).mul_(4.0).clamp_(0.0, 1.0).mul_(largest)
+def drop(x: Tensor, mask: Mask) -> Tensor:
+    """x of K folds, whatever its shape, times 0 where the mask drops an element and its scale elsewhere."""
+    rows = x.reshape(len(mask.seeds), x.numel() // len(mask.seeds))
+    if x.device.type == "cpu" and (kernels := native.kernels()):
+        return kernels.drop(rows, mask).view(x.shape)
+    if takes(x):
+        return _drop_on_gpu(rows, mask).view(x.shape)
+    return (rows * mask.factor(range(1), rows.shape[1], x.dtype).squeeze(1)).view(x.shape)
 
 
 class _Dropout(Function):
+    """Works on one fold, with threshold and scale (), and on a stack (K, ...), with (K,), alike."""
+
     @staticmethod
     def forward(x: Tensor, threshold: Tensor, scale: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        kept = factor(random_bits(x.shape, generator), threshold, scale, x.dtype)
-        return x * kept, kept
+        seeds = random_seeds(threshold.numel(), generator)
+        return drop(x, Mask(seeds, threshold.reshape(-1), scale.reshape(-1))), seeds
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        _, threshold, scale, _ = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # none of zeros for what has none
-        ctx.save_for_backward(output[1])
+        ctx.save_for_backward(output[1], threshold, scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (kept,) = ctx.saved_tensors
-        return gradients[0] * kept, None, None, None
+        seeds, threshold, scale = ctx.saved_tensors
+        return drop(gradients[0], Mask(seeds, threshold.reshape(-1), scale.reshape(-1))), None, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *rest: Any) -> tuple[Any, Any]:
-        if in_dims[0] is None:
-            x = x.unsqueeze(0).expand(info.batch_size, *x.shape)
-        else:
-            x = x.movedim(in_dims[0], 0)
-        return _Dropout.apply(x, *rest), (0, 0)  # type: ignore[no-untyped-call]
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _Dropout.apply(*at_front(info, in_dims, arguments)), (0, 0)  # type: ignore[no-untyped-call]
+
+
+def takes(x: Tensor) -> bool:
+    """Whether dropout.cu does it for a tensor like this."""
+    return x.is_cuda and x.dtype == torch.float32 and 0 < x.numel() < 2**31 and _kernel(x.device) is not None
+
+
+def _drop_on_gpu(x: Tensor, mask: Mask) -> Tensor:
+    """x (K, N)"""
+    n_folds, n_elements = x.shape
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    kernel, dropped = _kernel(x.device), torch.empty(x.shape, device=x.device)
+    assert kernel is not None
+    of_folds = (mask.seeds.contiguous(), mask.threshold.contiguous(), mask.scale.contiguous())
+    grid = (-(-n_elements // (N_THREADS * EACH)), n_folds, 1)
+    kernel(grid, x.device, x, x.stride(0), *of_folds, dropped, n_elements)
+    return dropped
+
+
+@cache
+def _kernel(device: torch.device) -> cuda.Kernel | None:
+    """Compiled at the first call; None where that fails."""
+    if torch.version.cuda is None:
+        return None
+    try:
+        module = cuda.load(SOURCE, [f"-DN_THREADS={N_THREADS}", f"-DEACH={EACH}"], device)
+        return cuda.Kernel(module, "drop", n_threads=N_THREADS, shared_bytes=0)
+    except OSError as error:
+        warnings.warn(f"no CUDA kernel for dropout, torch takes several times as long: {error}", stacklevel=2)
+        return None

@@ -21,8 +21,9 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
 from tft.affine import affine
-from tft.dropout import Noise, dropout
+from tft.dropout import dropout
 from tft.gated_norm import gated_norm
+from tft.noise import Noise
 from tft.recurrent import gather, lstm
 from tft.selection import VariableGRNs, select
 

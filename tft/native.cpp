@@ -1,5 +1,5 @@
-// The LSTM scan of recurrent.py, the variable selection of selection.py and the gated norm of gated_norm.py for one CPU
-// core, called by native.py.
+// The LSTM scan of recurrent.py, the variable selection of selection.py, dropout and the gated norm for one CPU core,
+// called by native.py.
 //
 // Intermediate values live in registers and in the cache: matrix products are done in tiles small enough for the
 // registers, with the element-wise work on either side of them, and the backward of the selection computes the forward
@@ -636,6 +636,25 @@ void select_backward(void* const* in, void* const* out, const int64_t* sizes, vo
   }
 }
 
+// ---------------------------------------------------------------- dropout
+
+// in: x (K, N); out: x with elements dropped
+template <class T> void drop_folds(void* const* in, void* const* out, const int64_t* sizes, void* const* mask) {
+  const int64_t n_folds = sizes[0], n_elements = sizes[1], step = BLOCK * SIZE<T>;
+  Scratch<T> values(step), factor(step);
+  for (int64_t fold = 0; fold < n_folds; fold++) {
+    const Dropout dropout = dropout_of(mask, fold);
+    const T* from = static_cast<T*>(in[0]) + fold * n_elements;
+    T* to = static_cast<T*>(out[0]) + fold * n_elements;
+    for (int64_t first = 0; first < n_elements; first += step) {
+      const int64_t n = std::min(step, n_elements - first);
+      copy_rows<T>(values, step, from + first, step, 1, n);
+      drop<T>(values, factor, dropout, first, 1, 1, vectors<T>(n) * SIZE<T>);
+      copy_rows<T>(to + first, step, values, step, 1, n);
+    }
+  }
+}
+
 // ---------------------------------------------------------------- gated norm
 
 // A row of skip + value * sigmoid(gate), less its mean, and its gate, both followed by zeros to whole vectors or by
@@ -769,6 +788,10 @@ EXPORT(double, float64)
   }                                                                                                  \
   void gated_norm_backward_##NAME(void* const* in, void* const* out, const int64_t* sizes) {         \
     gated_norm_backward<T>(in, out, sizes);                                                          \
+  }                                                                                                  \
+  void drop_folds_##NAME(void* const* in, void* const* out, const int64_t* sizes,                    \
+                         void* const* mask) {                                                        \
+    drop_folds<T>(in, out, sizes, mask);                                                             \
   }
 
 extern "C" {

@@ -1,5 +1,5 @@
-"""The LSTM scan, the variable selection and the gated norm as native code for a CPU: native.cpp, compiled where it is
-first needed.
+"""The LSTM scan, the variable selection, dropout and the gated norm as native code for a CPU: native.cpp, compiled
+where it is first needed.
 
 Each call uses one core and lets other Python threads run. Without a C++ compiler there are no kernels, and the caller
 goes on with torch.
@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tft.dropout import Mask
+from tft.noise import Mask
 
 SOURCE = Path(__file__).with_name("native.cpp")
 COMPILERS = ("c++", "g++", "clang++")
@@ -93,6 +93,15 @@ class Kernels:
         self._call("scan_backward", (d_states, weight, hidden, cell, states, cells, active), out, _scan_sizes(states))
         d_gates, d_weight, d_hidden, d_cell = out
         return d_gates, d_weight, d_hidden, d_cell
+
+    def drop(self, x: Tensor, mask: Mask) -> Tensor:
+        """x (K, N), of which `mask` drops elements."""
+        dropped = x.new_empty(x.shape)
+        dtypes = (torch.int64, torch.int64, torch.float64)
+        of_folds = [t.to(dtype).contiguous() for t, dtype in zip(mask, dtypes, strict=True)]
+        assert all(t.shape == x.shape[:1] for t in of_folds)
+        self._call("drop_folds", (x,), (dropped,), x.shape, _pointers(of_folds))
+        return dropped
 
     def gated_norm_forward(self, skip: Tensor, gated: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """skip (K, R, D) · gated (K, R, 2D) · weight, bias of K times D -> the normalised rows (K, R, D)."""

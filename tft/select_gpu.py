@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tft import cuda
-from tft.dropout import Mask
+from tft.noise import Mask
 
 SOURCE = Path(__file__).with_name("select.cu")
 MAX_WIDTH = 64

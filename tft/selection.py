@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from tft import native, scan_gpu, select_gpu
-from tft.dropout import Mask, Noise, random_seeds
+from tft.noise import Mask, Noise, random_seeds
 
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**28}
 """Size of one (K, G, N, H) tensor: about ten of them are alive, which should fit a CPU's L2 cache or a GPU's memory."""

@@ -26,13 +26,13 @@ from torch import Tensor
 
 from tft.adam import adam
 from tft.capture import Captured
-from tft.dropout import Noise
 from tft.fits import FoldFit, keep_size, kept, kept_composition, kept_size
 from tft.fits import keep as keep_fit
 from tft.folds import Fold
 from tft.forecast import TARGET_BLOCK, Forecasts, Plan, by_fold, forecast, forecast_tensors, plan, selection_weights
 from tft.loss import training_loss, validation_score
 from tft.model import LOSS_MODES, LossMode, ModelConfig, Output, TemporalFusionTransformer, stacked
+from tft.noise import Noise
 from tft.panel import Panel
 from tft.scaling import Scaler
 from tft.volatility import Timing, ewm_volatility, scaled_label
