@@ -109,9 +109,9 @@ def test_the_scan_and_its_gradients(kernels: Kernels, shape: tuple[int, int, int
     *inputs, d_states = scan_inputs(*shape, dtype)
     leaves = [value.clone().requires_grad_(True) for value in inputs]
     expected = scan(*leaves)
-    states, cells, active = kernels.scan_forward(*inputs, keep=True)
+    states, cells, active = kernels.scan_forward(inputs[0], None, *inputs[1:], keep=True)
     assert_close(states, expected.detach())
-    ours = kernels.scan_backward(d_states, *inputs[1:], states, cells, active)
+    ours = kernels.scan_backward(d_states, None, *inputs[1:], states, cells, active, 0)
     for gradient, theirs in zip(ours, torch.autograd.grad(expected, leaves, d_states), strict=True):
         assert_close(gradient, theirs)
 
@@ -123,9 +123,9 @@ def test_a_scan_that_keeps_nothing_for_a_backward_gives_the_same_states(
 ) -> None:
     """To the last bit: the states of training are those of a forecast."""
     *inputs, _ = scan_inputs(*shape, dtype)
-    states, cells, active = kernels.scan_forward(*inputs, keep=False)
+    states, cells, active = kernels.scan_forward(inputs[0], None, *inputs[1:], keep=False)
     assert cells is None and active is None
-    assert torch.equal(states, kernels.scan_forward(*inputs, keep=True)[0])
+    assert torch.equal(states, kernels.scan_forward(inputs[0], None, *inputs[1:], keep=True)[0])
 
 
 @DTYPES
@@ -177,13 +177,13 @@ def test_a_selection_gives_the_same_bits_however_much_it_keeps(
 
 def test_a_scan_without_a_stack_and_with_strides_of_its_own(kernels: Kernels) -> None:
     gates, weight, hidden, cell, d_states = (value[0] for value in scan_inputs(1, 4, 5, 6, torch.float64))
-    expected = kernels.scan_forward(gates, weight, hidden, cell, keep=True)
+    expected = kernels.scan_forward(gates, None, weight, hidden, cell, keep=True)
     strided = kernels.scan_forward(
-        gates.transpose(0, 1).contiguous().transpose(0, 1), weight.T.contiguous().T, hidden, cell, keep=True
+        gates.transpose(0, 1).contiguous().transpose(0, 1), None, weight.T.contiguous().T, hidden, cell, keep=True
     )
     for ours, theirs in zip(strided, expected, strict=True):
         assert torch.equal(ours, theirs)
-    shapes = [value.shape for value in kernels.scan_backward(d_states, weight, hidden, cell, *expected)]
+    shapes = [value.shape for value in kernels.scan_backward(d_states, None, weight, hidden, cell, *expected, 0)]
     assert shapes == [(4, 5, 24), (6, 24), (5, 6), (5, 6)]
 
 
@@ -193,10 +193,16 @@ def test_the_same_bits_every_time(kernels: Kernels, dtype: torch.dtype) -> None:
     (d_selected, x, weights, *grns), mask = select_inputs(2, 3, 131, 50, dtype)
 
     def everything() -> list[Tensor]:
-        scanned = kernels.scan_forward(*inputs, keep=True)
+        scanned = kernels.scan_forward(inputs[0], None, *inputs[1:], keep=True)
         selected, kept = kernels.select_forward(x, weights, grns, mask, keep=True)
         d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, mask, kept)
-        return [*scanned, *kernels.scan_backward(d_states, *inputs[1:], *scanned), selected, d_weights, *d_grns]
+        return [
+            *scanned,
+            *kernels.scan_backward(d_states, None, *inputs[1:], *scanned, 0),
+            selected,
+            d_weights,
+            *d_grns,
+        ]
 
     first = everything()
     for again in (everything(), everything()):
@@ -228,7 +234,7 @@ def test_extreme_gates_saturate_and_a_nan_stays_one(kernels: Kernels, dtype: tor
     """A diverging training must be seen to diverge."""
     gates, weight, hidden, cell, _ = scan_inputs(1, 1, 3, 4, dtype)
     gates[0, 0, 0], gates[0, 0, 1], gates[0, 0, 2] = 1e30, -1e30, float("nan")
-    states = kernels.scan_forward(gates, weight, hidden, cell, keep=False)[0][0, 0]
+    states = kernels.scan_forward(gates, None, weight, hidden, cell, keep=False)[0][0, 0]
     assert_close(states[:2], scan(gates, weight, hidden, cell)[0, 0, :2])
     assert states[2].isnan().all()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import platform
 import shlex
@@ -72,31 +73,56 @@ class Kernels:
         self._library = ctypes.CDLL(str(library))  # a CDLL releases the interpreter's lock during a call
 
     def scan_forward(
-        self, gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, *, keep: bool
+        self, gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, keep: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """gates (L, W, 4H) · weight (H, 4H) · hidden, cell (W, H) initial states, or all with a leading K
-        -> states (L, W, H), and to `keep` for the backward cells (L, W, H) and the gates after their nonlinearities.
+        """gates (L, W, 4H), or (N, 4H) of which windows (W, L) are rows · weight (H, 4H) · hidden, cell (W, H) initial
+        states, or all with a leading K -> states (L, W, H), and to `keep` for the backward cells (L, W, H) and the
+        gates (L, W, 4H) after their nonlinearities.
         """
-        states = gates.new_empty(*gates.shape[:-1], hidden.shape[-1])
-        cells, active = (torch.empty_like(states), gates.new_empty(gates.shape)) if keep else (None, None)
-        self._call("scan_forward", (gates, weight, hidden, cell), (states, cells, active), _scan_sizes(states))
+        n_steps = gates.shape[-3] if windows is None else windows.shape[-1]
+        states = gates.new_empty(*hidden.shape[:-2], n_steps, *hidden.shape[-2:])
+        cells, active = (torch.empty_like(states), states.new_empty(_gates_of(states))) if keep else (None, None)
+        outputs, sizes = (states, cells, active), _scan_sizes(states, gates.shape)
+        self._scan("scan_forward", (gates, weight, hidden, cell), outputs, sizes, windows)
         return states, cells, active
 
     def scan_backward(
         self,
         d_states: Tensor,
+        windows: Tensor | None,
         weight: Tensor,
         hidden: Tensor,
         cell: Tensor,
         states: Tensor,
         cells: Tensor,
         active: Tensor,
+        n_rows: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """From d_states (L, W, H) and what scan_forward took and gave -> gradients of what it took."""
-        out = tuple(t.new_empty(t.shape) for t in (active, weight, hidden, cell))
-        self._call("scan_backward", (d_states, weight, hidden, cell, states, cells, active), out, _scan_sizes(states))
-        d_gates, d_weight, d_hidden, d_cell = out
-        return d_gates, d_weight, d_hidden, d_cell
+        """From d_states (L, W, H) and what scan_forward took and gave -> gradients of gates, weight and initial states.
+
+        n_rows: N, with windows.
+        """
+        if windows is None:
+            d_gates = torch.empty_like(active)
+        else:
+            d_gates = active.new_zeros(*active.shape[:-3], n_rows, active.shape[-1])
+        d_weight, d_hidden, d_cell = (t.new_empty(t.shape) for t in (weight, hidden, cell))
+        outputs = d_gates, d_weight, d_hidden, d_cell
+        inputs, sizes = (d_states, weight, hidden, cell, states, cells, active), _scan_sizes(states, d_gates.shape)
+        self._scan("scan_backward", inputs, outputs, sizes, windows)
+        return outputs
+
+    def _scan(
+        self,
+        name: str,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor | None],
+        sizes: Sequence[int],
+        windows: Tensor | None,
+    ) -> None:
+        rows = None if windows is None else windows.contiguous()
+        assert rows is None or rows.dtype == torch.int64
+        self._call(name, inputs, outputs, sizes, None if rows is None else ctypes.c_void_p(rows.data_ptr()))
 
     def drop(self, x: Tensor, mask: Mask) -> Tensor:
         """x (K, N), of which `mask` drops elements."""
@@ -182,9 +208,15 @@ class Kernels:
         function(_pointers(inputs), _pointers(outputs), (ctypes.c_int64 * len(sizes))(*sizes), *rest)
 
 
-def _scan_sizes(states: Tensor) -> tuple[int, ...]:
+def _scan_sizes(states: Tensor, gates: Sequence[int]) -> tuple[int, ...]:
+    """K, L, W, H and the rows of a fold's gates."""
     assert states.numel() > 0
-    return (states.shape[:-3].numel(), *states.shape[-3:])
+    n_folds = states.shape[:-3].numel()
+    return n_folds, *states.shape[-3:], math.prod(gates[:-1]) // n_folds
+
+
+def _gates_of(states: Tensor) -> tuple[int, ...]:
+    return *states.shape[:-1], 4 * states.shape[-1]
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:

@@ -59,12 +59,12 @@ class _Scan(Function):
             states, entering, cells, active = (None if one is None else _as(hidden, one, single=2) for one in found)
             assert states is not None
             return states, entering, cells, active
+        if gates.device.type == "cpu" and (kernels := native.kernels()):
+            states, cells, active = kernels.scan_forward(gates, windows, weight, hidden, cell, keep=keep)
+            return states, None, cells, active
         if windows is not None:
             gates = _rows(gates, windows.transpose(-1, -2))  # bar-major: the recurrence reads contiguous steps
-        if gates.device.type == "cpu" and (kernels := native.kernels()):
-            states, cells, active = kernels.scan_forward(gates, weight, hidden, cell, keep=keep)
-        else:
-            states, cells, active = _scan_forward(gates, weight, hidden, cell)
+        states, cells, active = _scan_forward(gates, weight, hidden, cell)
         return states, None, cells, active
 
     @staticmethod
@@ -81,18 +81,17 @@ class _Scan(Function):
         windows, weight, first_hidden, first_cell, states, entering, cells, active = ctx.saved_tensors
         d_states, n_steps = gradients[0], states.shape[-3]
         if active.device.type == "cpu" and (kernels := native.kernels()):
-            d_gates, d_weight, d_hidden, d_cell = kernels.scan_backward(
-                d_states, weight, first_hidden, first_cell, states, cells, active
-            )
+            saved = (windows, weight, first_hidden, first_cell, states, cells, active)
+            d_gates, d_weight, d_hidden, d_cell = kernels.scan_backward(d_states, *saved, ctx.n_rows)
+            return d_gates, None, d_weight, d_hidden, d_cell, None
+        if scan_gpu.takes(active, states.shape[-1]):
+            on_gpu = _stack(d_states, weight, first_cell, cells, active, like=active, single=3)
+            d_gates, d_hidden, d_cell = (_as(active, d, single=3) for d in scan_gpu.scan_backward(*on_gpu))
         else:
-            if scan_gpu.takes(active, states.shape[-1]):
-                saved = _stack(d_states, weight, first_cell, cells, active, like=active, single=3)
-                d_gates, d_hidden, d_cell = (_as(active, d, single=3) for d in scan_gpu.scan_backward(*saved))
-            else:
-                d_gates, d_hidden, d_cell = _scan_backward(d_states, weight, first_hidden, first_cell, cells, active)
-                entering = torch.cat([first_hidden.unsqueeze(-3), states.narrow(-3, 0, n_steps - 1)], dim=-3)
-            flat = (tensor.reshape(-1, n_steps * tensor.shape[-2], tensor.shape[-1]) for tensor in (entering, d_gates))
-            d_weight = sum_over_rows(*flat).view(weight.shape)
+            d_gates, d_hidden, d_cell = _scan_backward(d_states, weight, first_hidden, first_cell, cells, active)
+            entering = torch.cat([first_hidden.unsqueeze(-3), states.narrow(-3, 0, n_steps - 1)], dim=-3)
+        flat = (tensor.reshape(-1, n_steps * tensor.shape[-2], tensor.shape[-1]) for tensor in (entering, d_gates))
+        d_weight = sum_over_rows(*flat).view(weight.shape)
         if windows is not None:
             d_gates = _add_rows(d_gates, windows, ctx.n_rows, bar_major=True)
         return d_gates, None, d_weight, d_hidden, d_cell, None
