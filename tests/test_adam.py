@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tft import adam as module
+from tft import native
 from tft.adam import adam
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,3 +59,37 @@ def test_the_kernel_does_what_torch_does(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "_kernel", lambda device: None)
     for ours, theirs in zip(by_kernel, run(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("n_parameters", [1, 77, 2 * module.CPU_CHUNK + 13])
+def test_native_code_does_what_torch_does(
+    n_parameters: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several steps, with gradients that are not finite and a fold that is not updated, whatever its gradient."""
+    if native.kernels() is None:
+        pytest.skip("no native kernels")
+    draws = torch.Generator().manual_seed(0)
+    shape = (3, n_parameters)
+    lr, clip = (torch.tensor(rows, dtype=dtype) for rows in ([[0.01], [0.002], [0.1]], [[1.0], [0.3], [0.01]]))
+    start = torch.randn(shape, generator=draws, dtype=dtype)
+    gradients = [torch.randn(shape, generator=draws, dtype=dtype) for _ in range(4)]
+    gradients[2][0, -1], gradients[2][1, 0], gradients[2][2] = float("nan"), float("inf"), -float("inf")
+
+    def run() -> list[torch.Tensor]:
+        state = [start.clone(), *(torch.zeros(shape, dtype=dtype) for _ in range(2))]
+        count = torch.zeros(3, 1, dtype=dtype)
+        for step, gradient in enumerate(gradients):
+            before = [value[2].clone() for value in (*state, count)]
+            update = torch.tensor([[1.0], [1.0], [float(step % 2)]], dtype=dtype)
+            adam(state[0], gradient, *state[1:], count, clip, update, lr)
+            if not step % 2:
+                assert all(torch.equal(a, b[2]) for a, b in zip(before, (*state, count), strict=True))
+        return [*state, count]
+
+    ours = run()
+    assert all(torch.equal(a, b) for a, b in zip(ours, run(), strict=True))
+    monkeypatch.setenv("TFT_NATIVE", "0")
+    tolerance = {"rtol": 1e-5, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-14}
+    for found, theirs in zip(ours, run(), strict=True):
+        torch.testing.assert_close(found, theirs, **tolerance)

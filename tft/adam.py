@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tft import cuda
+from tft import cuda, native
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 CPU_CHUNK = 2**15
-"""Parameters updated at once on a CPU, so that the update's dozen passes stay in the cache."""
+"""Parameters updated at once on a CPU without kernels, so that the update's dozen passes stay in the cache."""
 SOURCE = Path(__file__).with_name("adam.cu")
 N_THREADS, EACH = 256, 4
 """Of a program of adam.cu, and the parameters that each of them updates."""
@@ -42,6 +42,9 @@ def adam(
     rate = lr * update / (1.0 - BETA_1**count)
     correction = torch.rsqrt(1.0 - BETA_2**count)
     of_folds = rate, correction, clip, (1.0 - BETA_1) * update, (1.0 - BETA_2) * update
+    if flat.device.type == "cpu" and (kernels := native.kernels()):
+        kernels.adam(gradient, torch.cat(of_folds, dim=1), flat, first, second)
+        return
     kernel = _kernel(flat.device) if flat.is_cuda and flat.dtype == torch.float32 else None
     if kernel:
         n_folds, n_parameters = flat.shape

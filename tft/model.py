@@ -399,5 +399,6 @@ def stacked(
     n_folds = next(iter(own.values())).shape[0]
     if n_folds > 1:
         return vmap(single, randomness="different")(own, levels, *inputs)
-    outputs = single(*tree_map(lambda value: value[0], (own, levels, *inputs)))
+    # Not value[0], whose backward writes zeros as large as the value and copies into them.
+    outputs = single(*tree_map(lambda value: value.squeeze(0), (own, levels, *inputs)))
     return tree_map(lambda value: value.unsqueeze(0), outputs)

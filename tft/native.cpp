@@ -1,9 +1,10 @@
-// The LSTM scan of recurrent.py, the variable selection of selection.py, dropout and the gated norm for one CPU core,
-// called by native.py.
+// The LSTM scan of recurrent.py, the variable selection of selection.py, dropout, the gated norm and the update of adam.py
+// for one CPU core, called by native.py.
 //
 // Intermediate values live in registers and in the cache: matrix products are done in tiles small enough for the
 // registers, with the element-wise work on either side of them, and the backward of the selection computes again what
-// the forward did not keep. Every sum has a fixed order. Vectors are those of the compiler's own extension (gcc, clang), on any machine.
+// the forward did not keep. Every sum has a fixed order. Vectors are those of the compiler's own extension (gcc, clang),
+// on any machine.
 //
 // Shapes: K folds, L look-back bars, W windows, V variables, N cells, H hidden width; P and Q, H and 4H rounded up to
 // whole vectors. Gates of the LSTM are laid out input | forget | output | candidate, of the selection value | gate.
@@ -242,6 +243,30 @@ template <class T>
 void transpose(T* to, int64_t to_row, const T* from, int64_t from_row, int64_t n_rows, int64_t n_columns) {
   for (int64_t i = 0; i < n_rows; i++)
     for (int64_t j = 0; j < n_columns; j++) to[j * to_row + i] = from[i * from_row + j];
+}
+
+// ---------------------------------------------------------------- Adam
+
+constexpr double ADAM_EPSILON = 1e-8;
+
+// in: gradient (K, P) and of_folds (K, 5); in place: weights and the moments (K, P); sizes: K, P
+template <class T> void adam(void* const* in, void* const* state, const int64_t* sizes) {
+  const int64_t n_folds = sizes[0], n = sizes[1];
+  for (int64_t fold = 0; fold < n_folds; fold++) {
+    const T* const own = static_cast<T*>(in[1]) + fold * 5;
+    const T rate = own[0], correction = own[1], clip = own[2], of_slope = own[3], of_square = own[4];
+    if (!of_slope) continue;  // this fold is not updated
+    const T* __restrict gradient = static_cast<T*>(in[0]) + fold * n;
+    T* __restrict weights = static_cast<T*>(state[0]) + fold * n;
+    T* __restrict mean = static_cast<T*>(state[1]) + fold * n;
+    T* __restrict square = static_cast<T*>(state[2]) + fold * n;
+    for (int64_t i = 0; i < n; i++) {
+      const T raw = gradient[i], slope = raw - raw == 0 ? raw * clip : T(0);  // 0 where it is not finite
+      mean[i] += of_slope * (slope - mean[i]);
+      square[i] += of_square * (slope * slope - square[i]);
+      weights[i] -= mean[i] * rate / (std::sqrt(square[i]) * correction + T(ADAM_EPSILON));
+    }
+  }
 }
 
 // ---------------------------------------------------------------- LSTM
@@ -494,8 +519,8 @@ NOINLINE void through_layers(const Padded<T>& grn, const T* hidden, const Dropou
 }
 
 // Skip and layer norm of rows (n, P): to `centred`, and 1 / standard deviation to inverse_std (n,). `valid` (P,) is 1
-// for an element of H and 0 after. In passes over all rows, so that one row is worked on while the reductions of another
-// are waited for.
+// for an element of H and 0 after. In passes over all rows, so that one row is worked on while the reductions of
+// another are waited for.
 template <class T>
 INLINE void normalise(const Padded<T>& grn, const T* x, const T* valid, const T* gated, T* centred, T* inverse_std,
                       int64_t n, int64_t h, int64_t p) {
@@ -806,6 +831,9 @@ void scan_backward_folds(void* const* in, void* const* out, const int64_t* sizes
 }  // namespace
 
 #define EXPORT(T, NAME)                                                                              \
+  void adam_##NAME(void* const* in, void* const* state, const int64_t* sizes) {                      \
+    adam<T>(in, state, sizes);                                                                       \
+  }                                                                                                  \
   void scan_forward_##NAME(void* const* in, void* const* out, const int64_t* sizes,                  \
                            const int64_t* windows) {                                                 \
     scan_forward_folds<T>(in, out, sizes, windows);                                                  \

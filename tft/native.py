@@ -1,4 +1,4 @@
-"""The LSTM scan, the variable selection, dropout and the gated norm as native code for a CPU: native.cpp, compiled
+"""The LSTM scan, the variable selection, dropout, the gated norm and Adam as native code for a CPU: native.cpp, compiled
 where it is first needed.
 
 Each call uses one core and lets other Python threads run. Without a C++ compiler there are no kernels, and the caller
@@ -71,6 +71,12 @@ class Kernels:
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))  # a CDLL releases the interpreter's lock during a call
+
+    def adam(self, gradient: Tensor, of_folds: Tensor, weights: Tensor, mean: Tensor, square: Tensor) -> None:
+        """One update of weights and moments (K, P) in place; of_folds (K, 5) as adam.py lays it out."""
+        assert weights.shape == mean.shape == square.shape == gradient.shape and of_folds.shape == (len(weights), 5)
+        assert all(t.is_contiguous() for t in (weights, mean, square))
+        self._call("adam", (gradient, of_folds), (weights, mean, square), weights.shape)
 
     def scan_forward(
         self, gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, keep: bool
@@ -201,7 +207,7 @@ class Kernels:
         self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor | None], sizes: Sequence[int], *rest: object
     ) -> None:
         dtype = inputs[0].dtype
-        assert all(t.dtype == dtype and t.device.type == "cpu" for t in inputs)
+        assert all(t is None or (t.dtype == dtype and t.device.type == "cpu") for t in (*inputs, *outputs))
         inputs = [t.contiguous() for t in inputs]  # held until the call is over
         function = getattr(self._library, f"{name}_{SUFFIX[dtype]}")  # which, unlike an index, keeps what it found
         function.restype = None
