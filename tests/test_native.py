@@ -139,10 +139,40 @@ def test_the_selection_and_its_gradients(
     leaves = [value.clone().requires_grad_(True) for value in inputs]
     expected = select(*leaves, mask=drawn)
     x, weights, *grns = inputs
-    assert_close(kernels.select_forward(x, weights, grns, drawn), expected.detach())
-    d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, drawn)
+    selected, kept = kernels.select_forward(x, weights, grns, drawn, keep=True)
+    assert_close(selected, expected.detach())
+    d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, drawn, kept)
     for ours, theirs in zip((d_weights, *d_grns), torch.autograd.grad(expected, leaves[1:], d_selected), strict=True):
         assert_close(ours, theirs)
+
+
+@DTYPES
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("shape", SELECT_SHAPES, ids=str)
+def test_a_selection_gives_the_same_bits_however_much_it_keeps(
+    kernels: Kernels,
+    shape: tuple[int, int, int, int],
+    dropped: bool,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Value and gradients are those of nothing, one variable of each fold, and all of them kept."""
+    (d_selected, x, weights, *grns), mask = select_inputs(*shape, dtype)
+    drawn = mask if dropped else None
+    whole = kernels.select_forward(x, weights, grns, drawn, keep=True)[1]
+    assert whole is not None and whole.shape[:2] == x.shape[:2]
+    one = whole.numel() * whole.element_size() // shape[1]
+
+    def everything(n_bytes: int, *, n_kept: int, keep: bool = True) -> list[Tensor]:
+        monkeypatch.setattr(native, "KEPT_BYTES", n_bytes)
+        selected, kept = kernels.select_forward(x, weights, grns, drawn, keep=keep)
+        assert n_kept == (0 if kept is None else kept.shape[1])
+        d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, drawn, kept)
+        return [selected, d_weights, *d_grns]
+
+    expected = everything(2**28, n_kept=0, keep=False)
+    for found in (everything(one - 1, n_kept=0), everything(one, n_kept=1), everything(2**28, n_kept=shape[1])):
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_a_scan_without_a_stack_and_with_strides_of_its_own(kernels: Kernels) -> None:
@@ -164,8 +194,8 @@ def test_the_same_bits_every_time(kernels: Kernels, dtype: torch.dtype) -> None:
 
     def everything() -> list[Tensor]:
         scanned = kernels.scan_forward(*inputs, keep=True)
-        d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, mask)
-        selected = kernels.select_forward(x, weights, grns, mask)
+        selected, kept = kernels.select_forward(x, weights, grns, mask, keep=True)
+        d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, mask, kept)
         return [*scanned, *kernels.scan_backward(d_states, *inputs[1:], *scanned), selected, d_weights, *d_grns]
 
     first = everything()
@@ -175,12 +205,14 @@ def test_the_same_bits_every_time(kernels: Kernels, dtype: torch.dtype) -> None:
 
 def test_threads_do_not_disturb_each_other(kernels: Kernels) -> None:
     (d_selected, x, weights, *grns), mask = select_inputs(2, 3, 131, 50, torch.float32)
-    expected = kernels.select_backward(d_selected, x, weights, grns, mask)[1]
+    kept = kernels.select_forward(x, weights, grns, mask, keep=True)[1]
+    expected = kernels.select_backward(d_selected, x, weights, grns, mask, kept)[1]
     differences: list[bool] = []
 
     def repeat() -> None:
         for _ in range(20):
-            found = kernels.select_backward(d_selected, x, weights, grns, mask)[1]
+            own = kernels.select_forward(x, weights, grns, mask, keep=True)[1]
+            found = kernels.select_backward(d_selected, x, weights, grns, mask, own)[1]
             differences.append(not all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)))
 
     threads = [threading.Thread(target=repeat) for _ in range(4)]
@@ -202,10 +234,10 @@ def test_extreme_gates_saturate_and_a_nan_stays_one(kernels: Kernels, dtype: tor
 
     (_, x, weights, *grns), _ = select_inputs(1, 2, 3, 4, dtype)
     x[0, 0, 1], grns[5][0, 1, 4] = 1e4, -1e30  # a first layer and a gate
-    selected = kernels.select_forward(x, weights, grns, None)
+    selected = kernels.select_forward(x, weights, grns, None, keep=False)[0]
     assert_close(selected, select(x, weights, *grns, mask=None))
     grns[0][0, 1, 2] = float("nan")
-    assert kernels.select_forward(x, weights, grns, None).isnan().all()
+    assert kernels.select_forward(x, weights, grns, None, keep=False)[0].isnan().all()
 
 
 def test_the_environment_switches_the_kernels_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.func import vmap
 
-from tft import selection
+from tft import native, selection
 from tft.noise import Mask, Noise, random_seeds
 from tft.selection import VariableGRNs, select
 
@@ -95,3 +98,27 @@ def upstream(like: Tensor) -> Tensor:
 def test_a_rate_of_nothing_drops_nothing() -> None:
     x, weights, grns = inputs(9, 4, 6)
     assert torch.equal(select(x, weights, grns, None), select(x, weights, grns, Noise.of(Generator(), 0.0)))
+
+
+def test_what_a_selection_keeps_is_there_for_a_backward_and_freed_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one fold and of a stack; a forecast, which has no backward, keeps nothing."""
+    if (kernels := native.kernels()) is None:
+        pytest.skip("no native kernels")
+    kept: list[weakref.ref[Tensor] | None] = []
+
+    def forward(*arguments: Any, keep: bool) -> tuple[Tensor, Tensor | None]:
+        selected, own = native.Kernels.select_forward(kernels, *arguments, keep=keep)
+        kept.append(None if own is None else weakref.ref(own.untyped_storage()))
+        return selected, own
+
+    monkeypatch.setattr(kernels, "select_forward", forward)
+    x, weights, grns = inputs(9, 4, 6)
+    with torch.no_grad():
+        select(x, weights, grns, None)
+    assert kept.pop() is None
+    stack = VariableGRNs(*(torch.stack([a, a]) for a in grns))
+    for selected in (select(x, weights, grns, None), vmap(lambda own: select(x, weights, own, None))(stack)):
+        own = kept.pop(0)
+        assert own is not None and own() is not None
+        torch.autograd.grad(selected.sum(), weights)
+        assert own() is None

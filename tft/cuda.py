@@ -31,6 +31,8 @@ class Kernel:
         values = [_as_c(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         with torch.cuda.device(device):
+            # A thread of autograd's that has not called CUDA yet has no context.
+            _check(_driver().cuCtxSetCurrent(_context(torch.cuda.current_device())), "its context")
             stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
             sizes = (*grid, self.n_threads, 1, 1, self.shared_bytes)
             _check(_driver().cuLaunchKernel(self._function, *sizes, stream, pointers, None), "a launch")
@@ -80,6 +82,14 @@ def _text(size: ctypes._NamedFuncPointer, read: ctypes._NamedFuncPointer, progra
 @cache
 def _driver() -> ctypes.CDLL:
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
+@cache
+def _context(device: int) -> ctypes.c_void_p:
+    """The one that torch computes in."""
+    context = ctypes.c_void_p()
+    _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "the context of a device")
+    return context
 
 
 @cache

@@ -2,8 +2,8 @@
 // called by native.py.
 //
 // Intermediate values live in registers and in the cache: matrix products are done in tiles small enough for the
-// registers, with the element-wise work on either side of them, and the backward of the selection computes the forward
-// again. Every sum has a fixed order. Vectors are those of the compiler's own extension (gcc, clang), on any machine.
+// registers, with the element-wise work on either side of them, and the backward of the selection computes again what
+// the forward did not keep. Every sum has a fixed order. Vectors are those of the compiler's own extension (gcc, clang), on any machine.
 //
 // Shapes: K folds, L look-back bars, W windows, V variables, N cells, H hidden width; P and Q, H and 4H rounded up to
 // whole vectors. Gates of the LSTM are laid out input | forget | output | candidate, of the selection value | gate.
@@ -406,34 +406,39 @@ Dropout dropout_of(void* const* mask, int64_t fold) {  // seeds, thresholds, sca
   return {uint32_t(seed), uint32_t(seed >> 32), int32_t(at(1)), static_cast<double*>(mask[2])[fold]};
 }
 
-// rows (n, P) times 0 or the scale, which go to factor (n, P); `row` is the first one's number
-template <class T>
-NOINLINE void drop(T* rows, T* factor, const Dropout& dropout, int64_t row, int64_t n, int64_t h, int64_t p) {
+// rows (n, P) times 0 or the scale; `row` is the first one's number
+template <class T> NOINLINE void drop(T* rows, const Dropout& dropout, int64_t row, int64_t n, int64_t h, int64_t p) {
   if (!dropout.scale) return;
   Hash<T> lane;
   for (int i = 0; i < SIZE<T>; i++) lane[i] = i;
   uint32_t first = uint32_t(row * h) + dropout.low;
-  for (int64_t m = 0; m < n; m++, rows += p, factor += p, first += h)
+  for (int64_t m = 0; m < n; m++, rows += p, first += h)
     for (int64_t i = 0; i < p; i += SIZE<T>) {
       Hash<T> x = lane + (first + uint32_t(i));
       x = (x ^ (x >> 16)) * 0x7feb352du;
       x = (x ^ (x >> 15) ^ dropout.high) * 0x846ca68bu;
       const auto bits = __builtin_convertvector(x ^ (x >> 16), Whole<T>) << (8 * sizeof(T) - 32) >> (8 * sizeof(T) - 16);
       const auto stays = bits >= typename Vectors<T>::Element(dropout.threshold);
-      const Vec<T> kept = stays ? all(T(dropout.scale)) : Vec<T>{};
-      store(factor + i, kept);
-      store(rows + i, Vec<T>(load(rows + i) * kept));
+      store(rows + i, Vec<T>(load(rows + i) * (stays ? all(T(dropout.scale)) : Vec<T>{})));
     }
 }
 
-template <class T> NOINLINE void multiply(T* values, const T* by, int64_t n) {  // n is whole vectors
-  for (int64_t i = 0; i < n; i += SIZE<T>) store(values + i, Vec<T>(load(values + i) * load(by + i)));
-}
-
-// What a block of cells goes through, (BLOCK, P) but for gated (BLOCK, 2P).
+// What a block of n cells goes through, but for the first layer, which is cheap to compute again.
 template <class T> struct Layers {
-  explicit Layers(int64_t p) : hidden(BLOCK * p), factor(BLOCK * p), kept(BLOCK * p), gated(BLOCK * 2 * p) {}
-  Scratch<T> hidden, factor, kept, gated;
+  Layers(T* memory, int64_t n, int64_t p) : second(memory), gated(memory + n * p) {}
+  T* second;  // (n, P) after the second layer and dropout
+  T* gated;   // (n, 2P) the value, and the gate after its sigmoid
+  static int64_t size(int64_t n, int64_t p) { return n * 3 * p; }
+};
+
+// Those of a call for its backward: of the first variables of each fold, as many as there is memory for.
+template <class T> struct Kept {
+  T* memory;
+  int64_t n_variables, n_cells, p;
+  T* at(int64_t fold, int64_t variable, int64_t cell) const {
+    if (variable >= n_variables) return nullptr;
+    return memory + Layers<T>::size((fold * n_variables + variable) * n_cells + cell, p);
+  }
 };
 
 template <class T>
@@ -445,35 +450,41 @@ NOINLINE void first_layer(const Padded<T>& grn, const T* x, T* hidden, int64_t n
     }
 }
 
+template <class T> NOINLINE void squash_gates(T* gated, int64_t n, int64_t p) {
+  for (int64_t m = 0; m < n; m++)
+    for (T *gate = gated + m * 2 * p + p, *end = gate + p; gate < end; gate += SIZE<T>)
+      store(gate, sigmoid<T>(load(gate)));
+}
+
+// NOINLINE, so that it is the same instructions and gives the same bits wherever it is called.
 template <class T>
-void through_layers(const Padded<T>& grn, const T* x, const Dropout& dropout, int64_t row, const Layers<T>& to,
-                    int64_t n, int64_t h, int64_t p) {
+NOINLINE void through_layers(const Padded<T>& grn, const T* hidden, const Dropout& dropout, int64_t row,
+                             const Layers<T>& to, int64_t n, int64_t h, int64_t p) {
   const int64_t n_columns = p / SIZE<T>;
-  first_layer<T>(grn, x, to.hidden, n, p);
   product<T>(
-      n, n_columns, h, to.hidden, p, 1, grn[SECOND_WEIGHT], p,
+      n, n_columns, h, hidden, p, 1, grn[SECOND_WEIGHT], p,
       LAMBDA(int64_t, int64_t j) { return load(grn[SECOND_BIAS] + j * SIZE<T>); },
-      LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(to.kept + m * p + j * SIZE<T>, v); });
-  drop<T>(to.kept, to.factor, dropout, row, n, h, p);
+      LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(to.second + m * p + j * SIZE<T>, v); });
+  drop<T>(to.second, dropout, row, n, h, p);
   product<T>(
-      n, 2 * n_columns, h, to.kept, p, 1, grn[GATE_WEIGHT], 2 * p,
+      n, 2 * n_columns, h, to.second, p, 1, grn[GATE_WEIGHT], 2 * p,
       LAMBDA(int64_t, int64_t j) { return load(grn[GATE_BIAS] + j * SIZE<T>); },
       LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(to.gated + m * 2 * p + j * SIZE<T>, v); });
+  squash_gates<T>(to.gated, n, p);
 }
 
 // Skip and layer norm of rows (n, P): to `centred`, and 1 / standard deviation to inverse_std (n,). `valid` (P,) is 1
-// for an element of H and 0 after. gated (n, 2P) has its gate replaced by the sigmoid. In passes over all rows, so that
-// one row is worked on while the reductions of another are waited for.
+// for an element of H and 0 after. In passes over all rows, so that one row is worked on while the reductions of another
+// are waited for.
 template <class T>
-INLINE void normalise(const Padded<T>& grn, const T* x, const T* valid, T* gated, T* centred, T* inverse_std, int64_t n,
-                      int64_t h, int64_t p) {
+INLINE void normalise(const Padded<T>& grn, const T* x, const T* valid, const T* gated, T* centred, T* inverse_std,
+                      int64_t n, int64_t h, int64_t p) {
   const T share = T(1) / h;
   T* mean = inverse_std;  // until the second pass
   for (int64_t m = 0; m < n; m++) {
     Vec<T> total{};
     for (int64_t i = 0; i < p; i += SIZE<T>) {
-      T *const value = gated + m * 2 * p + i, *const gate = value + p;
-      store(gate, sigmoid<T>(load(gate)));
+      const T *const value = gated + m * 2 * p + i, *const gate = value + p;
       const Vec<T> embedded = load(grn[EMBED_BIAS] + i) + x[m] * load(grn[EMBED_WEIGHT] + i);
       const Vec<T> skip = embedded + load(value) * load(gate);
       store(centred + m * p + i, skip);
@@ -494,8 +505,8 @@ INLINE void normalise(const Padded<T>& grn, const T* x, const T* valid, T* gated
 }
 
 template <class T>
-NOINLINE void add_selected(const Padded<T>& grn, const T* x, const T* weights, const T* valid, T* gated, T* centred,
-                           T* selected, int64_t n, int64_t h, int64_t p) {
+NOINLINE void add_selected(const Padded<T>& grn, const T* x, const T* weights, const T* valid, const T* gated,
+                           T* centred, T* selected, int64_t n, int64_t h, int64_t p) {
   T inverse_std[BLOCK];
   normalise(grn, x, valid, gated, centred, inverse_std, n, h, p);
   for (int64_t m = 0; m < n; m++)
@@ -506,11 +517,11 @@ NOINLINE void add_selected(const Padded<T>& grn, const T* x, const T* weights, c
     }
 }
 
-// Its gradients; gated becomes the gradient of itself.
+// Its gradients.
 template <class T>
 NOINLINE void backward_selected(const Padded<T>& grn, const Padded<T>& d_grn, const T* x, const T* weights,
-                                const T* d_selected, const T* valid, T* gated, T* centred, T* d_weights, int64_t n,
-                                int64_t h, int64_t p) {
+                                const T* d_selected, const T* valid, const T* gated, T* d_gated, T* centred,
+                                T* d_weights, int64_t n, int64_t h, int64_t p) {
   T inverse_std[BLOCK], scale[BLOCK], across[BLOCK], along[BLOCK];
   normalise(grn, x, valid, gated, centred, inverse_std, n, h, p);
   const T share = T(1) / h;
@@ -538,12 +549,13 @@ NOINLINE void backward_selected(const Padded<T>& grn, const Padded<T>& d_grn, co
       const Vec<T> d_skip = scale[m] * d_centred;
       embed_weight += x[m] * d_skip;
       embed_bias += d_skip;
-      T *const value_at = gated + m * 2 * p + i, *const gate_at = value_at + p;
-      const Vec<T> gate = load(gate_at), d_value = d_skip * gate, d_gate = d_value * load(value_at) * (T(1) - gate);
+      const int64_t at = m * 2 * p + i;
+      const Vec<T> value = load(gated + at), gate = load(gated + at + p);
+      const Vec<T> d_value = d_skip * gate, d_gate = d_value * value * (T(1) - gate);
       value_bias += d_value;
       gate_bias += d_gate;
-      store(value_at, d_value);
-      store(gate_at, d_gate);
+      store(d_gated + at, d_value);
+      store(d_gated + at + p, d_gate);
     }
     add_to(d_grn[NORM_WEIGHT] + i, norm_weight);
     add_to(d_grn[NORM_BIAS] + i, norm_bias);
@@ -572,25 +584,29 @@ NOINLINE void backward_biases(const Padded<T>& d_grn, const T* x, const T* hidde
   }
 }
 
-// in: x, weights, parameters (in the order of the enum); out: selected
+// in: x, weights, parameters (in the order of the enum); out: selected; sizes: K, V, N, H, variables that are kept
 template <class T>
-void select_forward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask) {
+void select_forward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask, void* memory) {
   const int64_t n_folds = sizes[0], n_variables = sizes[1], n_cells = sizes[2], h = sizes[3];
   const int64_t p = vectors<T>(h) * SIZE<T>;
+  const Kept<T> kept{static_cast<T*>(memory), sizes[4], n_cells, p};
   Padded<T> grn(h, p);
-  Layers<T> layers(p);
-  Scratch<T> selected(n_cells * p), valid(p);
+  Scratch<T> selected(n_cells * p), valid(p), hidden(BLOCK * p), own_layers(Layers<T>::size(BLOCK, p));
   std::fill_n(static_cast<T*>(valid), h, T(1));
   for (int64_t fold = 0; fold < n_folds; fold++) {
     const Dropout dropout = dropout_of(mask, fold);
     std::memset(selected, 0, n_cells * p * sizeof(T));
-    for (int64_t own = fold * n_variables; own < (fold + 1) * n_variables; own++) {  // row of (K * V, ...)
+    for (int64_t variable = 0; variable < n_variables; variable++) {
+      const int64_t own = fold * n_variables + variable;  // row of (K * V, ...)
       grn.read(in + 2, own);
       for (int64_t cell = 0; cell < n_cells; cell += BLOCK) {
         const int64_t n = std::min(BLOCK, n_cells - cell), at = own * n_cells + cell;
         const T *x = static_cast<T*>(in[0]) + at, *weights = static_cast<T*>(in[1]) + at;
-        through_layers<T>(grn, x, dropout, at - fold * n_variables * n_cells, layers, n, h, p);
-        add_selected<T>(grn, x, weights, valid, layers.gated, layers.hidden, selected + cell * p, n, h, p);
+        T* const to = kept.at(fold, variable, cell);
+        const Layers<T> layers(to ? to : own_layers, n, p);
+        first_layer<T>(grn, x, hidden, n, p);
+        through_layers<T>(grn, hidden, dropout, variable * n_cells + cell, layers, n, h, p);
+        add_selected<T>(grn, x, weights, valid, layers.gated, hidden, selected + cell * p, n, h, p);
       }
     }
     copy_rows<T>(static_cast<T*>(out[0]) + fold * n_cells * h, h, selected, p, n_cells, h);
@@ -599,19 +615,21 @@ void select_forward(void* const* in, void* const* out, const int64_t* sizes, voi
 
 // in: d_selected, x, weights, parameters; out: gradients of weights and of the parameters
 template <class T>
-void select_backward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask) {
+void select_backward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask, void* memory) {
   const int64_t n_folds = sizes[0], n_variables = sizes[1], n_cells = sizes[2], h = sizes[3];
   const int64_t n_columns = vectors<T>(h), p = n_columns * SIZE<T>;
+  const Kept<T> kept{static_cast<T*>(memory), sizes[4], n_cells, p};
   Padded<T> grn(h, p), d_grn(h, p);
-  Layers<T> layers(p);
-  Scratch<T> d_selected(n_cells * p), valid(p), d_second(BLOCK * p), d_hidden(BLOCK * p);
+  Scratch<T> d_selected(n_cells * p), valid(p), hidden(BLOCK * p), own_layers(Layers<T>::size(BLOCK, p));
+  Scratch<T> d_gated(BLOCK * 2 * p), d_second(BLOCK * p), d_hidden(BLOCK * p);
   Scratch<T> second_transposed(h * p), gate_transposed(2 * p * p);
   std::fill_n(static_cast<T*>(valid), h, T(1));
   const auto zero = LAMBDA(int64_t, int64_t) { return Vec<T>{}; };
   for (int64_t fold = 0; fold < n_folds; fold++) {
     const Dropout dropout = dropout_of(mask, fold);
     copy_rows<T>(d_selected, p, static_cast<T*>(in[0]) + fold * n_cells * h, h, n_cells, h);
-    for (int64_t own = fold * n_variables; own < (fold + 1) * n_variables; own++) {  // row of (K * V, ...)
+    for (int64_t variable = 0; variable < n_variables; variable++) {
+      const int64_t own = fold * n_variables + variable;  // row of (K * V, ...)
       grn.read(in + 3, own);
       d_grn.clear();
       transpose<T>(second_transposed, p, grn[SECOND_WEIGHT], p, h, h);
@@ -619,17 +637,20 @@ void select_backward(void* const* in, void* const* out, const int64_t* sizes, vo
       for (int64_t cell = 0; cell < n_cells; cell += BLOCK) {
         const int64_t n = std::min(BLOCK, n_cells - cell), at = own * n_cells + cell;
         const T *x = static_cast<T*>(in[1]) + at, *weights = static_cast<T*>(in[2]) + at;
-        through_layers<T>(grn, x, dropout, at - fold * n_variables * n_cells, layers, n, h, p);
-        backward_selected<T>(grn, d_grn, x, weights, d_selected + cell * p, valid, layers.gated, d_second,
+        T* const from = kept.at(fold, variable, cell);
+        const Layers<T> layers(from ? from : own_layers, n, p);
+        first_layer<T>(grn, x, hidden, n, p);
+        if (!from) through_layers<T>(grn, hidden, dropout, variable * n_cells + cell, layers, n, h, p);
+        backward_selected<T>(grn, d_grn, x, weights, d_selected + cell * p, valid, layers.gated, d_gated, d_second,
                              static_cast<T*>(out[0]) + at, n, h, p);
-        add_product<T>(h, 2 * n_columns, n, layers.kept, p, layers.gated, 2 * p, d_grn[GATE_WEIGHT]);
-        product<T>(n, n_columns, 2 * p, layers.gated, 2 * p, 1, gate_transposed, p, zero,
+        add_product<T>(h, 2 * n_columns, n, layers.second, p, d_gated, 2 * p, d_grn[GATE_WEIGHT]);
+        product<T>(n, n_columns, 2 * p, d_gated, 2 * p, 1, gate_transposed, p, zero,
                    LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(d_second + m * p + j * SIZE<T>, v); });
-        if (dropout.scale) multiply<T>(d_second, layers.factor, n * p);
-        add_product<T>(h, n_columns, n, layers.hidden, p, d_second, p, d_grn[SECOND_WEIGHT]);
+        drop<T>(d_second, dropout, variable * n_cells + cell, n, h, p);
+        add_product<T>(h, n_columns, n, hidden, p, d_second, p, d_grn[SECOND_WEIGHT]);
         product<T>(n, n_columns, h, d_second, p, 1, second_transposed, p, zero,
                    LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(d_hidden + m * p + j * SIZE<T>, v); });
-        backward_biases<T>(d_grn, x, layers.hidden, d_second, d_hidden, n, p);
+        backward_biases<T>(d_grn, x, hidden, d_second, d_hidden, n, p);
       }
       d_grn.write(out + 1, own);
     }
@@ -641,7 +662,7 @@ void select_backward(void* const* in, void* const* out, const int64_t* sizes, vo
 // in: x (K, N); out: x with elements dropped
 template <class T> void drop_folds(void* const* in, void* const* out, const int64_t* sizes, void* const* mask) {
   const int64_t n_folds = sizes[0], n_elements = sizes[1], step = BLOCK * SIZE<T>;
-  Scratch<T> values(step), factor(step);
+  Scratch<T> values(step);
   for (int64_t fold = 0; fold < n_folds; fold++) {
     const Dropout dropout = dropout_of(mask, fold);
     const T* from = static_cast<T*>(in[0]) + fold * n_elements;
@@ -649,7 +670,7 @@ template <class T> void drop_folds(void* const* in, void* const* out, const int6
     for (int64_t first = 0; first < n_elements; first += step) {
       const int64_t n = std::min(step, n_elements - first);
       copy_rows<T>(values, step, from + first, step, 1, n);
-      drop<T>(values, factor, dropout, first, 1, 1, vectors<T>(n) * SIZE<T>);
+      drop<T>(values, dropout, first, 1, 1, vectors<T>(n) * SIZE<T>);
       copy_rows<T>(to + first, step, values, step, 1, n);
     }
   }
@@ -769,12 +790,12 @@ template <class T> void scan_backward_folds(void* const* in, void* const* out, c
     scan_backward_folds<T>(in, out, sizes);                                                          \
   }                                                                                                  \
   void select_forward_##NAME(void* const* in, void* const* out, const int64_t* sizes,                \
-                             void* const* mask) {                                                    \
-    select_forward<T>(in, out, sizes, mask);                                                         \
+                                 void* const* mask, void* memory) {                                  \
+    select_forward<T>(in, out, sizes, mask, memory);                                                 \
   }                                                                                                  \
   void select_backward_##NAME(void* const* in, void* const* out, const int64_t* sizes,               \
-                              void* const* mask) {                                                   \
-    select_backward<T>(in, out, sizes, mask);                                                        \
+                                  void* const* mask, void* memory) {                                 \
+    select_backward<T>(in, out, sizes, mask, memory);                                                \
   }
 
 extern "C" {

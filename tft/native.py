@@ -42,6 +42,10 @@ FLAGS = (
     "-shared",
 )
 SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
+KEPT_BYTES = 2**28
+"""At most, of what a selection keeps for its backward; the rest is computed again."""
+LARGEST_VECTOR_BYTES = 64
+"""Of native.cpp, which rounds a width up to whole vectors."""
 
 _found: list[Kernels | None] = []  # empty until the first call
 _lock = threading.Lock()
@@ -118,11 +122,21 @@ class Kernels:
         d_skip, d_gated, d_weight, d_bias = out
         return d_skip, d_gated, d_weight, d_bias
 
-    def select_forward(self, x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None) -> Tensor:
-        """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · mask of rows V * N -> (K, N, H)."""
-        selected = x.new_empty(x.shape[0], x.shape[2], grns[0].shape[-1])
-        self._select("select_forward", (x, weights, *grns), (selected,), mask)
-        return selected
+    def select_forward(
+        self, x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, keep: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · mask of rows V * N -> (K, N, H), and to
+        `keep` for the backward what the first of the variables went through, as many as KEPT_BYTES hold.
+        """
+        n_folds, n_variables, n_cells = x.shape
+        h, size = grns[0].shape[-1], x.element_size()
+        line = LARGEST_VECTOR_BYTES // size
+        of_variable = n_cells * 3 * -(-h // line) * line
+        n_kept = min(n_variables, KEPT_BYTES // (n_folds * of_variable * size)) if keep else 0
+        kept = x.new_empty(n_folds, n_kept, of_variable) if n_kept else None
+        selected = x.new_empty(n_folds, n_cells, h)
+        self._select("select_forward", (x, weights, *grns), (selected,), mask, kept)
+        return selected, kept
 
     def select_backward(
         self,
@@ -131,20 +145,31 @@ class Kernels:
         weights: Tensor,
         grns: Sequence[Tensor],
         mask: Mask | None,
+        kept: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """From d_selected (K, N, H) and what select_forward took -> gradients of weights and of grns."""
+        """From d_selected (K, N, H) and what select_forward took and kept -> gradients of weights and of grns: the
+        same, however much was kept.
+        """
         d_weights, *d_grns = (t.new_empty(t.shape) for t in (weights, *grns))
         inputs = (d_selected, x, weights, *grns)
-        self._select("select_backward", inputs, (d_weights, *d_grns), mask)
+        self._select("select_backward", inputs, (d_weights, *d_grns), mask, kept)
         return d_weights, d_grns
 
-    def _select(self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], mask: Mask | None) -> None:
+    def _select(
+        self,
+        name: str,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        mask: Mask | None,
+        kept: Tensor | None,
+    ) -> None:
         x, constant = inputs[-12], inputs[-10]
-        sizes = (*x.shape, constant.shape[-1])
+        sizes = (*x.shape, constant.shape[-1], 0 if kept is None else kept.shape[1])
         dtypes = (torch.int64, torch.int64, torch.float64)
         of_folds = [] if mask is None else [t.to(dtype).contiguous() for t, dtype in zip(mask, dtypes, strict=True)]
         assert all(t.shape == x.shape[:1] for t in of_folds)
-        self._call(name, inputs, outputs, sizes, _pointers(of_folds) if of_folds else None)
+        memory = None if kept is None else ctypes.c_void_p(kept.data_ptr())
+        self._call(name, inputs, outputs, sizes, _pointers(of_folds) if of_folds else None, memory)
 
     def _call(
         self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor | None], sizes: Sequence[int], *rest: object

@@ -1,15 +1,16 @@
 """The per-variable GRNs of variable selection and their weighted sum as one operation (Lim et al. 2021, eqs 2-5, 7, 8).
 
-Nothing as large as (variables, cells, width) is kept: a few variables at a time are taken through the whole chain while
-their intermediate values lie in the cache, and the backward computes them again. It is written here for any device,
-and done by native.cpp on a CPU and select_gpu.py on a GPU where they can run.
+A few variables at a time are taken through the whole chain while their intermediate values lie in the cache, and the
+backward computes them again, so that nothing as large as (variables, cells, width) is kept. It is written here for any
+device, and done by native.cpp on a CPU and select_gpu.py on a GPU where they can run; the first of them keeps what fits
+a fixed size.
 
 Shapes: K stacked folds (1 where there is no stack), V variables, G variables of a chunk, N cells, H hidden width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -47,39 +48,49 @@ def select(x: Tensor, weights: Tensor, grns: VariableGRNs, noise: Noise | None) 
     generator, *levels = noise or (None, None, None)
     columns = (x.T.contiguous(), weights.T.contiguous(), *grns, *levels)
     arguments = (None if column is None else column.unsqueeze(0) for column in columns)
-    selected: Tensor = _Select.apply(*arguments, generator)[0]  # type: ignore[no-untyped-call]
+    selected: Tensor = _Select.apply(*arguments, generator, torch.is_grad_enabled())[0]  # type: ignore[no-untyped-call]
     return selected.squeeze(0)
 
 
 class _Select(Function):
-    """Every tensor has a leading K."""
+    """Every tensor has a leading K. Without `keep` there will be no backward."""
 
     @staticmethod
-    def forward(x: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None]:
-        *parameters, threshold, scale, generator = rest
+    def forward(x: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        *parameters, threshold, scale, generator, keep = rest
         grns = VariableGRNs(*parameters)
         mask = None if generator is None else Mask(random_seeds(len(x), generator), threshold, scale)
-        seeds = None if mask is None else mask.seeds
-        if kernels := _kernels(x, grns):
-            return kernels.select_forward(x, weights, grns, mask), seeds
-        return _select_forward(x, weights, grns, mask), seeds
+        seeds, kept = None if mask is None else mask.seeds, None
+        if x.device.type == "cpu" and (kernels := native.kernels()):
+            selected, kept = kernels.select_forward(x, weights, grns, mask, keep=keep)
+        elif select_gpu.takes(x, grns.slope.shape[-1]):
+            selected = select_gpu.select_forward(x, weights, grns, mask)
+        else:
+            selected = _select_forward(x, weights, grns, mask)
+        return selected, seeds, kept
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
-        *tensors, _ = inputs
-        if output[1] is not None:
-            ctx.mark_non_differentiable(output[1])
-            ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, output[1])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
+        *tensors, _, keep = inputs
+        if keep:
+            ctx.mark_non_differentiable(*(each for each in output[1:] if each is not None))
+            ctx.set_materialize_grads(False)  # zeros as large as what was kept, for nothing
+            ctx.save_for_backward(*tensors, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, *parameters, threshold, scale, seeds = ctx.saved_tensors
+        x, weights, *parameters, threshold, scale, seeds, kept = ctx.saved_tensors
         grns = VariableGRNs(*parameters)
         mask = None if seeds is None else Mask(seeds, threshold, scale)
-        backward = kernels.select_backward if (kernels := _kernels(x, grns)) else _select_backward
-        d_weights, d_grns = backward(gradients[0], x, weights, grns, mask)
-        return None, d_weights, *d_grns, None, None, None
+        own = (gradients[0], x, weights, grns, mask)
+        d_grns: Sequence[Tensor]
+        if x.device.type == "cpu" and (kernels := native.kernels()):
+            d_weights, d_grns = kernels.select_backward(*own, kept)
+        elif select_gpu.takes(x, grns.slope.shape[-1]):
+            d_weights, d_grns = select_gpu.select_backward(*own)
+        else:
+            d_weights, d_grns = _select_backward(*own)
+        return None, d_weights, *d_grns, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -91,8 +102,8 @@ class _Select(Function):
                 stacked.append(argument.expand(info.batch_size, *argument.shape[1:]))
             else:
                 stacked.append(argument.movedim(dim, 0).squeeze(1))
-        selected, seeds = _Select.apply(*stacked)  # type: ignore[no-untyped-call]
-        return (selected.unsqueeze(1), seeds), (0, None if seeds is None else 0)
+        selected, *others = _Select.apply(*stacked)  # type: ignore[no-untyped-call]
+        return (selected.unsqueeze(1), *others), (0, *(None if each is None else 0 for each in others))
 
 
 def kernels_for(device: torch.device) -> str:
@@ -101,13 +112,6 @@ def kernels_for(device: torch.device) -> str:
         return "native" if native.kernels() else "torch"
     found = [one.available(device) for one in (select_gpu, scan_gpu)]
     return "cuda" if all(found) else "cuda+torch" if any(found) else "torch"
-
-
-def _kernels(x: Tensor, grns: VariableGRNs) -> Any:
-    """What does the whole of it on chip, if this machine has it for these tensors."""
-    if x.device.type == "cpu":
-        return native.kernels()
-    return select_gpu if select_gpu.takes(x, grns.slope.shape[-1]) else None
 
 
 def _select_forward(x: Tensor, weights: Tensor, grns: VariableGRNs, mask: Mask | None) -> Tensor:
