@@ -17,7 +17,7 @@ needs_gpu = pytest.mark.skipif(not module.takes(torch.zeros(1, device=DEVICE)), 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 
 # n_folds, n_rows, width: a row alone, parts of one and of several blocks, widths below and above a warp or a vector
-SHAPES = [(1, 1, 2), (3, 4, 5), (2, 131, 48), (16, 70, 73), (1, 1100, 16), (2, 9, 32), (1, 20, 160), (2, 3, 512)]
+SHAPES = [(1, 1, 3), (3, 4, 5), (2, 131, 48), (16, 70, 73), (1, 1100, 16), (2, 9, 32), (1, 20, 160), (2, 3, 512)]
 
 
 @pytest.fixture(params=["kernels", "torch"])

@@ -26,6 +26,7 @@ LAYERS = [
     "tft/stack.py",
     "tft/dropout.py",
     "tft/gated_norm.py",
+    "tft/masked_softmax.py",
     "tft/adam.py",
     "tft/gather_gpu.py",
     "tft/scan_gpu.py",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from tft.loss import training_loss
+from tft.masked_softmax import masked_softmax
 from tft.model import (
     LOSS_MODES,
     QUANTILE_LEVELS,
@@ -25,7 +26,6 @@ from tft.model import (
     ModelConfig,
     Output,
     TemporalFusionTransformer,
-    masked_softmax,
     probability_up,
     read_head,
     stacked,

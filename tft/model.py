@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 from tft.affine import affine
 from tft.dropout import dropout
 from tft.gated_norm import gated_norm
+from tft.masked_softmax import masked_softmax
 from tft.noise import Noise
 from tft.recurrent import gather, lstm
 from tft.selection import VariableGRNs, select
@@ -223,12 +224,6 @@ class CellEncoder(nn.Module):
         )
 
 
-def masked_softmax(logits: Tensor, usable: Tensor) -> Tensor:
-    """Softmax over the last dimension where usable is 1; exactly 0, in value and gradient, where it is 0."""
-    lowest = torch.finfo(logits.dtype).min
-    return torch.softmax(logits.masked_fill(usable == 0.0, lowest), dim=-1) * usable
-
-
 class InterpretableAttention(nn.Module):
     """Multi-head attention with one value projection shared by all heads, eqs 13-16."""
 
@@ -248,7 +243,7 @@ class InterpretableAttention(nn.Module):
         if mask is None:
             scores = torch.softmax(logits, dim=-1)
         else:
-            scores = masked_softmax(logits, mask[:, None, None, :].to(logits.dtype))
+            scores = masked_softmax(logits, mask[:, None, None, :])
         return self.out(scores.mean(dim=-3) @ self.value(memory)), scores
 
 
