@@ -1,5 +1,5 @@
-"""The LSTM scan, the variable selection, dropout, the gated norm and Adam as native code for a CPU: native.cpp, compiled
-where it is first needed.
+"""The LSTM scan, the variable selection, dropout, the gated norm and Adam as native code for a CPU. native.cpp is compiled
+where first needed.
 
 Each call uses one core and lets other Python threads run. Without a C++ compiler there are no kernels, and the caller
 goes on with torch.
