@@ -629,36 +629,38 @@ NOINLINE void backward_biases(const Padded<T>& d_grn, const T* x, const T* hidde
   }
 }
 
-// in: x, weights, parameters (in the order of the enum); out: selected; sizes: K, V, N, H, variables that are kept
+// in: x, weights, parameters (in the order of the enum); out: selected; sizes: K, V, N, H, variables that are kept, and a range
+// of cells, the first a multiple of BLOCK
 template <class T>
 void select_forward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask, void* memory) {
   const int64_t n_folds = sizes[0], n_variables = sizes[1], n_cells = sizes[2], h = sizes[3];
-  const int64_t p = vectors<T>(h) * SIZE<T>;
+  const int64_t p = vectors<T>(h) * SIZE<T>, first = sizes[5], stop = sizes[6];
   const Kept<T> kept{static_cast<T*>(memory), sizes[4], n_cells, p};
   Padded<T> grn(h, p);
-  Scratch<T> selected(n_cells * p), valid(p), hidden(BLOCK * p), own_layers(Layers<T>::size(BLOCK, p));
+  Scratch<T> selected((stop - first) * p), valid(p), hidden(BLOCK * p), own_layers(Layers<T>::size(BLOCK, p));
   std::fill_n(static_cast<T*>(valid), h, T(1));
   for (int64_t fold = 0; fold < n_folds; fold++) {
     const Dropout dropout = dropout_of(mask, fold);
-    std::memset(selected, 0, n_cells * p * sizeof(T));
+    std::memset(selected, 0, (stop - first) * p * sizeof(T));
     for (int64_t variable = 0; variable < n_variables; variable++) {
       const int64_t own = fold * n_variables + variable;  // row of (K * V, ...)
       grn.read(in + 2, own);
-      for (int64_t cell = 0; cell < n_cells; cell += BLOCK) {
-        const int64_t n = std::min(BLOCK, n_cells - cell), at = own * n_cells + cell;
+      for (int64_t cell = first; cell < stop; cell += BLOCK) {
+        const int64_t n = std::min(BLOCK, stop - cell), at = own * n_cells + cell;
         const T *x = static_cast<T*>(in[0]) + at, *weights = static_cast<T*>(in[1]) + at;
         T* const to = kept.at(fold, variable, cell);
         const Layers<T> layers(to ? to : own_layers, n, p);
         first_layer<T>(grn, x, hidden, n, p);
         through_layers<T>(grn, hidden, dropout, variable * n_cells + cell, layers, n, h, p);
-        add_selected<T>(grn, x, weights, valid, layers.gated, hidden, selected + cell * p, n, h, p);
+        add_selected<T>(grn, x, weights, valid, layers.gated, hidden, selected + (cell - first) * p, n, h, p);
       }
     }
-    copy_rows<T>(static_cast<T*>(out[0]) + fold * n_cells * h, h, selected, p, n_cells, h);
+    copy_rows<T>(static_cast<T*>(out[0]) + (fold * n_cells + first) * h, h, selected, p, stop - first, h);
   }
 }
 
-// in: d_selected, x, weights, parameters; out: gradients of weights and of the parameters
+// in: d_selected, x, weights, parameters; out: gradients of weights and of the parameters; sizes as before, but for a range of
+// variables
 template <class T>
 void select_backward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask, void* memory) {
   const int64_t n_folds = sizes[0], n_variables = sizes[1], n_cells = sizes[2], h = sizes[3];
@@ -673,7 +675,7 @@ void select_backward(void* const* in, void* const* out, const int64_t* sizes, vo
   for (int64_t fold = 0; fold < n_folds; fold++) {
     const Dropout dropout = dropout_of(mask, fold);
     copy_rows<T>(d_selected, p, static_cast<T*>(in[0]) + fold * n_cells * h, h, n_cells, h);
-    for (int64_t variable = 0; variable < n_variables; variable++) {
+    for (int64_t variable = sizes[5]; variable < sizes[6]; variable++) {
       const int64_t own = fold * n_variables + variable;  // row of (K * V, ...)
       grn.read(in + 3, own);
       d_grn.clear();

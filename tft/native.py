@@ -1,8 +1,8 @@
-"""The LSTM scan, the variable selection, dropout, the gated norm and Adam as native code for a CPU. native.cpp is compiled
-where first needed.
+"""The model's inner loops as native code for a CPU: native.cpp, compiled where it is first needed.
 
-Each call uses one core and lets other Python threads run. Without a C++ compiler there are no kernels, and the caller
-goes on with torch.
+LSTM scan, variable selection, dropout, gated norm and Adam. Each call uses one core, some of them also those that are
+lent (cores.py), and lets other Python threads run. Without a C++ compiler there are no kernels, and the caller goes on
+with torch.
 
 Shapes: K stacked folds, L look-back bars, W windows, V variables, N cells, H hidden width, R rows of width D.
 """
@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tft.cores import share
 from tft.noise import Mask
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -45,6 +46,8 @@ FLAGS = (
 SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
 KEPT_BYTES = 2**28
 """At most, of what a selection keeps for its backward; the rest is computed again."""
+BLOCK = 64
+"""Cells that native.cpp takes at a time."""
 LARGEST_VECTOR_BYTES = 64
 """Of native.cpp, which rounds a width up to whole vectors."""
 
@@ -128,7 +131,8 @@ class Kernels:
     ) -> None:
         rows = None if windows is None else windows.contiguous()
         assert rows is None or rows.dtype == torch.int64
-        self._call(name, inputs, outputs, sizes, None if rows is None else ctypes.c_void_p(rows.data_ptr()))
+        address = None if rows is None else ctypes.c_void_p(rows.data_ptr())
+        self._call(name, inputs, outputs, sizes, address)
 
     def drop(self, x: Tensor, mask: Mask) -> Tensor:
         """x (K, N), of which `mask` drops elements."""
@@ -196,12 +200,16 @@ class Kernels:
         kept: Tensor | None,
     ) -> None:
         x, constant = inputs[-12], inputs[-10]
+        inputs = [t.contiguous() for t in inputs]
         sizes = (*x.shape, constant.shape[-1], 0 if kept is None else kept.shape[1])
         dtypes = (torch.int64, torch.int64, torch.float64)
         of_folds = [] if mask is None else [t.to(dtype).contiguous() for t, dtype in zip(mask, dtypes, strict=True)]
         assert all(t.shape == x.shape[:1] for t in of_folds)
         memory = None if kept is None else ctypes.c_void_p(kept.data_ptr())
-        self._call(name, inputs, outputs, sizes, _pointers(of_folds) if of_folds else None, memory)
+        drawn = _pointers(of_folds) if of_folds else None
+        # Forward no cell, backward no variable depends on another.
+        n, multiple = (x.shape[2], BLOCK) if name == "select_forward" else (x.shape[1], 1)
+        share(n, lambda *part: self._call(name, inputs, outputs, (*sizes, *part), drawn, memory), multiple=multiple)
 
     def _call(
         self, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor | None], sizes: Sequence[int], *rest: object

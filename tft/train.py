@@ -236,7 +236,7 @@ def map_fits(
         return [follow(number, fit) for number, fit in enumerate(fits, start)]
 
     work = [partial(piece, start) for start in range(0, len(folds), size)]
-    for results in side_by_side(work, min(len(work), torch.get_num_threads()), report):
+    for results in side_by_side(work, torch.get_num_threads(), report):
         yield from results
 
 
