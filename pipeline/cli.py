@@ -14,6 +14,7 @@ import click
 
 from pipeline import judge
 from pipeline.judge import EXIT_TROUBLE
+from tft.memory import keep_freed_memory
 
 # Waiting threads that spin make two processes on two cores twenty times slower; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -86,6 +87,7 @@ def main() -> None:
     A phase runs whatever it needs from the phases before it, and reuses what has not changed. `production` is the whole
     job. Results go to MLflow (MLFLOW_TRACKING_URI, by default sqlite:///mlflow.db in this folder).
     """
+    keep_freed_memory()
 
 
 def _phase_command(name: str) -> click.Command:

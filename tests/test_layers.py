@@ -20,6 +20,7 @@ LAYERS = [
     "tft/volatility.py",
     "tft/windows.py",
     "tft/noise.py",
+    "tft/memory.py",
     "tft/cores.py",
     "tft/native.py",
     "tft/affine.py",

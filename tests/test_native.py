@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tft import native
-from tft.native import Kernels
+from tft.native import Buffers, Kernels
 from tft.noise import Mask, Noise, random_seeds
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest element
@@ -288,3 +288,16 @@ def test_a_library_is_built_once_and_then_found(
     assert calls.read_text() == "called\n"
     (left,) = (tmp_path / "cache" / "tft-native").iterdir()
     assert left.suffix == ".so"
+
+
+def test_the_memory_of_a_buffer_is_used_again_once_it_is_gone_and_not_before() -> None:
+    buffers = Buffers()
+    first, second = buffers.take(1000), buffers.take(1000)
+    assert first.data_ptr() != second.data_ptr()
+    assert first.data_ptr() % 64 == second.data_ptr() % 64 == 0
+    address, part = first.data_ptr(), first[10:]
+    del first
+    assert buffers.take(500).data_ptr() != address  # a part of it is still in use
+    del part
+    assert buffers.take(900).data_ptr() == address
+    assert len(buffers.take(5000)) == 5000

@@ -20,10 +20,13 @@ import subprocess
 import tempfile
 import threading
 import warnings
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tft.cores import share
@@ -44,7 +47,7 @@ FLAGS = (
     "-shared",
 )
 SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
-KEPT_BYTES = 2**28
+KEPT_BYTES = 2**27
 """At most, of what a selection keeps for its backward; the rest is computed again."""
 BLOCK = 64
 """Cells that native.cpp takes at a time."""
@@ -69,11 +72,33 @@ def kernels() -> Kernels | None:
         return _found[0]
 
 
+class Buffers:
+    """Large tensors whose memory is used again when they are gone: torch's allocator would let the heap grow by several
+    of them until one fits.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, n_bytes: int) -> Tensor:
+        """(n_bytes,) uint8, not initialised."""
+        with _lock:
+            at = next((i for i, one in enumerate(self._free) if len(one) >= n_bytes + LARGEST_VECTOR_BYTES), None)
+            if at is None:
+                self._free.clear()  # too small for what is wanted now
+            memory = np.empty(n_bytes + LARGEST_VECTOR_BYTES, np.uint8) if at is None else self._free.pop(at)
+        start = -memory.ctypes.data % LARGEST_VECTOR_BYTES
+        lease = memory[start : start + n_bytes]
+        weakref.finalize(lease, self._free.append, memory).atexit = False
+        return torch.from_numpy(lease)  # which holds the lease
+
+
 class Kernels:
     """Tensors are float32 or float64 and on the CPU; those of a call have one dtype."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))  # a CDLL releases the interpreter's lock during a call
+        self._buffers = Buffers()
 
     def adam(self, gradient: Tensor, of_folds: Tensor, weights: Tensor, mean: Tensor, square: Tensor) -> None:
         """One update of weights and moments (K, P) in place; of_folds (K, 5) as adam.py lays it out."""
@@ -169,7 +194,8 @@ class Kernels:
         line = LARGEST_VECTOR_BYTES // size
         of_variable = n_cells * 3 * -(-h // line) * line
         n_kept = min(n_variables, KEPT_BYTES // (n_folds * of_variable * size)) if keep else 0
-        kept = x.new_empty(n_folds, n_kept, of_variable) if n_kept else None
+        shape = (n_folds, n_kept, of_variable)
+        kept = self._buffers.take(math.prod(shape) * size).view(x.dtype).view(shape) if n_kept else None
         selected = x.new_empty(n_folds, n_cells, h)
         self._select("select_forward", (x, weights, *grns), (selected,), mask, kept)
         return selected, kept

@@ -6,19 +6,15 @@ and nothing is left running when the process dies.
 
 from __future__ import annotations
 
-import ctypes
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
 
 from tft.cores import lend
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of glibc's malloc.h."""
+from tft.memory import keep_freed_memory
 
 WAIT_S = 1.0
 
@@ -90,15 +86,3 @@ def side_by_side(
         stop.set()
         for thread in threads:
             thread.join()
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Large tensors of a step reuse the last one's memory, instead of fresh pages that the kernel has to clear.
-
-    A fifth of a step's time with glibc; other C libraries are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
