@@ -147,6 +147,25 @@ def test_the_selection_and_its_gradients(
 
 
 @DTYPES
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_second_layer_of_zeros_is_told_from_dropped_elements(
+    kernels: Kernels, zero: float, dtype: torch.dtype
+) -> None:
+    """It has a gradient where nothing was dropped."""
+    (d_selected, *inputs), mask = select_inputs(2, 2, 70, 48, dtype)
+    inputs[4].fill_(zero)
+    inputs[5].fill_(zero)
+    leaves = [value.clone().requires_grad_(True) for value in inputs]
+    x, weights, *grns = inputs
+    kept = kernels.select_forward(x, weights, grns, mask, keep=True)[1]
+    ours = kernels.select_backward(d_selected, x, weights, grns, mask, kept)[1]
+    theirs = torch.autograd.grad(select(*leaves, mask=mask), leaves[2:], d_selected)
+    assert (theirs[3] != 0.0).all()
+    for a, b in zip(ours, theirs, strict=True):
+        assert_close(a, b)
+
+
+@DTYPES
 @pytest.mark.parametrize("dropped", [False, True])
 @pytest.mark.parametrize("shape", SELECT_SHAPES, ids=str)
 def test_a_selection_gives_the_same_bits_however_much_it_keeps(

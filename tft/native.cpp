@@ -3,8 +3,8 @@
 //
 // Intermediate values live in registers and in the cache: matrix products are done in tiles small enough for the
 // registers, with the element-wise work on either side of them, and the backward of the selection computes again what
-// the forward did not keep. Every sum has a fixed order. Vectors are those of the compiler's own extension (gcc, clang),
-// on any machine.
+// the forward did not keep. Every sum has a fixed order. Vectors are those of the compiler's own extension (gcc,
+// clang), on any machine.
 //
 // Shapes: K folds, L look-back bars, W windows, V variables, N cells, H hidden width; P and Q, H and 4H rounded up to
 // whole vectors. Gates of the LSTM are laid out input | forget | output | candidate, of the selection value | gate.
@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -451,7 +452,7 @@ Dropout dropout_of(void* const* mask, int64_t fold) {  // seeds, thresholds, sca
   return {uint32_t(seed), uint32_t(seed >> 32), int32_t(at(1)), static_cast<double*>(mask[2])[fold]};
 }
 
-// rows (n, P) times 0 or the scale; `row` is the first one's number
+// rows (n, P) times the scale, or -0 where an element is dropped and nowhere else; `row` is the first one's number
 template <class T> NOINLINE void drop(T* rows, const Dropout& dropout, int64_t row, int64_t n, int64_t h, int64_t p) {
   if (!dropout.scale) return;
   Hash<T> lane;
@@ -464,8 +465,14 @@ template <class T> NOINLINE void drop(T* rows, const Dropout& dropout, int64_t r
       x = (x ^ (x >> 15) ^ dropout.high) * 0x846ca68bu;
       const auto bits = __builtin_convertvector(x ^ (x >> 16), Whole<T>) << (8 * sizeof(T) - 32) >> (8 * sizeof(T) - 16);
       const auto stays = bits >= typename Vectors<T>::Element(dropout.threshold);
-      store(rows + i, Vec<T>(load(rows + i) * (stays ? all(T(dropout.scale)) : Vec<T>{})));
+      store(rows + i, Vec<T>(stays ? load(rows + i) * T(dropout.scale) + T(0) : all(T(-0.0))));
     }
+}
+
+// The gradient of `drop`, which gave `dropped`.
+template <class T> INLINE Vec<T> drop_gradient(Vec<T> d, Vec<T> dropped, const Dropout& dropout) {
+  constexpr auto minus_zero = std::numeric_limits<typename Vectors<T>::Element>::min();
+  return dropout.scale ? ((Whole<T>)dropped == minus_zero ? Vec<T>{} : d * T(dropout.scale)) : d;
 }
 
 // What a block of n cells goes through, but for the first layer, which is cheap to compute again.
@@ -485,6 +492,12 @@ template <class T> struct Kept {
     return memory + Layers<T>::size((fold * n_variables + variable) * n_cells + cell, p);
   }
 };
+
+// To the second level of the cache, where a product leaves room: a third of a row, for each vector of that product.
+template <class T> INLINE void fetch_kept(const T* from) {
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; i++) __builtin_prefetch(from + i * SIZE<T>, 0, 2);
+}
 
 template <class T>
 NOINLINE void first_layer(const Padded<T>& grn, const T* x, T* hidden, int64_t n, int64_t p) {
@@ -692,8 +705,11 @@ void select_backward(void* const* in, void* const* out, const int64_t* sizes, vo
                              static_cast<T*>(out[0]) + at, n, h, p);
         add_product<T>(h, 2 * n_columns, n, layers.second, p, d_gated, 2 * p, d_grn[GATE_WEIGHT]);
         product<T>(n, n_columns, 2 * p, d_gated, 2 * p, 1, gate_transposed, p, zero,
-                   LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(d_second + m * p + j * SIZE<T>, v); });
-        drop<T>(d_second, dropout, variable * n_cells + cell, n, h, p);
+                   LAMBDA(int64_t m, int64_t j, Vec<T> v) {
+                     const int64_t to = m * p + j * SIZE<T>;
+                     store(d_second + to, drop_gradient<T>(v, load(layers.second + to), dropout));
+                     if (from) fetch_kept<T>(from + Layers<T>::size(n, p) + (m * n_columns + j) * 3 * SIZE<T>);
+                   });
         add_product<T>(h, n_columns, n, hidden, p, d_second, p, d_grn[SECOND_WEIGHT]);
         product<T>(n, n_columns, h, d_second, p, 1, second_transposed, p, zero,
                    LAMBDA(int64_t m, int64_t j, Vec<T> v) { store(d_hidden + m * p + j * SIZE<T>, v); });
