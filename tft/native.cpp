@@ -452,7 +452,8 @@ Dropout dropout_of(void* const* mask, int64_t fold) {  // seeds, thresholds, sca
   return {uint32_t(seed), uint32_t(seed >> 32), int32_t(at(1)), static_cast<double*>(mask[2])[fold]};
 }
 
-// rows (n, P) times the scale, or -0 where an element is dropped and nowhere else; `row` is the first one's number
+// rows (n, P) times the scale, or -0 where an element is dropped and nowhere else, but a NaN stays one; `row` is the first
+// one's number
 template <class T> NOINLINE void drop(T* rows, const Dropout& dropout, int64_t row, int64_t n, int64_t h, int64_t p) {
   if (!dropout.scale) return;
   Hash<T> lane;
@@ -465,7 +466,8 @@ template <class T> NOINLINE void drop(T* rows, const Dropout& dropout, int64_t r
       x = (x ^ (x >> 15) ^ dropout.high) * 0x846ca68bu;
       const auto bits = __builtin_convertvector(x ^ (x >> 16), Whole<T>) << (8 * sizeof(T) - 32) >> (8 * sizeof(T) - 16);
       const auto stays = bits >= typename Vectors<T>::Element(dropout.threshold);
-      store(rows + i, Vec<T>(stays ? load(rows + i) * T(dropout.scale) + T(0) : all(T(-0.0))));
+      const Vec<T> v = load(rows + i), none = v * T(0);
+      store(rows + i, Vec<T>(stays ? v * T(dropout.scale) + T(0) : -(none * none)));
     }
 }
 
