@@ -743,9 +743,10 @@ template <class T> void drop_folds(void* const* in, void* const* out, const int6
 
 // ---------------------------------------------------------------- gated norm
 
-// A row of skip + value * sigmoid(gate), less its mean, and its gate, both followed by zeros to whole vectors or by
-// what nobody reads; returns the row's inverse deviation.
-template <class T> INLINE T centre(const T* skip, const T* gated, T* centred, T* gates, int64_t h) {
+// A row of skip + value * sigmoid(gate), less its mean, followed by zeros to whole vectors, and its gate, followed by what
+// nobody reads; returns the row's inverse deviation. `valid` is 1 for an element of H and 0 after.
+template <class T>
+INLINE T centre(const T* skip, const T* gated, const T* valid, T* centred, T* gates, int64_t h) {
   Vec<T> total{}, squares{};
   for (int64_t i = 0; i < h; i += SIZE<T>) {
     const int64_t count = h - i;
@@ -757,8 +758,8 @@ template <class T> INLINE T centre(const T* skip, const T* gated, T* centred, T*
   }
   const T mean = sum(total) / h;
   for (int64_t i = 0; i < h; i += SIZE<T>) {
-    store(centred + i, Vec<T>(load(centred + i) - mean), h - i);  // zeros stay
-    const Vec<T> v = load(centred + i);
+    const Vec<T> v = load(centred + i) - mean * load(valid + i);
+    store(centred + i, v);
     squares += v * v;
   }
   return 1 / std::sqrt(sum(squares) / h + T(NORM_EPSILON));
@@ -768,9 +769,10 @@ template <class T> INLINE T centre(const T* skip, const T* gated, T* centred, T*
 template <class T> void gated_norm_forward(void* const* in, void* const* out, const int64_t* sizes) {
   const int64_t n_folds = sizes[0], n_rows = sizes[1], h = sizes[2], p = vectors<T>(h) * SIZE<T>;
   const auto at = [](void* from, int64_t offset) { return static_cast<T*>(from) + offset; };
-  Scratch<T> centred(p), gates(p);
+  Scratch<T> centred(p), gates(p), valid(p);
+  std::fill_n(static_cast<T*>(valid), h, T(1));
   for (int64_t row = 0; row < n_folds * n_rows; row++) {
-    const T inverse_std = centre<T>(at(in[0], row * h), at(in[1], row * 2 * h), centred, gates, h);
+    const T inverse_std = centre<T>(at(in[0], row * h), at(in[1], row * 2 * h), valid, centred, gates, h);
     const T *weight = at(in[2], row / n_rows * h), *bias = at(in[3], row / n_rows * h);
     T* normed = at(out[0], row * h);
     for (int64_t i = 0; i < h; i += SIZE<T>) {
@@ -784,7 +786,8 @@ template <class T> void gated_norm_forward(void* const* in, void* const* out, co
 template <class T> void gated_norm_backward(void* const* in, void* const* out, const int64_t* sizes) {
   const int64_t n_folds = sizes[0], n_rows = sizes[1], h = sizes[2], p = vectors<T>(h) * SIZE<T>;
   const auto at = [](void* from, int64_t offset) { return static_cast<T*>(from) + offset; };
-  Scratch<T> centred(p), gates(p), of_block(2 * p), of_fold(2 * p);  // sums for the weight, then for the bias
+  Scratch<T> centred(p), gates(p), valid(p), of_block(2 * p), of_fold(2 * p);  // sums for the weight, then for the bias
+  std::fill_n(static_cast<T*>(valid), h, T(1));
   for (int64_t fold = 0; fold < n_folds; fold++) {
     const T* weight = at(in[3], fold * h);
     std::memset(of_fold, 0, 2 * p * sizeof(T));
@@ -794,7 +797,7 @@ template <class T> void gated_norm_backward(void* const* in, void* const* out, c
         const int64_t start = (fold * n_rows + row) * h;
         const T *d_normed = at(in[0], start), *value = at(in[2], 2 * start);
         T *d_skip = at(out[0], start), *d_value = at(out[1], 2 * start), *d_gate = d_value + h;
-        const T inverse_std = centre<T>(at(in[1], start), value, centred, gates, h);
+        const T inverse_std = centre<T>(at(in[1], start), value, valid, centred, gates, h);
         Vec<T> d_total{}, d_along{};
         for (int64_t i = 0; i < h; i += SIZE<T>) {
           const Vec<T> given = load(d_normed + i, h - i), d = given * load(weight + i, h - i);
