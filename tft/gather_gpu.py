@@ -21,10 +21,14 @@ N_PROGRAMS = 512
 """Of a launch at least, if the windows can be shared out that far."""
 LEAST_WINDOWS = 128
 """Of a part."""
+MAX_LOOKS = 2**25
+"""Of a fold's cells into its windows: with more of them sorting is faster."""
 
 
-def takes(d: Tensor) -> bool:
-    return d.dtype == torch.float32 and d.device.type == "cuda" and _kernel(d.device) is not None
+def takes(d: Tensor, n_cells: int, n_windows: int) -> bool:
+    """Whether such rows are added up here."""
+    few = n_cells * n_windows <= MAX_LOOKS
+    return few and d.dtype == torch.float32 and d.device.type == "cuda" and _kernel(d.device) is not None
 
 
 def add_rows(d: Tensor, windows: Tensor, n_cells: int, *, bar_major: bool = False) -> Tensor:
