@@ -13,8 +13,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> None:
     """Freed memory stays in the process, with glibc; other C libraries are left as they are.
 
-    To be called before there are threads: those of later share the process's own heap, since a heap of a thread's own
-    gives back whatever is larger than 64 MB, whatever is asked for here.
+    To be called before there are threads: those that start later share the heap of the process. A heap of their own
+    would give back what is larger than 64 MB, whatever is asked for here.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
