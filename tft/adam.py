@@ -5,7 +5,6 @@ Shapes: K stacked folds, P parameters of one model.
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 
@@ -63,9 +62,6 @@ def adam(
 
 @cache
 def _kernel(device: torch.device) -> cuda.Kernel | None:
-    try:
-        options = [f"-DEPSILON={EPSILON}f", f"-DN_THREADS={N_THREADS}", f"-DEACH={EACH}"]
-        return cuda.Kernel(cuda.load(SOURCE, options, device), "adam", n_threads=N_THREADS, shared_bytes=0)
-    except OSError as error:
-        warnings.warn(f"no CUDA kernel for Adam, torch takes several times as long: {error}", stacklevel=2)
-        return None
+    options = [f"-DEPSILON={EPSILON}f", f"-DN_THREADS={N_THREADS}", f"-DEACH={EACH}"]
+    found = cuda.kernels(SOURCE, options, device, {"adam": (N_THREADS, 0)}, "Adam")
+    return found[0] if found else None

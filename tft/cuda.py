@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -36,6 +37,24 @@ class Kernel:
             stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
             sizes = (*grid, self.n_threads, 1, 1, self.shared_bytes)
             _check(_driver().cuLaunchKernel(self._function, *sizes, stream, pointers, None), "a launch")
+
+
+def kernels(
+    source: Path, options: Sequence[str], device: torch.device, sizes: Mapping[str, tuple[int, int]], what: str
+) -> list[Kernel] | None:
+    """Those of a source by name, with their threads and bytes of shared memory; None, with a warning, where they cannot
+    be compiled or loaded, and where torch is not built for CUDA.
+
+    what: that torch then computes.
+    """
+    if torch.version.cuda is None:
+        return None
+    try:
+        module = load(source, options, device)
+        return [Kernel(module, name, n_threads=threads, shared_bytes=n) for name, (threads, n) in sizes.items()]
+    except OSError as error:
+        warnings.warn(f"no CUDA kernels for {what}, torch takes several times as long: {error}", stacklevel=2)
+        return None
 
 
 def pointers(tensors: Sequence[Tensor]) -> ctypes.Structure:

@@ -8,7 +8,6 @@ Shapes: K stacked folds (1 where there is no stack), N elements of each.
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,11 +92,6 @@ def _drop_on_gpu(x: Tensor, mask: Mask) -> Tensor:
 @cache
 def _kernel(device: torch.device) -> cuda.Kernel | None:
     """Compiled at the first call; None where that fails."""
-    if torch.version.cuda is None:
-        return None
-    try:
-        module = cuda.load(SOURCE, [f"-DN_THREADS={N_THREADS}", f"-DEACH={EACH}"], device)
-        return cuda.Kernel(module, "drop", n_threads=N_THREADS, shared_bytes=0)
-    except OSError as error:
-        warnings.warn(f"no CUDA kernel for dropout, torch takes several times as long: {error}", stacklevel=2)
-        return None
+    options = [f"-DN_THREADS={N_THREADS}", f"-DEACH={EACH}"]
+    found = cuda.kernels(SOURCE, options, device, {"drop": (N_THREADS, 0)}, "dropout")
+    return found[0] if found else None

@@ -9,7 +9,6 @@ Shapes: K stacked folds (1 where there is no stack), R rows, D columns, P parts 
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,12 +161,7 @@ def _loaded(skip: Tensor) -> Kernels:
 @cache
 def _kernels(width: int, device: torch.device) -> Kernels | None:
     """Compiled at the first call for a width; None where that fails."""
-    if torch.version.cuda is None:
-        return None
-    try:
-        module = cuda.load(SOURCE, [f"-DWIDTH={width}", f"-DWARPS={WARPS}", f"-DEPSILON={EPSILON}f"], device)
-        names = ("gated_norm_forward", "gated_norm_backward")
-        return Kernels(*(cuda.Kernel(module, name, n_threads=WARPS * WARP, shared_bytes=0) for name in names))
-    except OSError as error:
-        warnings.warn(f"no CUDA kernels for the gated norm, torch takes several times as long: {error}", stacklevel=2)
-        return None
+    options = [f"-DWIDTH={width}", f"-DWARPS={WARPS}", f"-DEPSILON={EPSILON}f"]
+    sizes = dict.fromkeys(("gated_norm_forward", "gated_norm_backward"), (WARPS * WARP, 0))
+    found = cuda.kernels(SOURCE, options, device, sizes, "the gated norm")
+    return Kernels(*found) if found else None

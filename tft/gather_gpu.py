@@ -5,7 +5,6 @@ Shapes: K folds, N cells, W windows, L bars of each, D width of a cell, S parts 
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 
@@ -52,8 +51,5 @@ def add_rows(d: Tensor, windows: Tensor, n_cells: int, *, bar_major: bool = Fals
 
 @cache
 def _kernel(device: torch.device) -> cuda.Kernel | None:
-    try:
-        return cuda.Kernel(cuda.load(SOURCE, [], device), "add_rows", n_threads=32 * N_WARPS, shared_bytes=0)
-    except OSError as error:
-        warnings.warn(f"no CUDA kernel for the gather, torch takes several times as long: {error}", stacklevel=2)
-        return None
+    found = cuda.kernels(SOURCE, [], device, {"add_rows": (32 * N_WARPS, 0)}, "the gather")
+    return found[0] if found else None

@@ -5,7 +5,6 @@ Shapes: R rows of all folds, S columns, U rows of what is usable, each for R / U
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,12 +98,7 @@ def _loaded(width: int, usable: torch.dtype, device: torch.device) -> Kernels:
 @cache
 def _kernels(width: int, usable: torch.dtype, device: torch.device) -> Kernels | None:
     """Compiled at the first call for a width; None where that fails."""
-    if torch.version.cuda is None:
-        return None
-    try:
-        module = cuda.load(SOURCE, [f"-DWIDTH={width}", f"-DWARPS={WARPS}", f"-DUsable={TYPES[usable]}"], device)
-        names = ("masked_softmax_forward", "masked_softmax_backward")
-        return Kernels(*(cuda.Kernel(module, name, n_threads=WARPS * WARP, shared_bytes=0) for name in names))
-    except OSError as error:
-        warnings.warn(f"no CUDA kernels for the softmax, torch takes several times as long: {error}", stacklevel=2)
-        return None
+    options = [f"-DWIDTH={width}", f"-DWARPS={WARPS}", f"-DUsable={TYPES[usable]}"]
+    sizes = dict.fromkeys(("masked_softmax_forward", "masked_softmax_backward"), (WARPS * WARP, 0))
+    found = cuda.kernels(SOURCE, options, device, sizes, "the softmax")
+    return Kernels(*found) if found else None

@@ -872,14 +872,7 @@ void scan_backward_folds(void* const* in, void* const* out, const int64_t* sizes
   void select_backward_##NAME(void* const* in, void* const* out, const int64_t* sizes,               \
                                   void* const* mask, void* memory) {                                 \
     select_backward<T>(in, out, sizes, mask, memory);                                                \
-  }
-
-extern "C" {
-EXPORT(float, float32)
-EXPORT(double, float64)
-}
-
-#define EXPORT_ROWS(T, NAME)                                                                         \
+  }                                                                                                  \
   void gated_norm_forward_##NAME(void* const* in, void* const* out, const int64_t* sizes) {          \
     gated_norm_forward<T>(in, out, sizes);                                                           \
   }                                                                                                  \
@@ -892,6 +885,6 @@ EXPORT(double, float64)
   }
 
 extern "C" {
-EXPORT_ROWS(float, float32)
-EXPORT_ROWS(double, float64)
+EXPORT(float, float32)
+EXPORT(double, float64)
 }

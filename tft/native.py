@@ -161,10 +161,7 @@ class Kernels:
 
     def drop(self, x: Tensor, mask: Mask) -> Tensor:
         """x (K, N), of which `mask` drops elements."""
-        dropped = x.new_empty(x.shape)
-        dtypes = (torch.int64, torch.int64, torch.float64)
-        of_folds = [t.to(dtype).contiguous() for t, dtype in zip(mask, dtypes, strict=True)]
-        assert all(t.shape == x.shape[:1] for t in of_folds)
+        dropped, of_folds = x.new_empty(x.shape), _of_folds(mask, len(x))
         self._call("drop_folds", (x,), (dropped,), x.shape, _pointers(of_folds))
         return dropped
 
@@ -197,7 +194,8 @@ class Kernels:
         shape = (n_folds, n_kept, of_variable)
         kept = self._buffers.take(math.prod(shape) * size).view(x.dtype).view(shape) if n_kept else None
         selected = x.new_empty(n_folds, n_cells, h)
-        self._select("select_forward", (x, weights, *grns), (selected,), mask, kept)
+        # No cell depends on another.
+        self._select("select_forward", (x, weights, *grns), (selected,), mask, kept, n_cells, multiple=BLOCK)
         return selected, kept
 
     def select_backward(
@@ -214,7 +212,8 @@ class Kernels:
         """
         d_weights, *d_grns = (t.new_empty(t.shape) for t in (weights, *grns))
         inputs = (d_selected, x, weights, *grns)
-        self._select("select_backward", inputs, (d_weights, *d_grns), mask, kept)
+        # No variable depends on another.
+        self._select("select_backward", inputs, (d_weights, *d_grns), mask, kept, x.shape[1], multiple=1)
         return d_weights, d_grns
 
     def _select(
@@ -224,17 +223,17 @@ class Kernels:
         outputs: Sequence[Tensor],
         mask: Mask | None,
         kept: Tensor | None,
+        n: int,
+        *,
+        multiple: int,
     ) -> None:
+        """n: of what can be shared out."""
         x, constant = inputs[-12], inputs[-10]
         inputs = [t.contiguous() for t in inputs]
         sizes = (*x.shape, constant.shape[-1], 0 if kept is None else kept.shape[1])
-        dtypes = (torch.int64, torch.int64, torch.float64)
-        of_folds = [] if mask is None else [t.to(dtype).contiguous() for t, dtype in zip(mask, dtypes, strict=True)]
-        assert all(t.shape == x.shape[:1] for t in of_folds)
+        of_folds = [] if mask is None else _of_folds(mask, len(x))
         memory = None if kept is None else ctypes.c_void_p(kept.data_ptr())
         drawn = _pointers(of_folds) if of_folds else None
-        # Forward no cell, backward no variable depends on another.
-        n, multiple = (x.shape[2], BLOCK) if name == "select_forward" else (x.shape[1], 1)
         share(n, lambda *part: self._call(name, inputs, outputs, (*sizes, *part), drawn, memory), multiple=multiple)
 
     def _call(
@@ -257,6 +256,14 @@ def _scan_sizes(states: Tensor, gates: Sequence[int]) -> tuple[int, ...]:
 
 def _gates_of(states: Tensor) -> tuple[int, ...]:
     return *states.shape[:-1], 4 * states.shape[-1]
+
+
+def _of_folds(mask: Mask, n_folds: int) -> list[Tensor]:
+    """Seeds, thresholds and scales as native.cpp reads them."""
+    dtypes = (torch.int64, torch.int64, torch.float64)
+    of_folds = [t.to(dtype).contiguous() for t, dtype in zip(mask, dtypes, strict=True)]
+    assert all(t.shape == (n_folds,) for t in of_folds)
+    return of_folds
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:

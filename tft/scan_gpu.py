@@ -9,7 +9,6 @@ Gates are laid out input | forget | output | candidate along the last dimension 
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -112,12 +111,7 @@ def _kernels(width: int, device: torch.device) -> Kernels | None:
     rows = p if p <= MAX_KEPT_WIDTH else 0
     forward = 2 * ROWS * (p + (16 if p % 16 else 8)) + max(1, rows * (4 * p + 4))  # floats, as in scan.cu
     backward = 2 * ROWS * (4 * p + 8) + max(1, rows * (4 * p + 8))
-    try:
-        module, n_threads = cuda.load(SOURCE, [f"-DH={width}"], device), p // TILE * WARP
-        return Kernels(
-            cuda.Kernel(module, "scan_forward", n_threads=n_threads, shared_bytes=4 * forward),
-            cuda.Kernel(module, "scan_backward", n_threads=n_threads, shared_bytes=4 * backward),
-        )
-    except OSError as error:
-        warnings.warn(f"no CUDA kernels for the scan, torch takes several times as long: {error}", stacklevel=2)
-        return None
+    n_threads = p // TILE * WARP
+    sizes = {"scan_forward": (n_threads, 4 * forward), "scan_backward": (n_threads, 4 * backward)}
+    found = cuda.kernels(SOURCE, [f"-DH={width}"], device, sizes, "the scan")
+    return Kernels(*found) if found else None

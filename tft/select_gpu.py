@@ -9,7 +9,6 @@ Shapes: K folds, V variables, N cells, H hidden width, S parts of a sum.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -130,12 +129,6 @@ def _kernels(width: int, device: torch.device) -> Kernels | None:
     backward = 4 * (of_weights + chunk * (p + 8 + 2 * p + 8) + p // 8 * 9 * p)
     if max(forward, backward) > properties.shared_memory_per_block_optin:
         return None
-    try:
-        module = cuda.load(SOURCE, [f"-DH={width}"], device)
-        return Kernels(
-            cuda.Kernel(module, "select_forward", n_threads=FORWARD_WARPS * WARP, shared_bytes=forward),
-            cuda.Kernel(module, "select_backward", n_threads=p // 8 * WARP, shared_bytes=backward),
-        )
-    except OSError as error:
-        warnings.warn(f"no CUDA kernels, torch takes several times as long: {error}", stacklevel=2)
-        return None
+    sizes = {"select_forward": (FORWARD_WARPS * WARP, forward), "select_backward": (p // 8 * WARP, backward)}
+    found = cuda.kernels(SOURCE, [f"-DH={width}"], device, sizes, "variable selection")
+    return Kernels(*found) if found else None
