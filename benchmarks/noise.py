@@ -24,16 +24,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.config import Config, load_config
+from pipeline.config.schema import Config, load_config
 from pipeline.execution import in_processes
+from pipeline.experiments.placebo import best_trial_sharpe, repeat
 from pipeline.job import Job
-from pipeline.oos import out_of_sample
-from pipeline.placebo import best_trial_sharpe, repeat
-from pipeline.plots import BLUE, GREY, VERMILION, empty_figure
+from pipeline.phases.out_of_sample import out_of_sample
 from pipeline.prepare import prepare
-from pipeline.progress import Quiet, Reporter
-from pipeline.significance import monte_carlo_p_value
-from pipeline.tracking import Silent
+from pipeline.reporting.figures import BLUE, GREY, VERMILION, empty_figure
+from pipeline.statistics.significance import monte_carlo_p_value
+from pipeline.tracking.progress import Quiet, Reporter
+from pipeline.tracking.runs import Silent
 
 HERE = Path(__file__).resolve().parent
 SEEDS = tuple(range(401, 421))

@@ -28,7 +28,7 @@ import mlflow
 import numpy as np
 import polars as pl
 
-from pipeline.significance import sharpe_standard_error
+from pipeline.statistics.significance import sharpe_standard_error
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "power.yaml"
 SEEDS = tuple(range(201, 211))
@@ -47,7 +47,7 @@ def run(seed: int, oracle_sharpe: float, folder: Path, overrides: str) -> float:
     started = time.perf_counter()
     settings = f"seed={seed};data.sample.seed={seed};data.sample.oracle_sharpe={oracle_sharpe};{overrides}"
     subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "production", "--config", str(CONFIG), "--set", settings],
+        [sys.executable, "-m", "pipeline.cli.commands", "production", "--config", str(CONFIG), "--set", settings],
         cwd=folder,
         env={
             **os.environ,

@@ -47,7 +47,7 @@ import numpy as np
 import torch
 
 from benchmarks.flops import step_flops
-from pipeline.trials import Candidate, TrialWalks
+from pipeline.phases.trials import Candidate, TrialWalks
 from tft import backtest
 from tft.folds import Fold, WalkForwardConfig, final_fold, walk_forward
 from tft.model import ModelConfig
@@ -188,9 +188,9 @@ def whole_job(device: str, epochs: Mapping[str, int], model: ModelConfig, meter:
     import mlflow
     import optuna
 
-    from pipeline.cli import PHASES, run_job
+    from pipeline.cli.commands import PHASES, run_job
     from pipeline.phases import tuning
-    from pipeline.tracking import EXPERIMENT
+    from pipeline.tracking.runs import EXPERIMENT
 
     open_study = tuning.open_study
 

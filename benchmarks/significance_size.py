@@ -1,4 +1,4 @@
-"""Do the standard errors, intervals and p-values of `pipeline.significance` keep what they promise? By simulation.
+"""Do the errors, intervals and p-values of `pipeline.statistics.significance` keep what they promise? By simulation.
 
     python -m benchmarks.significance_size
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.significance import (
+from pipeline.statistics.significance import (
     best_of_epochs,
     deflated_sharpe_ratio,
     probabilistic_sharpe_ratio,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.baselines import against, run_baselines
-from pipeline.inference import Inference, Looked, Trials, detectable_sharpe, infer
 from pipeline.job import Job
-from pipeline.ledger import Look, by_configuration, enter, overlapping
-from pipeline.oos import Choice, Walked, record_folds, stitch_by_fold, untuned_record
+from pipeline.phases.out_of_sample import Choice, Walked, record_folds, stitch_by_fold, untuned_record
 from pipeline.phases.tuning import Tuned
-from pipeline.significance import MIN_INFERENCE_BARS
+from pipeline.statistics.baselines import against, run_baselines
+from pipeline.statistics.inference import Inference, Looked, Trials, detectable_sharpe, infer
+from pipeline.statistics.significance import MIN_INFERENCE_BARS
+from pipeline.tracking.ledger import Look, by_configuration, enter, overlapping
 from tft.backtest import Record
 from tft.positions import Earnings
 

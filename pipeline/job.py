@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.checks import SEVERITIES, Finding, check_data, summary
-from pipeline.config import Config, build, to_mapping
-from pipeline.data import DataError, Dataset, panel_sha256
-from pipeline.progress import Quiet, Reporter
-from pipeline.reuse import PHASE_KEY, RESULT, find_finished, phase_key
-from pipeline.tracking import Run, Silent, git_commit
+from pipeline.config.schema import Config, build, to_mapping
+from pipeline.data.checks import SEVERITIES, Finding, check_data, summary
+from pipeline.data.table import DataError, Dataset, panel_sha256
+from pipeline.tracking.keys import PHASE_KEY, RESULT, find_finished, phase_key
+from pipeline.tracking.progress import Quiet, Reporter
+from pipeline.tracking.runs import Run, Silent, git_commit
 from tft.checkpoint import write_folder_atomically
 from tft.folds import Fold, walk_forward
+from tft.kernels.selection import kernels_for
 from tft.panel import AHEAD, Panel
-from tft.selection import kernels_for
 from tft.train import EpochReport, Market
 
 JOB_KEY = "job_key"

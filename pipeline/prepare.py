@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import Config, DataConfig, SampleConfig
-from pipeline.data import Dataset, load_panel
-from pipeline.progress import Reporter
-from pipeline.sample_data import write_sample
+from pipeline.config.schema import Config, DataConfig, SampleConfig
+from pipeline.data.sample import write_sample
+from pipeline.data.table import Dataset, load_panel
+from pipeline.tracking.progress import Reporter
 from tft.train import choose_device
 
 

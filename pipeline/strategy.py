@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.registry import ARTIFACT, resolve_and_download
+from pipeline.registry.versions import ARTIFACT, resolve_and_download
 from tft.checkpoint import TrainedModel, load_checkpoint
 from tft.predict import Prediction, Predictor, Regime, State, last_bar
 

@@ -19,7 +19,7 @@ import torch
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
-from pipeline.tracking import configure
+from pipeline.tracking.runs import configure
 from tft.model import ModelConfig
 from tft.panel import Panel
 from tft.train import Recipe, TrainingConfig
@@ -106,7 +106,7 @@ class Workplace:
     def run(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """`tft-pipeline` with these arguments; it must end with this code."""
         done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", *arguments],
+            [sys.executable, "-m", "pipeline.cli.commands", *arguments],
             cwd=self.folder,
             env=self.environment() | environment,
             capture_output=True,

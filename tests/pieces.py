@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import ConfigError
+from pipeline.config.schema import ConfigError
 from pipeline.job import Job
 
 

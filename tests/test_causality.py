@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, small_panel, small_recipe
 
+from tests.conftest import CPU, small_panel, small_recipe
 from tft.backtest import RawForecast, Record, stitch
 from tft.checkpoint import TrainedModel
-from tft.fits import FoldFit
+from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.forecast import Forecasts
 from tft.model import LossMode

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import MICRO, WholeJob, Workplace, artifacts, run_named
 from mlflow.entities import Run as MlflowRun
 
-from pipeline.inference import sharpe_inference
-from pipeline.reuse import PHASE_KEY
-from pipeline.significance import best_of_epochs
-from pipeline.tracking import EXPERIMENT, FOLD_METRICS
+from pipeline.statistics.inference import sharpe_inference
+from pipeline.statistics.significance import best_of_epochs
+from pipeline.tracking.keys import PHASE_KEY
+from pipeline.tracking.runs import EXPERIMENT, FOLD_METRICS
+from tests.conftest import MICRO, WholeJob, Workplace, artifacts, run_named
 
 PHASES = ("prefilter", "exploration", "pruning", "tuning", "production")
 SELECTING = PHASES[:4]
@@ -450,7 +450,7 @@ def test_a_terminated_run_ends_as_killed(whole_job: WholeJob) -> None:
     """SIGTERM in the middle of training: the phase's run and its parent say KILLED, neither goes on as RUNNING."""
     endless = "exploration.epochs=1000000;training.patience=0"
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "exploration", "--config", str(MICRO), "--set", endless],
+        [sys.executable, "-m", "pipeline.cli.commands", "exploration", "--config", str(MICRO), "--set", endless],
         cwd=whole_job.folder,
         env=whole_job.environment(),
         stderr=subprocess.PIPE,

@@ -9,9 +9,9 @@ from typing import Any
 import click
 import pytest
 import yaml
-from conftest import ROOT
 
-from pipeline.cli import PHASES, main
+from pipeline.cli.commands import PHASES, main
+from tests.conftest import ROOT
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 ENTRY_POINTS: dict[str, dict[str, Any]] = PROJECT["entry_points"]
@@ -33,7 +33,7 @@ def command_of(name: str) -> click.Command:
 def parsed(name: str, **given: str) -> dict[str, Any]:
     """What the command gets, parsed as click does; it must take every word."""
     line = words(name, **given)
-    start = line.index("pipeline.cli")
+    start = line.index("pipeline")
     assert line[start - 2 : start] == ["python", "-m"]
     assert line[start + 1] == ("production" if name == "main" else name)
     return command_of(name).make_context(name, line[start + 2 :]).params

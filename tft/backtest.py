@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tft.fits import FoldFit
+from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.metrics import MIN_BARS, Performance, performance, sharpe
 from tft.panel import Panel

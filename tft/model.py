@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from tft.affine import affine
-from tft.dropout import dropout
-from tft.gated_norm import gated_norm
-from tft.masked_softmax import masked_softmax
-from tft.noise import Noise
-from tft.recurrent import gather, lstm
-from tft.selection import VariableGRNs, select
+from tft.kernels.affine import affine
+from tft.kernels.dropout import dropout
+from tft.kernels.gated_norm import gated_norm
+from tft.kernels.masked_softmax import masked_softmax
+from tft.kernels.noise import Noise
+from tft.kernels.recurrent import gather, lstm
+from tft.kernels.selection import VariableGRNs, select
 
 LossMode = Literal["sharpe", "joint_mle", "joint_quantile"]
 LOSS_MODES: tuple[LossMode, ...] = get_args(LossMode)

@@ -24,20 +24,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tft.adam import adam
-from tft.capture import Captured
-from tft.fits import FoldFit, keep_size, kept, kept_composition, kept_size
-from tft.fits import keep as keep_fit
+from tft.fold_store import FoldFit, keep_size, kept, kept_composition, kept_size
+from tft.fold_store import keep as keep_fit
 from tft.folds import Fold
 from tft.forecast import TARGET_BLOCK, Forecasts, Plan, by_fold, forecast, forecast_tensors, plan, selection_weights
+from tft.kernels.adam import adam
+from tft.kernels.noise import Noise
 from tft.loss import training_loss, validation_score
 from tft.model import LOSS_MODES, LossMode, ModelConfig, Output, TemporalFusionTransformer, stacked
-from tft.noise import Noise
 from tft.panel import Panel
+from tft.runtime.graph import Captured
+from tft.runtime.threads import side_by_side
 from tft.scaling import Scaler
 from tft.volatility import Timing, ewm_volatility, scaled_label
 from tft.windows import CONTEXT_POOL_BARS, DevicePanel, TrainingSampler, WindowSpace, key
-from tft.workers import side_by_side
 
 MAX_GRADIENT_NORM = 1.0
 SMOOTHING_EPOCHS = 5

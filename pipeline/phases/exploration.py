@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from pipeline import plots
 from pipeline.job import Job
 from pipeline.phases import prefilter
-from pipeline.tracking import Run, log_folds
+from pipeline.reporting import figures as plots
+from pipeline.tracking.runs import Run, log_folds
 from tft.backtest import FoldRow, fold_row, stitch, walk
 from tft.panel import Panel, group_of
 from tft.train import Recipe

@@ -13,16 +13,20 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from pipeline import baselines, luck_plots, plots, registry, report
 from pipeline.assessment import Assessment, assess, enter_look, say_what_can_be_found
-from pipeline.baselines import BaselineRow
-from pipeline.config import Config, to_mapping
-from pipeline.inference import Inference, SharpeInference, metrics
+from pipeline.config.schema import Config, to_mapping
 from pipeline.job import Job
-from pipeline.ledger import Look
-from pipeline.oos import Choice, Walked, choose, out_of_sample
 from pipeline.phases import pruning, tuning
-from pipeline.tracking import Run, log_folds
+from pipeline.phases.out_of_sample import Choice, Walked, choose, out_of_sample
+from pipeline.registry import versions as registry
+from pipeline.reporting import figures as plots
+from pipeline.reporting import luck_figures as luck_plots
+from pipeline.reporting import page as report
+from pipeline.statistics import baselines
+from pipeline.statistics.baselines import BaselineRow
+from pipeline.statistics.inference import Inference, SharpeInference, metrics
+from pipeline.tracking.ledger import Look
+from pipeline.tracking.runs import Run, log_folds
 from tft.backtest import FoldOutcome, FoldRow, fold_row
 from tft.checkpoint import CheckpointManager, TrainedModel
 from tft.metrics import Performance

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pipeline import plots
-from pipeline.config import PruningConfig
+from pipeline.config.schema import PruningConfig
 from pipeline.job import Job
 from pipeline.phases import exploration
 from pipeline.phases.exploration import Explored
-from pipeline.tracking import Run
+from pipeline.reporting import figures as plots
+from pipeline.tracking.runs import Run
 from tft.panel import group_of
 
 PROBE_QUANTILE = 0.95

@@ -10,13 +10,13 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from pipeline import plots
-from pipeline.config import ConfigError, to_mapping
+from pipeline.config.schema import ConfigError, to_mapping
 from pipeline.job import Job
 from pipeline.phases import pruning
-from pipeline.search import STORAGE, Report, ended, first_parameters, open_study, search, trials_allowed
-from pipeline.tracking import Run
-from pipeline.trials import Candidate, TrialWalks
+from pipeline.phases.search import STORAGE, Report, ended, first_parameters, open_study, search, trials_allowed
+from pipeline.phases.trials import Candidate, TrialWalks
+from pipeline.reporting import figures as plots
+from pipeline.tracking.runs import Run
 from tft.backtest import RawForecast, stitch
 from tft.folds import Fold
 from tft.metrics import sharpe

@@ -1,0 +1,1 @@
+"""Whole jobs run to judge other jobs."""

@@ -1,0 +1,230 @@
+"""What luck alone would have given: the whole job again, with the same budget, on targets that can hold no signal.
+
+The share of repetitions in which luck did at least as well as the real run is its p-value. Every repetition chooses its
+columns and parameters anew, so that whatever selection adds to a Sharpe ratio is in the comparison.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.config.schema import PlaceboConfig
+from pipeline.experiments.null_targets import NullTargets
+from pipeline.experiments.repetitions import Repetitions, holdout_sharpe, table_of
+from pipeline.job import Job
+from pipeline.phases.out_of_sample import Walked, out_of_sample
+from pipeline.reporting import luck_figures as luck_plots
+from pipeline.statistics.significance import monte_carlo_p_value, sequential_p_value
+from pipeline.tracking.runs import Run
+from tft.backtest import block_earnings
+from tft.metrics import sharpe
+from tft.positions import portfolio_return, position_path
+from tft.volatility import ewm_volatility
+
+
+@dataclass(frozen=True)
+class PlaceboRepetition:
+    """What the whole job made of targets without signal. Sharpes are annual, and net unless it says gross."""
+
+    repetition: int
+    shift: int | None
+    """In complete bars; None where rows were resampled."""
+    oos_sharpe: float
+    """Of the holdout; of `selection: nested` of the whole record."""
+    oos_sharpe_gross: float
+    tuning_sharpe: float
+    """Of the best trial, on the bars it was chosen on; with `selection: nested` the mean over the folds' choices."""
+    development_sharpe: float | None
+    """Of the walk-forward over development; None with `selection: nested`."""
+    n_selected: float
+    """Columns that pruning kept; with `selection: nested` the mean over the folds' choices."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Placebo:
+    """A production run against luck. Sharpes are annual and net."""
+
+    p_value: float
+    oos_sharpe: float
+    """Of the real run."""
+    method: str
+    """Which null it was: `shift` or `stationary bootstrap`."""
+    repetitions: tuple[PlaceboRepetition, ...]
+    """Those that the p-value is made of, in order."""
+    stopped_early: bool
+    n_computed: int
+    """Repetitions that this command computed; the others were finished before."""
+    long_only_sharpe: float
+    """Of being long in the real market on the bars of the real Sharpe: what drift alone gave."""
+    tuning_sharpe: float
+    """Of the real run's best trial."""
+
+    @property
+    def null(self) -> NDArray[np.float64]:
+        """(m,) Sharpes under the null."""
+        return np.array([one.oos_sharpe for one in self.repetitions])
+
+    @property
+    def tuning(self) -> NDArray[np.float64]:
+        """(m,) the best trials' Sharpes under the null."""
+        return np.array([one.tuning_sharpe for one in self.repetitions])
+
+    @property
+    def sentence(self) -> str:
+        null, m = self.null, len(self.repetitions)
+        at_least = int((null >= self.oos_sharpe).sum())
+        found = "distinguishable" if self.p_value <= 0.05 else "not distinguishable"
+        early = ", where it stopped early" if self.stopped_early else ""
+        return (
+            f"Sharpe {self.oos_sharpe:.2f} is {found} from luck: {at_least} of {m} repetitions on targets without "
+            f"signal did as well (p = {self.p_value:.3f}{early}; {self.method}), their mean {null.mean():.2f} and 95th "
+            f"percentile {np.quantile(null, 0.95):.2f}; the best trials of the same repetitions show a tuning Sharpe "
+            f"of {self.tuning.mean():.2f}; long only gave {self.long_only_sharpe:.2f}."
+        )
+
+
+def run(job: Job, judged: Run, null: NullTargets) -> Placebo:
+    """Judge a production run, and log what came of it on that run and on the job's own.
+
+    Raises ValueError for a run without a holdout Sharpe.
+    """
+    real = holdout_sharpe(judged)
+    plan = replace(job.config.placebo, repetitions=null.most(job.config.placebo.repetitions))
+    job.reporter.say(f"placebo: {null.description}; at most {plan.repetitions} repetitions of the whole job")
+    series = Repetitions("placebo", PlaceboRepetition, repeat, job, judged, plan.repetitions)
+    used: list[PlaceboRepetition] = []
+
+    def exceeds() -> Iterator[bool]:
+        for one in results:
+            used.append(one)
+            yield one.oos_sharpe >= real
+
+    with closing(iter(series)) as results:
+        p_value = p_value_of(exceeds(), plan)
+    result = Placebo(
+        p_value=p_value,
+        oos_sharpe=real,
+        method=null.method,
+        repetitions=tuple(used),
+        stopped_early=len(used) < plan.repetitions,
+        n_computed=series.n_computed,
+        long_only_sharpe=long_only_sharpe(judged, job),
+        tuning_sharpe=tuning_sharpe(judged),
+    )
+    for target in (job.parent, judged):
+        _log(target, result)
+    return result
+
+
+def repeat(job: Job, repetition: int, keep: Path) -> PlaceboRepetition:
+    """One repetition: all phases and the walk-forward on its targets."""
+    started = time.perf_counter()
+    null = NullTargets(job.data, job.config)
+    walked = out_of_sample(job.inner(null.dataset(null.returns(repetition))), keep=keep)
+    holdout, development = walked.record.performance("holdout"), walked.record.performance("development")
+    if holdout is None:
+        raise ValueError(f"repetition {repetition} has too few complete bars in the holdout: bring more bars")
+    return PlaceboRepetition(
+        repetition=repetition,
+        shift=null.shift(repetition),
+        oos_sharpe=holdout.sharpe,
+        oos_sharpe_gross=holdout.sharpe_gross,
+        tuning_sharpe=best_trial_sharpe(walked),
+        development_sharpe=development.sharpe if development else None,
+        n_selected=float(np.mean([len(choice.features) for choice in walked.choices.values()])),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def best_trial_sharpe(walked: Walked) -> float:
+    """Annual tuning Sharpe of the best trial, the mean over the folds' choices."""
+    return float(
+        np.mean(
+            [
+                trial.oos_sharpe
+                for choice in walked.choices.values()
+                for trial in choice.tuned.trials
+                if trial.number == choice.tuned.best_trial and trial.oos_sharpe is not None
+            ]
+        )
+    )
+
+
+def p_value_of(exceeds: Iterator[bool], plan: PlaceboConfig) -> float:
+    """From draws in their order, consumed no further than the p-value needs."""
+    if plan.exceedances:
+        return sequential_p_value(exceeds, plan.exceedances, plan.repetitions).p_value
+    return monte_carlo_p_value(sum(exceeds), plan.repetitions)
+
+
+def long_only_sharpe(judged: Run, job: Job) -> float:
+    """Annual net Sharpe of being long all the time in the real market, on the holdout bars of the judged run's record.
+
+    Scaled by volatility and at the costs of the model's own positions, flat before the record's first bar.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        record = pl.read_parquet(judged.client.download_artifacts(judged.run_id, "oos_record.parquet", scratch))
+    panel, config = job.data.panel, job.config
+    held = np.searchsorted(panel.times, record["time"].to_numpy().astype(panel.times.dtype))
+    bars = range(int(held.min()), int(held.max()) + 1)
+    in_holdout = np.zeros(len(bars), dtype=bool)
+    in_holdout[held[(record["segment"] == "holdout").to_numpy()] - bars.start] = True
+    rows = slice(bars.start, bars.stop)
+    position = position_path(
+        np.ones((len(bars), len(panel.symbols))),
+        ewm_volatility(panel.returns)[rows],
+        config.positions,
+        config.timing,
+        traded=np.isfinite(panel.returns[rows]),
+    ).position
+    earned = block_earnings(position, bars, panel.returns, config.positions, config.timing)
+    return sharpe(portfolio_return(earned.net)[in_holdout], periods_per_year=config.periods_per_year)
+
+
+def tuning_sharpe(judged: Run) -> float:
+    """Annual, of the best trial of the judged run."""
+    table = json.loads(judged.read_text("trials.json"))
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    (best,) = (row["oos_sharpe"] for row in rows if row["best"])
+    return float(best)
+
+
+def _log(run: Run, result: Placebo) -> None:
+    null = result.null
+    development = [one.development_sharpe for one in result.repetitions if one.development_sharpe is not None]
+    run.metrics(
+        {
+            "placebo_p_value": result.p_value,
+            "placebo_repetitions": len(null),
+            "placebo_null_mean": float(null.mean()),
+            "placebo_null_sd": float(null.std(ddof=1)) if len(null) > 1 else None,
+            "placebo_null_p95": float(np.quantile(null, 0.95)),
+            "placebo_tuning_sharpe_mean": float(result.tuning.mean()),
+            "placebo_development_sharpe_mean": float(np.mean(development)) if development else None,
+            "placebo_long_only_sharpe": result.long_only_sharpe,
+        }
+    )
+    run.tags({"placebo_method": result.method, "placebo": result.sentence})
+    run.table("placebo.json", table_of(result.repetitions))
+    run.figure(
+        "placebo.png",
+        luck_plots.placebo(
+            null,
+            result.tuning,
+            real=result.oos_sharpe,
+            real_tuning=result.tuning_sharpe,
+            long_only=result.long_only_sharpe,
+            p_value=result.p_value,
+        ),
+    )

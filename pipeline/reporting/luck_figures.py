@@ -1,0 +1,255 @@
+"""Figures on what luck alone, or a simple rule, would have given: from results, no I/O, as in `plots`.
+
+Shapes: n bars, m repetitions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import dates
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from pipeline.reporting.figures import BLUE, GREEN, GREY, SEGMENT_COLOURS, VERMILION, compounded, empty_figure
+from pipeline.statistics.baselines import BaselineRow
+from pipeline.statistics.paired import as_p
+from pipeline.statistics.significance import SharpeDifference
+from tft.backtest import Record
+
+ORANGE, PURPLE, PALE = "#E69F00", "#CC79A7", "#E9E9E9"
+_STYLES = ((GREY, "-"), (ORANGE, "-"), (VERMILION, "--"), (GREEN, "-"), (PURPLE, "-."))
+"""Colour and line of each baseline; black and white still tells neighbours apart."""
+
+
+def baselines(model: Record, records: Mapping[str, Record], rows: Sequence[BaselineRow]) -> Figure:
+    """Compounded net return of the model and of each baseline, the holdout shaded; below, the paired differences.
+
+    A line is the 95 % interval of a difference, a pale bar the true differences that so few bars are likely to miss.
+    """
+    height = 0.42 * len(rows) + 0.9
+    figure, (above, *below) = (
+        empty_figure(4.5 + height, (3.4, height), sharex=False) if rows else empty_figure(4.5, (1,))
+    )
+    _cumulative(above, model, records)
+    if rows:
+        _differences(below[0], rows)
+    figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def placebo(
+    null: NDArray[np.float64],
+    null_tuning: NDArray[np.float64],
+    *,
+    real: float,
+    real_tuning: float,
+    long_only: float,
+    p_value: float,
+) -> Figure:
+    """The Sharpes (m,) that targets without signal gave out-of-sample, and below in tuning, with the real run's."""
+    figure, (above, below) = empty_figure(6.5, (3, 2))
+    bins = _bins(np.concatenate([null, null_tuning, [real, real_tuning, long_only]]))
+    _distribution(above, null, bins, f"{len(null)} repetitions without signal")
+    above.axvline(float(null.mean()), color=GREY, lw=1.4, ls=":", label=f"their mean {null.mean():.2f}")
+    above.axvline(long_only, color=GREEN, lw=1.6, ls="--", label=f"long only, real market {long_only:.2f}")
+    above.axvline(real, color=VERMILION, lw=2.4, label=f"real run {real:.2f} (p = {p_value:.3f})")
+    above.set_ylabel("out-of-sample:\nrepetitions")
+    _distribution(below, null_tuning, bins, None)
+    below.axvline(float(null_tuning.mean()), color=GREY, lw=1.4, ls=":")
+    below.axvline(real_tuning, color=VERMILION, lw=2.4)
+    below.annotate(
+        f"best trial on the bars that chose it: mean {null_tuning.mean():.2f} without signal, {real_tuning:.2f} real",
+        (0.0, 1.0),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=9,
+    )
+    below.set_ylabel("tuning:\nrepetitions")
+    below.set_xlabel("Sharpe (annual, net)")
+    figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def planted(
+    oracle: Sequence[float],
+    found: Sequence[float],
+    p_values: Sequence[float],
+    planted_kept: Sequence[float],
+    others_kept: Sequence[float],
+) -> Figure:
+    """By repetition (m,): holdout Sharpe beside the oracle's, and the shares of columns that pruning kept."""
+    figure, (above, below) = empty_figure(6.5, (3, 2))
+    x = np.arange(1, len(oracle) + 1)
+    significant = np.asarray(p_values) < 0.05
+    above.axhline(0.0, color="black", lw=0.8)
+    above.vlines(x, found, oracle, color=GREY, lw=1.2, zorder=2)
+    above.scatter(x, oracle, marker="_", s=140, color="black", zorder=3, label="oracle, before costs")
+    for chosen, face, label in ((True, BLUE, "model, p < 0.05"), (False, "none", "model, p ≥ 0.05")):
+        rows = significant == chosen
+        above.scatter(x[rows], np.asarray(found)[rows], s=44, facecolor=face, edgecolor=BLUE, zorder=4, label=label)
+    above.set_ylabel("holdout Sharpe\n(annual, net)")
+    below.bar(x - 0.2, planted_kept, width=0.38, color=BLUE, label="planted columns kept")
+    below.bar(x + 0.2, others_kept, width=0.38, color=GREY, label="other columns kept")
+    below.set_ylim(0.0, 1.04)
+    below.yaxis.set_major_formatter(PercentFormatter(1.0))
+    below.set_xticks(x)
+    below.set_xlabel("repetition")
+    handles = [axes.get_legend_handles_labels() for axes in (above, below)]
+    figure.legend(
+        [*handles[0][0], *handles[1][0]],
+        [*handles[0][1], *handles[1][1]],
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+    )
+    return figure
+
+
+def comparison(
+    times: NDArray[np.datetime64],
+    baseline: NDArray[np.float64],
+    candidate: NDArray[np.float64],
+    *,
+    names: tuple[str, str],
+    annual: SharpeDifference | None,
+    periods_per_year: float,
+) -> Figure:
+    """Net portfolio returns (n,) of two runs on the same bars: both compounded curves; the annual Sharpe difference
+    as the bars add it up; its interval against zero and against what the sample could have detected.
+
+    `names`: of the baseline and the candidate. `annual` None: too few bars for an interval.
+    """
+    figure, (curves, sums, interval) = empty_figure(7.5, (3, 2, 1.1), sharex=False)
+    time = np.asarray(dates.date2num(times))  # type: ignore[no-untyped-call]
+    for returns, name, colour in ((baseline, names[0], GREY), (candidate, names[1], BLUE)):
+        curves.plot(time, np.cumprod(1.0 + returns) - 1.0, color=colour, lw=1.6, label=name)
+    curves.set_ylabel("cumulative return, net")
+    curves.yaxis.set_major_formatter(PercentFormatter(1.0))
+    # At equal volatility, each bar's share in the annual Sharpe difference: the last point is that difference.
+    share = (_per_deviation(candidate) - _per_deviation(baseline)) * math.sqrt(periods_per_year) / len(times)
+    sums.plot(time, np.cumsum(share), color=VERMILION, lw=1.4)
+    sums.set_ylabel("Sharpe difference,\nadded up bar by bar")
+    sums.set_xlabel("bar of decision")
+    for axes in (curves, sums):
+        axes.axhline(0.0, color="black", lw=0.8)
+        axes.margins(x=0.0)
+        locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    _interval(interval, float(share.sum()), annual)
+    figure.legend(*curves.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _per_deviation(returns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns in units of their standard deviation; 0 for a series that never moves."""
+    deviation = returns.std(ddof=1)
+    return returns / deviation if deviation > 0.0 else np.zeros_like(returns)
+
+
+def _interval(axes: Axes, difference: float, annual: SharpeDifference | None) -> None:
+    axes.axvline(0.0, color="black", lw=0.8)
+    axes.set_yticks([])
+    axes.set_ylim(-1.0, 1.0)
+    axes.set_xlabel("annual Sharpe, candidate minus baseline")
+    if annual is None:
+        axes.plot(difference, 0.0, "o", color=VERMILION, ms=7)
+        axes.set_title("no interval can be given", loc="left", fontsize=9)
+        return
+    low, high = annual.interval
+    axes.axvspan(
+        -annual.detectable,
+        annual.detectable,
+        color="#EFEFEF",
+        lw=0,
+        zorder=0,
+        label=f"a true difference within ±{annual.detectable:.2f} is missed in more than 1 of 5 samples",
+    )
+    label = f"{annual.difference:+.2f}, 95 % {low:.2f} to {high:.2f}, p = {as_p(annual.p_value)}"
+    axes.plot([low, high], [0.0, 0.0], color=VERMILION, lw=2.5, solid_capstyle="butt")
+    axes.plot(annual.difference, 0.0, "o", color=VERMILION, ms=7, label=label)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
+
+
+def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record]) -> None:
+    known = np.flatnonzero(np.isfinite(model.net()))
+    stop = int(known[-1]) + 1 if len(known) else 0  # the last bars have no return yet
+    if not stop:
+        axes.text(0.5, 0.5, "no bar with a known return", transform=axes.transAxes, ha="center")
+        return
+    time = np.asarray(dates.date2num(model.times[:stop]))  # type: ignore[no-untyped-call]
+    holdout = np.flatnonzero(model.segment[:stop] == "holdout")
+    if len(holdout):
+        axes.axvspan(time[holdout[0]], time[-1], color=SEGMENT_COLOURS["holdout"], lw=0, zorder=0, label="holdout")
+    for i, (name, record) in enumerate(records.items()):
+        colour, line = _STYLES[i % len(_STYLES)]
+        net = record.net()[:stop]
+        if np.isfinite(net).any():  # one that needs more history than there was never began
+            axes.plot(time, _from_its_start(net), line, color=colour, lw=1.3, label=name)
+    axes.plot(time, _from_its_start(model.net()[:stop]), color=BLUE, lw=2.2, label="model")
+    axes.axhline(0.0, color="black", lw=0.8)
+    axes.set_ylabel("cumulative net return")
+    axes.set_xlabel("bar of decision")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.margins(x=0.0)
+    locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+
+
+def _from_its_start(net: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compounded from the first known bar on; nothing is drawn before it."""
+    started = np.maximum.accumulate(np.isfinite(net))
+    return np.where(started, compounded(net), np.nan)
+
+
+def _differences(axes: Axes, rows: Sequence[BaselineRow]) -> None:
+    axes.axvline(0.0, color="black", lw=0.8)
+    for i, row in enumerate(rows):
+        if row.detectable_annual is not None:
+            axes.barh(i, 2.0 * row.detectable_annual, left=-row.detectable_annual, height=0.62, color=PALE)
+        if row.interval_low_annual is not None and row.interval_high_annual is not None:
+            axes.hlines(i, row.interval_low_annual, row.interval_high_annual, color=BLUE, lw=2.0)
+        if row.difference_annual is None:
+            axes.annotate("n/a", (0.0, i), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+        else:
+            axes.plot(row.difference_annual, i, "o", color=BLUE, ms=6)
+        axes.annotate(
+            _said(row), (1.01, i), xycoords=axes.get_yaxis_transform(), va="center", fontsize=8.5, annotation_clip=False
+        )
+    axes.set_yticks(range(len(rows)), [row.baseline for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(
+        f"Sharpe of the model minus that of the baseline, {rows[0].segment} (annual, net)\n"
+        "line: 95 % interval; pale: true differences that so few bars are likely to miss"
+    )
+
+
+def _said(row: BaselineRow) -> str:
+    """Difference and p-value, as far as there are any."""
+    if row.difference_annual is None:
+        return ""
+    difference = f"{row.difference_annual:+.2f}".replace("-", "\N{MINUS SIGN}")
+    if row.p_value is None:
+        return f"{difference}  no interval"
+    return f"{difference}  p " + ("< 0.001" if row.p_value < 0.001 else f"= {row.p_value:.3f}")
+
+
+def _bins(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Edges that all distributions of a figure share."""
+    low, high = float(values.min()), float(values.max())
+    margin = 0.05 * max(high - low, 0.1)
+    return np.linspace(low - margin, high + margin, 31)
+
+
+def _distribution(axes: Axes, values: NDArray[np.float64], bins: NDArray[np.float64], label: str | None) -> None:
+    axes.hist(values, bins.tolist(), color=BLUE, alpha=0.45, label=label)
+    axes.plot(values, np.zeros(len(values)), "|", color=BLUE, ms=12, clip_on=False)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -1,0 +1,199 @@
+"""The one page a person reads: a single HTML file with its figures inside, which opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, StrictUndefined, Template
+from matplotlib.figure import Figure
+
+from pipeline.config.schema import Selection
+from pipeline.data.checks import Finding
+from pipeline.reporting.figures import RankedRow, bar_label
+from pipeline.statistics import baselines
+from pipeline.statistics.inference import Inference, SharpeInference
+from pipeline.tracking.ledger import Look
+from tft.backtest import FoldRow, Record, Segment
+from tft.metrics import Performance
+
+FEATURES_SHOWN = 40
+SYMBOLS_SHOWN = 12
+MISSING = "n/a"
+BASELINES = "baselines.png"
+"""The figure that stands beside the table of baselines."""
+
+CAPTIONS = {
+    "equity.png": (
+        "Equity and drawdown",
+        "Compounded portfolio return from flat with the loss since its last high below it; suspicious are a climb "
+        "that ends where the shaded holdout begins, a gain made in very few bars, and a wide distance between the two "
+        "lines, which is what trading costs.",
+    ),
+    "validation_vs_oos.png": (
+        "Validation against test Sharpe",
+        "Each fold's Sharpe on the bars that chose its epoch, and on the bars after them; positive differences in "
+        "nearly every fold mean that the validation figure promises what is not there, and the best epoch's always "
+        "does. Test bars of development took part in choosing columns and parameters.",
+    ),
+    "training_curves.png": (
+        "Training curves",
+        "Loss and validation score by epoch; a validation score that rises from the first epochs while the loss falls "
+        "is a network that memorises, and one that never moves is a network that does not learn.",
+    ),
+    "vsn_heatmap.png": (
+        "Variable selection over folds",
+        "What share of its attention the exploration network gave to a column in each fold; a good column is dark from "
+        "left to right, one that is dark in a single fold was luck or a regime.",
+    ),
+    "stability_against_weight.png": (
+        "Stability against weight",
+        "Selected columns should stand clear of the probes, which are columns with their timing destroyed; where the "
+        "two mix, the ranking there is noise.",
+    ),
+}
+"""Heading and how to read it, by file name, in the order of the page."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the run was given. Bars are ISO times; `tags` are those every run of the job carries."""
+
+    source: str
+    data_sha256: str
+    symbols: tuple[str, ...]
+    first_bar: str
+    last_bar: str
+    n_bars: int
+    n_development: int
+    """Bars that the model that is deployed was chosen on."""
+    selection: Selection
+    tags: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One segment of the out-of-sample record."""
+
+    performance: Performance
+    inference: SharpeInference
+    first: str
+    last: str
+    """First and last bar of decision with a known return."""
+
+
+def render(
+    *,
+    job: Facts,
+    record: Record,
+    n_initial: int,
+    n_prefiltered: int,
+    n_selected: int,
+    ranked: Sequence[RankedRow],
+    pruning_warning: str,
+    tuned: Mapping[str, Any],
+    n_trials: int,
+    best_trial_sharpe: float | None,
+    folds: Sequence[FoldRow],
+    model: tuple[str, str, bool, str],
+    trouble: Sequence[str],
+    figures: Mapping[str, Figure],
+    inference: Inference,
+    looks: Sequence[Look] = (),
+    findings: Sequence[Finding] = (),
+) -> str:
+    """The page as HTML.
+
+    `model`: name, version (empty: not registered), promoted, and why. `figures` by file name. `looks` at an overlapping
+    holdout up to and with this one, oldest first. What is empty has no section.
+    """
+    selected = [row for row in ranked if row.selected]
+    known = [name for name in CAPTIONS if name in figures]
+    rest = [name for name in figures if name not in CAPTIONS and name != BASELINES]
+    return _PAGE.render(
+        job=job,
+        verdict=inference.verdict,
+        nested=job.selection == "nested",
+        record_name="record" if job.selection == "nested" else "holdout",
+        holdout=_headline(record, "holdout", inference.holdout),
+        development=_headline(record, "development", inference.development),
+        tuning=inference.tuning,
+        overfitting=inference.overfitting,
+        against_untuned=inference.against_untuned,
+        looks=looks,
+        findings=findings,
+        baselines=inference.baselines,
+        baselines_said=baselines.verdict(inference.baselines),
+        baselines_figure=_png(figures[BASELINES]) if BASELINES in figures else "",
+        counts=(n_initial, n_prefiltered, n_selected),
+        features=selected[:FEATURES_SHOWN],
+        n_more=max(0, len(selected) - FEATURES_SHOWN),
+        groups=_groups(ranked),
+        warnings=[*([f"Pruning: {pruning_warning}."] if pruning_warning else []), *trouble],
+        tuned=tuned,
+        n_trials=n_trials,
+        best_trial_sharpe=best_trial_sharpe,
+        folds=folds,
+        luck={one.fold: one for one in inference.folds},
+        model=dict(zip(("name", "version", "promoted", "reason"), model, strict=True)),
+        figures=[(*CAPTIONS.get(name, (name, "")), _png(figures[name])) for name in [*known, *rest]],
+        settings=yaml.safe_dump(dict(job.settings), sort_keys=False, allow_unicode=True, width=60),
+    )
+
+
+def _headline(record: Record, segment: Segment, inference: SharpeInference | None) -> Headline | None:
+    performance = record.performance(segment)
+    if performance is None or inference is None:
+        return None
+    rows = np.flatnonzero((record.segment == segment) & np.isfinite(record.net()))
+    return Headline(performance, inference, str(record.times[rows[0]]), str(record.times[rows[-1]]))
+
+
+def _groups(ranked: Sequence[RankedRow]) -> list[tuple[str, int, int]]:
+    """Group, columns ranked, columns selected: most selected first."""
+    total = Counter(row.group for row in ranked)
+    chosen = Counter(row.group for row in ranked if row.selected)
+    return [(group, total[group], chosen[group]) for group in sorted(total, key=lambda g: (-chosen[g], -total[g], g))]
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _number(value: float | None, form: str = "z.2f") -> str:
+    """A number with a proper minus sign, never before a zero; `n/a` where there is none."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return format(value, form).replace("-", "−")
+
+
+def _prose(sentence: str) -> str:
+    """A sentence with proper minus signs before its numbers."""
+    return re.sub(r"(?<![\w-])-(?=\d)", "−", sentence)
+
+
+def _plain(value: Any) -> str:
+    """A setting: short numbers, and whole ones without a point."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": _number, "bar": bar_label, "plain": _plain, "prose": _prose}
+    environment.globals |= {"missing": MISSING, "symbols_shown": SYMBOLS_SHOWN}
+    return environment.from_string(Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8"))
+
+
+_PAGE = _template()

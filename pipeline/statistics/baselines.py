@@ -1,0 +1,373 @@
+"""What a simple rule would have given on the same bars, delay, volatility scaling and costs.
+
+A baseline makes raw positions in [-1, 1] from information up to and including their bar; from there on it takes the
+model's own path (`tft.backtest.stitch`, say), so that the forecast is all that differs. Rules read past returns alone;
+regressions read the model's columns and are fitted anew in every fold, on the rows the model trains on.
+
+Shapes: T bars, A instruments, F features, M cells (bar, instrument) of a block that have a feature.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from sklearn.linear_model import Ridge
+
+from pipeline.statistics.significance import MIN_INFERENCE_BARS, sharpe_difference
+from tft.backtest import RawForecast, Record, Segment
+from tft.folds import Fold
+from tft.metrics import MIN_BARS, performance, sharpe
+from tft.panel import Panel
+from tft.scaling import Scaler
+from tft.volatility import Timing, scaled_label
+
+Array = NDArray[np.float64]
+
+LONG_ONLY = "long only"
+MOMENTUM = "time-series momentum"
+MACD = "MACD"
+RIDGE = "ridge"
+TREES = "gradient-boosted trees"
+
+TIME_SCALES = ((8, 24), (16, 48), (32, 96))
+"""Fast and slow time scale of each MACD, in bars; a scale of n bars is an average with weight 1/n on the newest."""
+PRICE_BARS, SIGNAL_BARS = 63, 252
+"""Bars over which the price and then the signal are normalised."""
+
+PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
+"""Ridge penalties per training cell, of which the validation block takes one."""
+
+TREE_ROUNDS, TREE_PATIENCE = 300, 20
+TREE_PARAMETERS = {
+    "objective": "regression",
+    "learning_rate": 0.05,
+    "num_leaves": 8,
+    "min_data_in_leaf": 20,
+    "max_bin": 63,
+    "bin_construct_sample_cnt": 5000,
+    "feature_fraction": 0.25,
+    "num_threads": 1,
+    "deterministic": True,
+    "force_row_wise": True,
+    "seed": 0,
+    "verbosity": -1,
+}
+"""Shallow trees and small steps: a fold has few cells, and little in them can be known."""
+
+
+# ---- the baselines
+
+
+def run_baselines(
+    panel: Panel,
+    folds: Sequence[Fold],
+    features: Sequence[Sequence[str]],
+    sigma: Array,
+    timing: Timing,
+    stitched: Callable[[Sequence[RawForecast]], Record],
+    *,
+    test_until: int | None = None,
+) -> dict[str, Record]:
+    """The out-of-sample record of every baseline, over the folds' test bars.
+
+    `features`: the columns of `panel` that the regressions read, fold by fold. `sigma` (T, A) scales labels. `stitched`
+    and `test_until`: what makes the model's own record of its forecasts, and how far the last fold forecasts, as in
+    `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
+    """
+    tested = [fold.test for fold in folds]
+    if test_until is not None:
+        tested[-1] = range(tested[-1].start, max(test_until, tested[-1].stop))
+    rules = {
+        LONG_ONLY: np.ones_like(panel.returns),
+        MOMENTUM: time_series_momentum(panel.returns, lookback_bars=round(timing.periods_per_year)),
+        MACD: macd(panel.returns),
+    }
+    forecasts = {
+        name: [RawForecast(fold, bars, raw[bars.start : bars.stop]) for fold, bars in zip(folds, tested, strict=True)]
+        for name, raw in rules.items()
+    }
+    regressions = {RIDGE: ridge} | ({TREES: boosted_trees} if find_spec("lightgbm") else {})
+    y = scaled_label(panel.returns, sigma, timing)
+    for fold, bars, names in zip(folds, tested, features, strict=True):
+        for name, raw in _regressed(panel, y, fold, bars, names, regressions):
+            forecasts.setdefault(name, []).append(RawForecast(fold, bars, raw))
+    return {name: stitched(own) for name, own in forecasts.items()}
+
+
+def time_series_momentum(returns: Array, *, lookback_bars: int) -> Array:
+    """(T, A) sign of the return of the past year, `lookback_bars`: Moskowitz, Ooi & Pedersen 2012, section 4.
+
+    Of the simple return: what cash would have earned is not known here. NaN with less history than that.
+    """
+    price = _price(returns)
+    past = np.full_like(price, np.nan)
+    past[lookback_bars:] = price[: max(len(price) - lookback_bars, 0)]
+    return np.sign(price - past)
+
+
+def macd(returns: Array) -> Array:
+    """(T, A) mean response of three trend signals in about +-0.96: Baz et al. 2015, the trend signal.
+
+    Difference of two exponentially weighted averages of the price, half-lives log(1/2) / log(1 - 1/n), over the
+    price's standard deviation of 63 bars; that over its own of 252 bars; response x exp(-x^2/4) / 0.89. NaN until all
+    of them are known, and where the price has not moved for as long.
+    """
+    price = pd.DataFrame(_price(returns))
+    spread = price.rolling(PRICE_BARS).std()
+    responses = []
+    for fast, slow in TIME_SCALES:
+        trend = price.ewm(alpha=1.0 / fast).mean() - price.ewm(alpha=1.0 / slow).mean()
+        signal = trend / spread.where(spread > 0.0)
+        deviation = signal.rolling(SIGNAL_BARS).std()
+        x = (signal / deviation.where(deviation > 0.0)).to_numpy()
+        responses.append(x * np.exp(-(x**2) / 4.0) / 0.89)
+    return np.asarray(np.mean(responses, axis=0))
+
+
+def _price(returns: Array) -> Array:
+    """(T, A) what 1 invested has grown to at each close; bars without a trade carry it, NaN before the first trade."""
+    started = np.maximum.accumulate(np.isfinite(returns), axis=0)
+    return np.where(started, np.cumprod(1.0 + np.nan_to_num(returns, nan=0.0), axis=0), np.nan)
+
+
+class Cells(NamedTuple):
+    """Labelled cells of a block: standardised features x (M, F), NaN = missing, and scaled labels y (M,)."""
+
+    x: NDArray[np.float32]
+    y: Array
+
+
+Forecast = Callable[[NDArray[np.float32]], Array]
+"""x (M, F) -> mu (M,), in units of the scaled label."""
+Regression = Callable[[Cells, Cells], Forecast]
+"""Fitted on training cells, with what is left to choose chosen on validation cells."""
+
+
+def _regressed(
+    panel: Panel,
+    y: Array,
+    fold: Fold,
+    bars: range,
+    names: Sequence[str],
+    regressions: Mapping[str, Regression],
+) -> Iterator[tuple[str, Array]]:
+    """Raw positions (n, A) of each regression over `bars`, fitted on the fold's training and validation blocks.
+
+    2 Phi(mu / sigma) - 1 with the standard deviation of the residuals of training for sigma, as from the `joint_mle`
+    head. NaN where no feature is there.
+    """
+    columns = [panel.feature_names.index(name) for name in names]
+
+    def features(block: range) -> NDArray[np.float32]:
+        return np.take(panel.features[block.start : block.stop], columns, axis=2)
+
+    scaler = Scaler.fit(features(fold.train))
+
+    def seen(block: range) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        x = scaler.transform(features(block))
+        return x, np.asarray(np.isfinite(x).any(axis=2))
+
+    def labelled(block: range) -> Cells:
+        x, present = seen(block)
+        of_block = y[block.start : block.stop]
+        known = present & np.isfinite(of_block)
+        assert known.any(), f"fold {fold.index}: the model was fitted on this block, so it has labelled cells"
+        return Cells(x[known], of_block[known])
+
+    train, validation = labelled(fold.train), labelled(fold.validation)
+    x, present = seen(bars)
+    for name, regression in regressions.items():
+        forecast = regression(train, validation)
+        residual = float(np.std(train.y - forecast(train.x)))
+        raw = np.full(present.shape, np.nan)
+        if present.any():
+            with np.errstate(divide="ignore", invalid="ignore"):  # without residuals a forecast is certain of its sign
+                raw[present] = 2.0 * ndtr(forecast(x[present]) / residual) - 1.0
+        yield name, raw
+
+
+def ridge(train: Cells, validation: Cells, penalties: Sequence[float] = PENALTIES) -> Forecast:
+    """Linear, a missing feature counting as its mean, with the penalty of least squared error on validation cells."""
+    many = np.asarray(penalties)
+    x = np.nan_to_num(train.x.astype(np.float64), nan=0.0)
+    # One target a penalty: all of them are solved from one product of x with itself.
+    fitted = Ridge(alpha=len(x) * many, solver="cholesky").fit(x, np.repeat(train.y[:, None], len(many), axis=1))
+
+    def forecast(x: NDArray[np.float32]) -> Array:
+        return np.asarray(fitted.predict(np.nan_to_num(x.astype(np.float64), nan=0.0)).reshape(len(x), len(many)))
+
+    error = ((forecast(validation.x) - validation.y[:, None]) ** 2).mean(axis=0)
+    best = int(error.argmin())
+    return lambda x: forecast(x)[:, best]
+
+
+def boosted_trees(train: Cells, validation: Cells) -> Forecast:
+    """LightGBM's gradient-boosted trees, as many as the squared error on validation cells asks for."""
+    import lightgbm
+
+    data = lightgbm.Dataset(train.x, train.y, params=dict(TREE_PARAMETERS))
+    grown = lightgbm.train(
+        dict(TREE_PARAMETERS),
+        data,
+        num_boost_round=TREE_ROUNDS,
+        valid_sets=[lightgbm.Dataset(validation.x, validation.y, reference=data)],
+        callbacks=[lightgbm.early_stopping(TREE_PATIENCE, verbose=False)],
+    )
+    return lambda x: np.asarray(grown.predict(x, num_threads=1))
+
+
+# ---- the model against them
+
+
+@dataclass(frozen=True)
+class BaselineRow:
+    """One baseline over one segment, and the model against it, both on the bars whose net return is known for both.
+
+    Names that end in _annual are annual, Sharpes and differences per year by sqrt(periods per year). None: undefined.
+    """
+
+    baseline: str
+    segment: str
+    n_bars: int
+    """Common known bars: what every figure of this row is computed on."""
+    sharpe_annual: float | None
+    """Net of costs, of the baseline."""
+    sharpe_gross_annual: float | None
+    turnover_annual: float | None
+    max_drawdown: float | None
+    """Of the baseline, net, as a negative fraction."""
+    model_sharpe_annual: float | None
+    """Net, of the model on these bars: the headline Sharpe unless the baseline begins later."""
+    difference_annual: float | None
+    """Net Sharpe of the model minus that of the baseline."""
+    difference_se_annual: float | None
+    """HAC standard error; None, as all that follows, under MIN_INFERENCE_BARS bars."""
+    interval_low_annual: float | None
+    interval_high_annual: float | None
+    """95 % interval of the difference, by studentised block bootstrap."""
+    p_value: float | None
+    """Two-sided, of no difference."""
+    detectable_annual: float | None
+    """The smallest true difference found with 80 % power at 5 % two-sided."""
+    remark: str
+    """A sentence on what is None and why; empty where nothing is."""
+
+
+def against(model: Record, baselines: Mapping[str, Record], segment: Segment) -> tuple[BaselineRow, ...]:
+    """The model beside each baseline on one segment: a row each, in the order given.
+
+    The paired difference is `significance.sharpe_difference` of the net portfolio returns, made annual.
+    """
+    return tuple(_row(model, name, baseline, segment) for name, baseline in baselines.items())
+
+
+def _row(model: Record, name: str, baseline: Record, segment: Segment) -> BaselineRow:
+    assert baseline.bars == model.bars, "a baseline is made over the model's bars"
+    periods_per_year = model.timing.periods_per_year
+    annual = float(np.sqrt(periods_per_year))
+    model_net, net = model.net(), baseline.net()
+    rows = (model.segment == segment) & np.isfinite(model_net) & np.isfinite(net)
+    n_bars = int(rows.sum())
+    figures = performance(
+        net[rows],
+        baseline.gross()[rows],
+        baseline.position[rows],
+        baseline.earned.held_return[rows],
+        baseline.earned.change[rows],
+        periods_per_year=periods_per_year,
+    )
+    model_sharpe = _known(sharpe(model_net[rows], periods_per_year=periods_per_year)) if figures else None
+    own_sharpe = _known(figures.sharpe) if figures else None
+    compared, remark = None, ""
+    if not n_bars:
+        remark = "It has no position on any bar of the segment whose return is known."
+    elif figures is None:
+        remark = f"{n_bars} common bars are too few for a Sharpe: {MIN_BARS} are the least."
+    elif n_bars < MIN_INFERENCE_BARS:
+        remark = f"{n_bars} common bars are too few for any inference: {MIN_INFERENCE_BARS} are the least."
+    elif unmoved := [who for who, series in (("model", model_net), ("baseline", net)) if _is_constant(series[rows])]:
+        remark = f"No inference: the return of the {' and of the '.join(unmoved)} is the same on every bar."
+    else:
+        try:
+            compared = sharpe_difference(model_net[rows], net[rows])
+        except ValueError as error:  # returns of a few values, say, have no standard error: that is for the reader
+            remark = f"No inference: {error}."
+    return BaselineRow(
+        baseline=name,
+        segment=segment,
+        n_bars=n_bars,
+        sharpe_annual=own_sharpe,
+        sharpe_gross_annual=_known(figures.sharpe_gross) if figures else None,
+        turnover_annual=figures.turnover if figures else None,
+        max_drawdown=figures.max_drawdown if figures else None,
+        model_sharpe_annual=model_sharpe,
+        difference_annual=None if model_sharpe is None or own_sharpe is None else model_sharpe - own_sharpe,
+        difference_se_annual=compared.standard_error * annual if compared else None,
+        interval_low_annual=compared.interval[0] * annual if compared else None,
+        interval_high_annual=compared.interval[1] * annual if compared else None,
+        p_value=compared.p_value if compared else None,
+        detectable_annual=compared.detectable * annual if compared else None,
+        remark=remark,
+    )
+
+
+def metrics(rows: Sequence[BaselineRow]) -> dict[str, float | None]:
+    """By the name they are logged under: `baseline_<name>_sharpe`, `_difference` and `_p_value`, Sharpes annual."""
+    named: dict[str, float | None] = {}
+    for row in rows:
+        prefix = f"baseline_{re.sub('[^a-z0-9]+', '_', row.baseline.lower())}"
+        named[f"{prefix}_sharpe"] = row.sharpe_annual
+        named[f"{prefix}_difference"] = row.difference_annual
+        named[f"{prefix}_p_value"] = row.p_value
+    return named
+
+
+def _is_constant(returns: Array) -> bool:
+    return bool(returns.std() <= 1e-12 * np.abs(returns).max())
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def verdict(rows: Sequence[BaselineRow]) -> str:
+    """One sentence on the model against simple rules; empty without rows.
+
+    To beat a rule is to have a 95 % interval above 0. To beat all of them takes no correction for their number: each
+    must be beaten.
+    """
+    if not rows:
+        return ""
+    low, high, difference = (
+        {row.baseline: value for row in rows if (value := getattr(row, name)) is not None}
+        for name in ("interval_low_annual", "interval_high_annual", "difference_annual")
+    )
+    compared = [row for row in rows if row.baseline in low]
+    if not compared:
+        return "The model could not be compared with any simple rule."
+    missed = [row for row in compared if not low[row.baseline] > 0.0]
+    if not missed:
+        return f"The model beats every simple rule beyond chance: {_listed([row.baseline for row in compared])}."
+    named = "any simple rule" if len(missed) == len(compared) else _listed([row.baseline for row in missed])
+    sentence = f"The model does not beat {named} beyond chance"
+    if worse := [row for row in missed if high[row.baseline] < 0.0]:
+        sentence += f", and is worse beyond chance than {_with_sharpes(worse)}"
+    elif equal := [row for row in missed if difference[row.baseline] <= 0.0]:
+        sentence += f"; at least as well did {_with_sharpes(equal)}"
+    return f"{sentence}."
+
+
+def _with_sharpes(rows: Sequence[BaselineRow]) -> str:
+    return _listed([f"{row.baseline} (Sharpe {row.sharpe_annual:z.2f})" for row in rows])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,327 @@
+"""Reading a table: formats, renamings, the hash, and every finding in one pass."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.config.schema import DataConfig
+from pipeline.data.table import DataError, load_panel, panel_from_frame, panel_sha256
+from tft.panel import Panel
+
+REAL_TABLE = Path(__file__).resolve().parents[4] / "shared" / "data" / "panel.parquet"
+N_BARS = 30
+
+
+def good_table(n_bars: int = N_BARS, symbols: tuple[str, ...] = ("A", "B")) -> pl.DataFrame:
+    """Rows by date, then symbol; px_x counts rows, so that every value says where it comes from."""
+    n = n_bars * len(symbols)
+    return pl.DataFrame(
+        {
+            "date": [date(2024, 1, 1) + timedelta(days=i // len(symbols)) for i in range(n)],
+            "symbol": [symbols[i % len(symbols)] for i in range(n)],
+            "close": [100.0 + i for i in range(n)],
+            "ret_1d": [0.001 * (i % 7 - 3) for i in range(n)],
+            "px_x": [float(i) for i in range(n)],
+            "vix_y": [i % 5 for i in range(n)],
+        }
+    )
+
+
+def put(frame: pl.DataFrame, column: str, row: int, value: Any) -> pl.DataFrame:
+    values = frame[column].to_list()
+    values[row] = value
+    return frame.with_columns(pl.Series(column, values, strict=False))
+
+
+def config(source: Path | str = "table.parquet", **options: Any) -> DataConfig:
+    return DataConfig(source=str(source), **options)
+
+
+def findings(frame: pl.DataFrame, *, min_bars: int = 1, **options: Any) -> tuple[str, ...]:
+    with pytest.raises(DataError) as caught:
+        panel_from_frame(frame, config(**options), min_bars=min_bars)
+    return caught.value.findings
+
+
+def same(a: Panel, b: Panel) -> bool:
+    return panel_sha256(a) == panel_sha256(b)
+
+
+# Reading
+
+
+def test_every_format_gives_the_same_panel(tmp_path: Path) -> None:
+    """Parquet, CSV, Arrow, and a glob over parts of the table agree, missing values included."""
+    frame = put(put(good_table(), "px_x", 3, None), "ret_1d", 0, None)
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.write_csv(tmp_path / "t.csv")
+    frame.write_ipc(tmp_path / "t.arrow")
+    frame[:20].write_parquet(tmp_path / "part-1.parquet")
+    frame[20:].write_parquet(tmp_path / "part-2.parquet")
+    expected = panel_from_frame(frame, config())
+    assert np.isnan(expected.features[1, 1, 0])
+    for name in ("t.parquet", "t.csv", "t.arrow", "part-*.parquet"):
+        dataset = load_panel(config(tmp_path / name))
+        assert dataset.sha256 == panel_sha256(expected), name
+        assert (dataset.n_rows, dataset.source) == (60, str(tmp_path / name))
+
+
+def test_panel_holds_the_table(tmp_path: Path) -> None:
+    """px_x counts the rows of a table sorted by date and symbol: bar t of symbol a is row 2t + a."""
+    good_table().write_parquet(tmp_path / "t.parquet")
+    panel = load_panel(config(tmp_path / "t.parquet")).panel
+    assert panel.feature_names == ("px_x", "vix_y")
+    np.testing.assert_array_equal(panel.features[:, :, 0], np.arange(60.0).reshape(30, 2))
+    np.testing.assert_array_equal(panel.features[:, :, 1], np.arange(60).reshape(30, 2) % 5)
+    np.testing.assert_allclose(panel.returns, 0.001 * (np.arange(60).reshape(30, 2) % 7 - 3), atol=1e-15)
+
+
+def test_key_columns_can_be_renamed_and_columns_excluded() -> None:
+    renamed = good_table().rename({"date": "day", "symbol": "ticker", "close": "last", "ret_1d": "move"})
+    panel = panel_from_frame(
+        renamed.with_columns(px_text=pl.lit("x")),
+        config(
+            time_column="day",
+            symbol_column="ticker",
+            close_column="last",
+            return_column="move",
+            exclude=("px_text", "vix_y"),
+        ),
+    )
+    assert same(panel, panel_from_frame(good_table().drop("vix_y"), config()))
+
+
+def test_known_columns_are_seen_at_the_bar_in_which_the_position_is_held() -> None:
+    """With a delay of d the decision of bar t is held over bar t + 1 + d, and x.ahead at t is x at that bar."""
+    for delay in (0, 1, 3):
+        panel = panel_from_frame(good_table(), config(known=("px_x",)), execution_delay_bars=delay)
+        ahead = panel.features[:, :, panel.feature_names.index("px_x.ahead")]
+        np.testing.assert_array_equal(ahead[: -1 - delay], panel.features[1 + delay :, :, 0])
+
+
+def test_booleans_integers_and_empty_columns_are_numbers() -> None:
+    frame = good_table().with_columns(
+        ban_flag=pl.col("vix_y") == 0, ban_n=pl.col("vix_y").cast(pl.Int8), ban_none=pl.lit(None, dtype=pl.String)
+    )
+    panel = panel_from_frame(frame, config())
+    np.testing.assert_array_equal(panel.features[:, :, 2], panel.features[:, :, 3] == 0)
+    assert np.isnan(panel.features[:, :, 4]).all()
+
+
+def test_times_with_a_zone_are_utc_and_text_is_read() -> None:
+    moments = [datetime(2024, 1, 1, 9, 15) + timedelta(minutes=15 * (i // 2)) for i in range(60)]
+    plain = good_table().drop("date").with_columns(timestamp=pl.Series(moments))
+    india = plain.with_columns(pl.col("timestamp").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Kolkata"))
+    text = plain.with_columns(pl.col("timestamp").dt.to_string("%Y-%m-%dT%H:%M:%S"))
+    expected = panel_from_frame(plain, config())
+    assert expected.times[1] == np.datetime64("2024-01-01T09:30")
+    assert same(panel_from_frame(india, config()), expected)
+    assert same(panel_from_frame(text, config()), expected)
+
+
+# The hash
+
+
+def test_hash_sees_every_part_and_nothing_but_content() -> None:
+    """Any value, name, symbol or time changes it; the sign of zero and the payload of a NaN do not."""
+    frame = put(put(good_table(), "px_x", 0, 0.0), "px_x", 5, None)
+    base = panel_from_frame(frame, config())
+    assert same(base, panel_from_frame(frame, config("elsewhere.csv")))
+    assert same(base, panel_from_frame(put(put(frame, "px_x", 0, -0.0), "px_x", 5, float("nan")), config()))
+    for other in (
+        put(frame, "px_x", 7, 7.5),
+        put(frame, "ret_1d", 7, 0.5),
+        frame.rename({"px_x": "px_z"}),
+        frame.with_columns(pl.col("symbol").replace("B", "C")),
+        frame.with_columns(pl.col("date") + timedelta(days=1)),
+        frame.select("date", "symbol", "close", "ret_1d", "vix_y", "px_x"),
+    ):
+        assert not same(base, panel_from_frame(other, config()))
+
+
+def test_hash_of_a_slice_does_not_depend_on_what_follows() -> None:
+    """Development bars hash alike whatever the holdout holds."""
+    changed = put(good_table(), "px_x", 59, -1.0)
+    panels = [panel_from_frame(frame, config()) for frame in (good_table(), changed)]
+    assert same(panels[0].first_bars(29), panels[1].first_bars(29))
+    assert not same(*panels)
+
+
+# Findings: one fault each, and the sentence that names it
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (good_table().drop("date"), "no column date (or timestamp) (the time of each bar)"),
+        (good_table().drop("symbol"), "no column symbol (the instrument of each row)"),
+        (good_table().drop("close", "ret_1d"), "no column ret_1d (or close) (the return of each bar)"),
+        (
+            pl.concat([good_table(), good_table()[57:59]]).sort("date"),
+            "2 rows repeat the bar and symbol of an earlier one; first B at 2024-01-29 (row 59): keep one of each",
+        ),
+        (
+            pl.concat([good_table()[2:], good_table()[:2]]),
+            "2 rows are earlier than the row before of the same symbol; first A at 2024-01-01 (row 59): "
+            "sort the table by time",
+        ),
+        (
+            put(good_table(), "date", 4, None),
+            "column date: 1 of 60 values is empty: every row needs a time; first A (row 5)",
+        ),
+        (
+            put(good_table(), "symbol", 4, " "),
+            "column symbol: 1 of 60 values is empty: every row needs an instrument; first at 2024-01-03 (row 5)",
+        ),
+        (
+            good_table().with_columns(pl.col("date").cast(pl.String).str.replace("2024-01-03", "2024-01-03 09:15:00")),
+            "column date mixes time types: 58 rows are days, first 2024-01-01, and 2 are moments, "
+            "first 2024-01-03 09:15:00: write all in one way",
+        ),
+        (
+            good_table().with_columns(pl.col("date").cast(pl.String).str.replace("2024-01-03", "3 Jan")),
+            "column date: 2 of 60 values are no times like 2026-02-10 or 2026-02-10 09:15:00; first A (row 5)",
+        ),
+        (good_table().with_columns(date=pl.int_range(60)), "column date holds Int64: it must hold dates or times"),
+        (
+            good_table().with_columns(px_x=pl.lit("high")),
+            "column px_x is not numeric: 60 of 60 values are text; first 'high', A at 2024-01-01 (row 1): "
+            "convert it or exclude it (data.exclude)",
+        ),
+        (
+            good_table().with_columns(px_x=pl.col("date")),
+            "column px_x is not numeric: it holds Date: convert it or exclude it (data.exclude)",
+        ),
+        (
+            put(put(good_table(), "px_x", 3, float("-inf")), "px_x", 8, 1e300),
+            "column px_x: 2 of 60 values are infinite: write them as missing; first B at 2024-01-02 (row 4)",
+        ),
+        (
+            put(good_table(), "ret_1d", 9, -1.0),
+            "column ret_1d: 1 of 60 values is -1 or less: no more than all can be lost; first B at 2024-01-05 (row 10)",
+        ),
+        (
+            put(good_table(), "close", 9, 0.0),
+            "column close: 1 of 60 values is 0 or negative: a price is above 0; first B at 2024-01-05 (row 10)",
+        ),
+        (
+            good_table().filter((pl.col("symbol") == "A") | (pl.col("date") < date(2024, 1, 8))),
+            "B has 7 bars with a return, an instrument needs 20: remove it or give it a longer history",
+        ),
+        (good_table().drop("px_x", "vix_y"), "no feature column is left of the table's 4 columns"),
+        (
+            good_table().rename({"px_x": "px_x.ahead"}),
+            "column px_x.ahead ends in .ahead, which is kept for data.known: rename it",
+        ),
+    ],
+)
+def test_a_fault_is_one_sentence(frame: pl.DataFrame, expected: str) -> None:
+    """A good table with one fault gives exactly the sentence that names column, symbol, bar and count."""
+    assert findings(frame) == (expected,)
+
+
+def test_names_in_the_configuration_must_exist() -> None:
+    """An absent name is a fault with the nearest existing one, and no column is both known and excluded."""
+    assert findings(good_table(), exclude=("px_y",), known=("vix_x", "vix_y")) == (
+        "no column px_y (listed in data.exclude): the nearest is px_x",
+        "no column vix_x (listed in data.known): the nearest is vix_y",
+    )
+    assert findings(good_table(), accept=("px_y",)) == ("no column px_y (listed in data.accept): the nearest is px_x",)
+    assert findings(good_table(), exclude=("px_x",), known=("px_x",)) == (
+        "column px_x is listed in both data.known and data.exclude: take it out of one",
+    )
+
+
+def test_too_few_bars_says_how_many_are_needed() -> None:
+    """Bars are counted up to the last return: rows further on only bring columns known in advance."""
+    assert panel_from_frame(good_table(), config(), min_bars=30)
+    last_unknown = good_table().with_columns(
+        ret_1d=pl.when(pl.col("date") < date(2024, 1, 30)).then("ret_1d"), close=None
+    )
+    assert findings(last_unknown, min_bars=30) == (
+        "the table has 29 bars up to the last return, a single fold needs 30: "
+        "bring more bars or make the windows shorter",
+    )
+
+
+def test_a_first_close_alone_is_no_return() -> None:
+    """21 closes make 20 returns, which is enough; 20 closes do not."""
+    closes = good_table(21).drop("ret_1d")
+    assert panel_from_frame(closes, config())
+    assert [text[:31] for text in findings(closes[:40])] == [
+        "A has 19 bars with a return, an",
+        "B has 19 bars with a return, an",
+    ]
+
+
+def test_everything_wrong_is_reported_together() -> None:
+    """One pass: nine faults of different kinds, nine sentences, one a line in the message."""
+    frame = pl.concat([good_table(), good_table()[:1]]).with_columns(px_t=pl.lit("x"), px_u=pl.lit(float("inf")))
+    frame = put(put(put(frame, "ret_1d", 1, -2.0), "close", 2, -5.0), "symbol", 3, None)
+    with pytest.raises(DataError) as caught:
+        panel_from_frame(frame, config(known=("px_v",)), min_bars=100)
+    message, found = str(caught.value), caught.value.findings
+    for part in (
+        "rows repeat",
+        "rows are earlier",
+        "-1 or less",
+        "0 or negative",
+        "empty",
+        "needs 100",
+        "px_t",
+        "px_u",
+        "px_v",
+    ):
+        assert sum(part in sentence for sentence in found) == 1, part
+    assert len(found) == 9
+    assert message.splitlines() == ["table.parquet cannot be used:", *(f"- {sentence}" for sentence in found)]
+    assert isinstance(caught.value, ValueError)
+
+
+# Findings about files
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "t.xlsx").write_text("x")
+    (tmp_path / "t.parquet").write_text("no parquet")
+    good_table()[:0].write_parquet(tmp_path / "empty.parquet")
+    for name, message in [
+        ("absent.parquet", "there is no such file"),
+        ("t.xlsx", "t.xlsx ends in .xlsx: the name must end in .parquet, .csv or .arrow"),
+        ("t.parquet", "t.parquet is not readable as parquet"),
+        ("empty.parquet", "it has no rows"),
+    ]:
+        with pytest.raises(DataError, match=message) as caught:
+            load_panel(config(tmp_path / name))
+        assert len(caught.value.findings) == 1
+
+
+def test_files_of_a_glob_must_agree_on_the_type_of_time(tmp_path: Path) -> None:
+    frame = good_table()
+    frame[:20].write_parquet(tmp_path / "1.parquet")
+    frame[20:].with_columns(pl.col("date").cast(pl.Datetime)).write_parquet(tmp_path / "2.parquet")
+    with pytest.raises(DataError, match=r"column date mixes time types: 20 rows are days, .* 40 are moments"):
+        load_panel(config(tmp_path / "*.parquet"))
+
+
+# The real table
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL_TABLE.exists(), reason="the folder with real market data is absent")
+def test_real_table_is_clean_and_complete() -> None:
+    """3,561 bars, 12 indices, 276 features of 16 groups; one return is missing besides the rows that are not there."""
+    dataset = load_panel(config(REAL_TABLE), min_bars=400)
+    panel = dataset.panel
+    assert panel.features.shape == (3561, 12, 276)
+    assert dataset.n_rows == 40_238
+    assert np.isfinite(panel.returns).sum() == 40_237
+    frame = pl.read_parquet(REAL_TABLE).filter(symbol="NIFTYIT")
+    column, asset = panel.feature_names.index("px_ret_5"), panel.symbols.index("NIFTYIT")
+    np.testing.assert_array_equal(panel.features[:, asset, column], frame["px_ret_5"].to_numpy())

@@ -1,0 +1,254 @@
+"""The placebo of a whole run: from the command line, reused, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from mlflow.entities import Run as MlflowRun
+
+from pipeline.config.schema import load_config
+from pipeline.data.table import load_panel
+from pipeline.experiments.placebo import Placebo, PlaceboRepetition, long_only_sharpe, repeat
+from pipeline.job import Job
+from pipeline.reporting import luck_figures as luck_plots
+from pipeline.tracking.progress import Quiet
+from pipeline.tracking.runs import Run, Silent
+from tests.conftest import CPU, MICRO, ROOT, Workplace, artifacts, run_named
+from tft.metrics import sharpe
+from tft.volatility import ewm_volatility
+
+REPETITIONS = 3
+
+
+def of(numbers: tuple[float, ...], *, real: float, p_value: float, early: bool = False) -> Placebo:
+    return Placebo(
+        p_value=p_value,
+        oos_sharpe=real,
+        method="shift",
+        repetitions=tuple(
+            PlaceboRepetition(i, 40 + i, x, x + 0.1, 2.0 + x, 1.0, 7.0, 3.0) for i, x in enumerate(numbers, start=1)
+        ),
+        stopped_early=early,
+        n_computed=len(numbers),
+        long_only_sharpe=0.3,
+        tuning_sharpe=2.5,
+    )
+
+
+def test_what_came_of_it_is_one_sentence() -> None:
+    assert of((-1.0, 0.5, 2.0), real=0.5, p_value=0.75).sentence == (
+        "Sharpe 0.50 is not distinguishable from luck: 2 of 3 repetitions on targets without signal did as well "
+        "(p = 0.750; shift), their mean 0.50 and 95th percentile 1.85; the best trials of the same repetitions show a "
+        "tuning Sharpe of 2.50; long only gave 0.30."
+    )
+    assert "is distinguishable from luck: 0 of 2" in of((-1.0, 0.5), real=3.0, p_value=0.05).sentence
+    assert "(p = 0.500, where it stopped early; shift)" in of((1.0, 2.0), real=0.5, p_value=0.5, early=True).sentence
+
+
+def test_the_figure_shows_the_null_and_where_the_real_run_lies_in_it() -> None:
+    null = np.array([-1.0, 0.0, 0.5, 2.0])
+    figure = luck_plots.placebo(null, null + 2.0, real=1.25, real_tuning=4.0, long_only=0.3, p_value=0.4)
+    above, below = figure.axes
+    assert sum(patch.get_height() for patch in above.patches) == len(null)  # type: ignore[attr-defined]
+    assert sum(patch.get_height() for patch in below.patches) == len(null)  # type: ignore[attr-defined]
+    upright = {line.get_label(): line.get_xdata()[0] for line in above.lines if len(line.get_xdata()) == 2}
+    assert upright == {
+        "their mean 0.38": null.mean(),
+        "long only, real market 0.30": 0.3,
+        "real run 1.25 (p = 0.400)": 1.25,
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, str, str]:
+    """A workplace in which the placebo was called once, with no production run there: (place, output, messages)."""
+    work = Workplace(tmp_path_factory.mktemp("placebo"))
+    done = work.run("placebo", "--config", str(MICRO), "--repetitions", str(REPETITIONS))
+    return work, done.stdout, done.stderr
+
+
+def runs_of(work: Workplace, command: str) -> list[MlflowRun]:
+    (experiment,) = (e for e in work.client.search_experiments() if e.name == "tft-production")
+    return list(work.client.search_runs([experiment.experiment_id], f"tags.command = '{command}'"))
+
+
+def table(run: MlflowRun) -> list[dict[str, Any]]:
+    found = json.loads((artifacts(run) / "placebo.json").read_text())
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+
+
+def test_without_a_production_run_it_makes_one_and_says_so(place: tuple[Workplace, str, str]) -> None:
+    work, _, messages = place
+    assert "placebo: no finished production run on this table and configuration: running one first" in messages
+    (production,) = runs_of(work, "production")
+    assert production.info.status == "FINISHED"
+    assert set(work.children(production.info.run_id)) >= {"prefilter", "exploration", "pruning", "tuning", "production"}
+
+
+def test_the_result_is_on_both_runs(place: tuple[Workplace, str, str]) -> None:
+    work, output, _ = place
+    (production,), (own,) = runs_of(work, "production"), runs_of(work, "placebo")
+    assert run_named(output) == own.info.run_id
+    assert own.data.tags["mlflow.parentRunId"] == production.info.run_id
+    rows = table(production)
+    assert rows == table(own)
+    assert list(rows[0])[:4] == ["repetition", "shift", "oos_sharpe", "oos_sharpe_gross"]
+    assert [row["repetition"] for row in rows] == [1, 2, 3]
+    null = np.array([row["oos_sharpe"] for row in rows])
+    real = production.data.metrics["oos_sharpe"]
+    for run in (production, own):
+        metrics = run.data.metrics
+        assert metrics["placebo_p_value"] == (int((null >= real).sum()) + 1) / (REPETITIONS + 1)
+        assert metrics["placebo_repetitions"] == REPETITIONS
+        assert metrics["placebo_null_mean"] == pytest.approx(null.mean())
+        assert metrics["placebo_null_sd"] == pytest.approx(null.std(ddof=1))
+        assert metrics["placebo_null_p95"] == pytest.approx(np.quantile(null, 0.95))
+        assert (artifacts(run) / "placebo.png").stat().st_size > 10_000
+        assert run.data.tags["placebo_method"] == "shift"
+    assert production.data.tags["placebo"] in output.replace("\n", " ")
+
+
+def test_every_repetition_is_a_run_below_the_production_run_and_nothing_else(
+    place: tuple[Workplace, str, str],
+) -> None:
+    """No model is registered but the production run's, and nothing is entered in the ledger of looks."""
+    work, _, _ = place
+    (production,) = runs_of(work, "production")
+    repetitions = work.children(production.info.run_id)["placebo repetition"]
+    assert sorted(run.info.run_name for run in repetitions) == ["placebo 1", "placebo 2", "placebo 3"]
+    by_name = {row["repetition"]: row for row in table(production)}
+    for run in repetitions:
+        own = json.loads((artifacts(run) / "result.json").read_text())
+        assert own == by_name[own["repetition"]]
+        assert run.data.metrics["oos_sharpe"] == own["oos_sharpe"]
+    versions = work.client.search_model_versions("name = 'tft-production'")
+    assert len(versions) == 1
+    looks = [e for e in work.client.search_experiments() if e.name == "tft-holdout-looks"]
+    for experiment in looks:
+        for look in work.client.search_runs([experiment.experiment_id]):
+            assert look.data.tags["run"] == production.info.run_id
+
+
+def test_long_only_is_the_naive_sum(place: tuple[Workplace, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held at equal weight on the holdout's bars: smoothed up to the cap long before, so that it is capped leverage."""
+    work, _, _ = place
+    (production,) = runs_of(work, "production")
+    monkeypatch.chdir(work.folder)
+    config = load_config(MICRO)
+    job = Job(config, load_panel(config.data), Silent(), Quiet(), CPU)
+    judged = Run.__new__(Run)
+    judged.run_id, judged.client = production.info.run_id, work.client
+    record = pl.read_parquet(artifacts(production) / "oos_record.parquet")
+    panel, sigma = job.data.panel, ewm_volatility(job.data.panel.returns)
+    times = record.filter(pl.col("segment") == "holdout")["time"].unique().sort().to_numpy()
+    bars = np.searchsorted(panel.times, times.astype(panel.times.dtype))
+    # Position by position from the first bar of the record, in plain Python.
+    first = int(np.searchsorted(panel.times, record["time"].min()))  # type: ignore[call-overload]
+    settings, n_assets = config.positions, len(panel.symbols)
+    smoothed, held = np.zeros(n_assets), np.zeros(n_assets)
+    pnl = {}
+    for t in range(first, len(panel.times)):
+        costs, gained = [], []
+        for a in range(n_assets):
+            if np.isfinite(panel.returns[t, a]):
+                s = settings.position_smooth
+                smoothed[a] = s * smoothed[a] + (1 - s) * settings.max_position
+                target = smoothed[a] * min(settings.vol_target / (sigma[t, a] * 252**0.5), settings.max_leverage)
+            else:
+                target = held[a]
+            costs.append(settings.cost_bps * 1e-4 * abs(target - held[a]))
+            held[a] = target
+            if t + 2 < len(panel.times):
+                r = panel.returns[t + 2, a]
+                gained.append(target * r if np.isfinite(r) else 0.0)
+        if gained:
+            pnl[t] = float(np.mean(np.array(gained) - np.array(costs)))
+    expected = sharpe(np.array([pnl[t] for t in bars if t in pnl]), periods_per_year=252.0)
+    assert long_only_sharpe(judged, job) == pytest.approx(expected, abs=0.02)
+
+
+def test_a_longer_call_goes_on_from_a_shorter_one_and_from_one_that_was_killed(
+    place: tuple[Workplace, str, str],
+) -> None:
+    """The first three were finished before; killed once another is, the next call computes only the rest."""
+    work, _, _ = place
+    (production,) = runs_of(work, "production")
+    before = {run.info.run_name: run.info.run_id for run in repetitions_of(work, production)}
+    command = ["placebo", "--config", str(MICRO), "--repetitions", "6", "--set", "placebo.exceedances=0"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli.commands", *command],
+        cwd=work.folder,
+        env=work.environment() | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120.0
+    while len(repetitions_of(work, production)) <= REPETITIONS:
+        assert time.monotonic() < deadline and started.poll() is None
+        time.sleep(0.1)
+    os.kill(started.pid, signal.SIGKILL)
+    _, messages = started.communicate()
+    assert f"placebo: {REPETITIONS} of 6 repetitions are finished already, reusing them" in messages
+    survived = {run.info.run_name: run.info.run_id for run in repetitions_of(work, production)}
+    assert survived.items() > before.items()
+
+    done = work.run(*command)
+    reused = next(line for line in done.stderr.splitlines() if "reusing them" in line)
+    assert int(reused.split()[1]) >= len(survived)
+    finished = repetitions_of(work, production)
+    assert sorted(run.info.run_name for run in finished) == [f"placebo {i}" for i in range(1, 7)]
+    assert {run.info.run_name: run.info.run_id for run in finished}.items() > survived.items()
+    (newest,) = runs_of(work, "production")  # the same run was judged every time
+    assert [row["repetition"] for row in table(newest)] == list(range(1, 7))
+
+
+def repetitions_of(work: Workplace, production: MlflowRun) -> list[MlflowRun]:
+    """Those that are delivered."""
+    found = work.children(production.info.run_id).get("placebo repetition", [])
+    return [run for run in found if run.info.status == "FINISHED"]
+
+
+def test_with_too_few_shifts_rows_are_resampled_and_the_result_says_so(
+    place: tuple[Workplace, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _, _ = place
+    monkeypatch.chdir(tmp_path)
+    settings = ["data.feature_lookback_bars=252", f"data.source={work.folder / 'data/micro.parquet'}"]
+    config = load_config(MICRO, settings)
+    job = Job(config, load_panel(config.data), Silent(), Quiet(), CPU)
+    one = repeat(job, 1, tmp_path / "fits")
+    assert one.shift is None
+    assert np.isfinite([one.oos_sharpe, one.oos_sharpe_gross, one.tuning_sharpe]).all()
+    again = repeat(job, 1, tmp_path / "other fits")
+    assert (again.oos_sharpe, again.n_selected) == (one.oos_sharpe, one.n_selected)
+
+
+def test_a_signal_planted_into_named_columns(place: tuple[Workplace, str, str]) -> None:
+    work, _, _ = place
+    columns = "fut_basis_z21,inst_dii_net"
+    done = work.run(
+        *("planted", "--config", str(MICRO), "--repetitions", "2", "--oracle-sharpe", "6", "--columns", columns)
+    )
+    (production,), (own,) = runs_of(work, "production"), runs_of(work, "planted")
+    assert "A signal worth an oracle Sharpe of 6 was found" in done.stdout
+    for run in (production, own):
+        found = json.loads((artifacts(run) / "planted.json").read_text())
+        rows = [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+        assert [row["columns"] for row in rows] == ["fut_basis_z21, inst_dii_net"] * 2
+        metrics = run.data.metrics
+        assert metrics["planted_power"] == np.mean([row["p_value"] < 0.05 for row in rows])
+        assert metrics["planted_columns_kept"] == pytest.approx(np.mean([row["planted_kept"] for row in rows]))
+        assert metrics["planted_others_kept"] == pytest.approx(np.mean([row["others_kept"] for row in rows]))
+        assert (artifacts(run) / "planted.png").exists()
+    assert len(work.children(production.info.run_id)["planted repetition"]) == 2

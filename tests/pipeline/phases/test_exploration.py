@@ -1,0 +1,141 @@
+"""Probes: columns of which only the timing is lost, and which stay in exploration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from pipeline.config.schema import Config, ExplorationConfig
+from pipeline.data.table import Dataset, panel_sha256
+from pipeline.job import Job
+from pipeline.phases.exploration import PROBE_BLOCK_BARS, _explore, with_probes
+from pipeline.tracking.progress import Reporter
+from tests.conftest import CPU, small_panel
+from tft.folds import WalkForwardConfig
+from tft.model import ModelConfig
+from tft.panel import Panel, group_of
+from tft.train import TrainingConfig
+
+
+def coded_panel(n_bars: int = 100, n_assets: int = 3, n_features: int = 5) -> Panel:
+    """Each value says where it is from: bar + 1000 * asset + 10000 * column; the last column lacks some."""
+    bar, asset, column = np.meshgrid(np.arange(n_bars), np.arange(n_assets), np.arange(n_features), indexing="ij")
+    features = (bar + 1000.0 * asset + 10000.0 * column).astype(np.float32)
+    features[7:20, 1, -1] = np.nan
+    return Panel(
+        times=np.datetime64("2020-01-01", "us") + np.arange(n_bars) * np.timedelta64(1, "D"),
+        symbols=tuple(f"S{i}" for i in range(n_assets)),
+        feature_names=tuple(f"group_{i}" for i in range(n_features)),
+        features=features,
+        returns=np.zeros((n_bars, n_assets)),
+    )
+
+
+def source_of(name: str) -> str:
+    return name.split("_", 2)[2]
+
+
+@pytest.mark.parametrize("n_bars", [100, 105])
+def test_a_probe_has_its_columns_values_in_another_order_of_whole_blocks(n_bars: int) -> None:
+    """One permutation of bars for all instruments; runs of bars break only where a block begins."""
+    panel = coded_panel(n_bars)
+    wide, probes = with_probes(panel, 4, seed=1)
+    moved = 0
+    for name in probes:
+        column = panel.feature_names.index(source_of(name))
+        values = wide.features[:, :, wide.feature_names.index(name)]
+        asset = 0  # complete in every column
+        order = values[:, asset] - 10000.0 * column
+        assert sorted(order) == list(range(n_bars)), "every bar once"
+        bars = order.astype(int)
+        np.testing.assert_array_equal(values, panel.features[bars][:, :, column])
+        breaks = np.flatnonzero(np.diff(bars) != 1) + 1
+        assert (bars[[0, *breaks]] % PROBE_BLOCK_BARS == 0).all(), "a run begins where a block does"
+        ends = bars[[*(breaks - 1), -1]] + 1
+        assert ((ends % PROBE_BLOCK_BARS == 0) | (ends == n_bars)).all(), "and ends where one does"
+        moved += int((bars != np.arange(n_bars)).any())
+    assert moved >= len(probes) - 1
+
+
+def test_the_originals_are_untouched_and_come_first() -> None:
+    panel = coded_panel()
+    before = panel.features.copy()
+    wide, probes = with_probes(panel, 6, seed=1)
+    np.testing.assert_array_equal(panel.features, before)
+    np.testing.assert_array_equal(wide.features[:, :, :5], before)
+    assert wide.feature_names == (*panel.feature_names, *probes)
+    assert wide.returns is panel.returns and wide.times is panel.times
+
+
+def test_probes_are_drawn_without_replacement_for_as_long_as_there_are_columns() -> None:
+    """Twelve probes of five columns: each column twice or three times, all under names of their own."""
+    _, probes = with_probes(coded_panel(), 12, seed=1)
+    assert len(set(probes)) == 12 and {group_of(name) for name in probes} == {"probe"}
+    times = sorted([source_of(name) for name in probes].count(f"group_{i}") for i in range(5))
+    assert times == [2, 2, 2, 3, 3]
+    assert len({source_of(name) for name in with_probes(coded_panel(), 5, seed=1)[1]}) == 5
+
+
+def test_probes_follow_the_seed() -> None:
+    panel = coded_panel()
+    one, same, other = (with_probes(panel, 5, seed=seed)[0].features for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other, equal_nan=True)
+
+
+def test_no_probes_leave_the_panel_as_it_is() -> None:
+    panel = coded_panel()
+    assert with_probes(panel, 0, seed=1) == (panel, ())
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """About the smallest exploration there is: two folds, one epoch, six columns."""
+    monkeypatch.chdir(tmp_path)
+    panel = small_panel(120, 2, 7, missing=0.02)
+    config = Config(
+        holdout_fraction=0.2,
+        purge_gap=1,
+        walk_forward=WalkForwardConfig(train_window=50, validation_window=12),
+        exploration=ExplorationConfig(step_size=15, epochs=1, max_folds=2, n_probes=3),
+        model=ModelConfig(d_hidden=4, n_heads=1, seq_len=4, n_context=0),
+        training=TrainingConfig(batch_size=32),
+    )
+    job = Job(
+        config=config,
+        data=Dataset(panel=panel, sha256=panel_sha256(panel), source="here", n_rows=240),
+        parent=cast(Any, None),
+        reporter=Reporter(terminal=False),
+        device=CPU,
+    )
+    job.keys["exploration"] = "0" * 64
+    return job
+
+
+def test_probes_never_appear_among_the_features(job: Job) -> None:
+    """They take their share of the weight, and are reported apart; the columns are those prefilter kept, in order."""
+    kept = job.development.feature_names[1:]
+    result = _explore(job, kept)
+    assert result.features == kept
+    assert len(result.probes) == 3 and not set(result.probes) & set(result.features)
+    weight, relative = np.array(result.weight), np.array(result.relative)
+    probe_relative = np.array(result.probe_relative)
+    assert weight.shape == relative.shape == (2, 6) and probe_relative.shape == (2, 3)
+    assert (weight.sum(axis=1) < 0.95).all(), "the probes have the rest"
+    # A column is present in nearly all rows, so that 9 variables share a weight of 1, and relative is about 9 of it.
+    np.testing.assert_allclose((relative.sum(axis=1) + probe_relative.sum(axis=1)) / 9.0, 1.0, atol=0.05)
+    np.testing.assert_allclose(relative / weight, 9.0, rtol=0.05)
+
+
+def test_exploration_reads_the_development_bars_alone(job: Job) -> None:
+    """Its last fold's test block and label end before the holdout; the most recent `max_folds` are kept."""
+    result = _explore(job, job.development.feature_names)
+    assert len(result.folds) == 2 == len(result.fold_indices)
+    last_labelled = job.data.panel.times[job.n_development - 1 - job.config.timing.label_bars]
+    assert result.folds[-1].test_end is not None
+    assert np.datetime64(result.folds[-1].test_end) <= last_labelled
+    longer = job.folds(job.n_development, step_size=15, max_folds=None)
+    assert result.fold_indices == tuple(fold.index for fold in longer[-2:])

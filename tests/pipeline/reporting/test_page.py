@@ -1,0 +1,487 @@
+"""The page holds what it promises, whatever is missing, and reaches for nothing outside itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from pipeline.reporting import page as report
+from pipeline.statistics.baselines import BaselineRow
+from pipeline.statistics.inference import FoldLuck, Inference, Looked, Trials, infer
+from pipeline.statistics.significance import sharpe_standard_error
+from pipeline.tracking.ledger import Look
+from tft.backtest import FoldRow, Record, segments
+from tft.positions import Earnings
+from tft.volatility import Timing
+
+HOSTILE = "px_<script>alert('1')</script>&\"x\""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A ranked column."""
+
+    rank: int
+    feature: str
+    group: str
+    relative_weight: float
+    stability: float
+    selected: bool
+    weights: Sequence[float]
+
+
+def ranked_rows(n_columns: int, n_folds: int, n_selected: int | None = None) -> list[Row]:
+    """Columns of falling weight; the first half is selected unless said otherwise."""
+    chosen = n_columns // 2 if n_selected is None else n_selected
+    groups = ("px", "pvol", "vix")
+    return [
+        Row(
+            rank=i + 1,
+            feature=f"{groups[i % 3]}_column_{i}",
+            group=groups[i % 3],
+            relative_weight=2.0 - 1.5 * i / n_columns,
+            stability=1.0 - i / n_columns,
+            selected=i < chosen,
+            weights=tuple(((2.0 - 1.5 * i / n_columns) / n_columns,) * n_folds),
+        )
+        for i in range(n_columns)
+    ]
+
+
+def fold_rows(n_folds: int) -> list[FoldRow]:
+    """A fold a month, the last third of them in the holdout."""
+    months = np.datetime64("2020-01", "M") + np.arange(n_folds + 4)
+    first = [f"{month}-01T00:00:00.000000" for month in months]
+    last = [f"{month}-28T00:00:00.000000" for month in months]
+    return [
+        FoldRow(
+            fold=i,
+            train_start=first[i],
+            train_end=last[i + 1],
+            validation_start=first[i + 2],
+            validation_end=last[i + 2],
+            test_start=first[i + 3],
+            test_end=last[i + 3],
+            n_epochs=80,
+            kept_epoch=12,
+            val_sharpe=2.5 + 0.1 * i,
+            val_sharpe_best_epoch=8.08,
+            oos_sharpe=-0.64,
+            val_oos_gap=3.14 + 0.1 * i,
+            segment="holdout" if i >= 2 * n_folds / 3 else "development",
+            seconds=21.0,
+        )
+        for i in range(n_folds)
+    ]
+
+
+def small_record(n_bars: int, *, holdout_bars: int = 20, seed: int = 0) -> Record:
+    """Two instruments, ten bars a fold, the last two bars without a return."""
+    rng = np.random.default_rng(seed)
+    position = rng.uniform(-0.3, 0.3, (n_bars, 2))
+    held = 0.01 * rng.standard_normal((n_bars, 2))
+    held[-2:] = np.nan
+    change = np.abs(np.diff(position, axis=0, prepend=0.0))
+    gross = position * held
+    bars = range(100, 100 + n_bars)
+    return Record(
+        bars=bars,
+        times=np.datetime64("2023-01-01", "us") + np.arange(n_bars) * np.timedelta64(1, "D"),
+        symbols=("A", "B"),
+        fold=np.repeat(np.arange(n_bars)[:, None] // 10, 2, axis=1),
+        raw_position=position,
+        position=position,
+        earned=Earnings(held, gross, gross - 5e-4 * change, change),
+        segment=segments(bars, n_development=bars.stop - holdout_bars, timing=Timing()),
+        timing=Timing(),
+    )
+
+
+FACTS = report.Facts(
+    source="data/sample.parquet",
+    data_sha256="ab" * 32,
+    symbols=("A", "B"),
+    first_bar="2022-09-23T00:00:00.000000",
+    last_bar="2023-03-01T00:00:00.000000",
+    n_bars=160,
+    n_development=140,
+    selection="holdout",
+    tags={"data_sha256": "ab" * 32, "config_sha256": "cd" * 32, "git_commit": "ef" * 20, "purge_gap": "5"},
+    settings={"seed": 7, "training": {"loss_mode": "joint_mle"}},
+)
+
+
+def inference(record: Record, folds: Sequence[FoldRow] = (), **given: Any) -> Inference:
+    """Of the record alone, with the same luck for every fold."""
+    luck = [FoldLuck(row.fold, 21, best_of_independent_epochs=9.28, best_of_correlated_epochs=2.34) for row in folds]
+    return replace(infer(record, [], **given), folds=tuple(luck))
+
+
+def baseline(name: str, difference: float | None, **given: Any) -> BaselineRow:
+    """A baseline of Sharpe 1.5; its difference has an error of 0.3 and an interval of 0.6 on each side."""
+    known = difference is not None
+    values: dict[str, Any] = {
+        "baseline": name,
+        "segment": "holdout",
+        "n_bars": 78,
+        "sharpe_annual": 1.5,
+        "sharpe_gross_annual": 1.75,
+        "turnover_annual": 12.5,
+        "max_drawdown": -0.123,
+        "model_sharpe_annual": 1.5 + (difference or 0.0),
+        "difference_annual": difference,
+        "difference_se_annual": 0.3 if known else None,
+        "interval_low_annual": difference - 0.6 if difference is not None else None,
+        "interval_high_annual": difference + 0.6 if difference is not None else None,
+        "p_value": 0.77 if known else None,
+        "detectable_annual": 0.84 if known else None,
+        "remark": "" if known else "It has no position.",
+    }
+    return BaselineRow(**values | given)
+
+
+def page(**changes: Any) -> str:
+    figure = Figure(figsize=(2, 1))
+    given: dict[str, Any] = {
+        "job": FACTS,
+        "record": small_record(160, holdout_bars=80),
+        "n_initial": 301,
+        "n_prefiltered": 276,
+        "n_selected": 50,
+        "ranked": ranked_rows(100, 3),
+        "pruning_warning": "",
+        "tuned": {"d_hidden": 48, "lr": 0.00271234},
+        "n_trials": 40,
+        "best_trial_sharpe": 2.31,
+        "folds": fold_rows(6),
+        "model": ("tft-production", "3", True, "the rule is always"),
+        "trouble": (),
+        "figures": {"extra.png": figure, "vsn_heatmap.png": figure, "equity.png": figure},
+    }
+    given |= changes
+    given.setdefault("inference", inference(given["record"], given["folds"]))
+    return report.render(**given)
+
+
+def section(html: str, name: str) -> str:
+    """Text of the box of that id, its blanks joined."""
+    found = re.search(rf'<section[^>]*id="{name}">(.*?)</section>', html, re.DOTALL)
+    assert found
+    return " ".join(re.sub(r"<[^>]+>", " ", found[1]).split())
+
+
+class Strict(HTMLParser):
+    """Every tag that is opened is closed, in order; collects the addresses the page refers to."""
+
+    VOID = ("meta", "img", "br", "link", "hr")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def parsed(html: str) -> Strict:
+    parser = Strict()
+    parser.feed(html)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def test_the_page_is_whole_html_and_needs_no_network() -> None:
+    html = page()
+    parser = parsed(html)
+    # Everything the page refers to lies inside it, and there is one picture a figure.
+    assert [address[:22] for address in parser.addresses] == ["data:image/png;base64,"] * 3
+    assert not re.search(r"https?:|url\(|@import|//\w+\.", re.sub(r"base64,[^\"]+", "", html))
+    assert parser.tags.isdisjoint({"script", "link", "iframe", "object"})
+
+
+def test_the_headline_is_the_holdouts_with_its_bars_dates_and_error() -> None:
+    record = small_record(160, holdout_bars=80)
+    performance, development = record.performance("holdout"), record.performance("development")
+    assert performance is not None
+    assert development is not None
+    error = sharpe_standard_error(record.net()[80:158]) * np.sqrt(252)
+    text = section(page(record=record), "headline").replace("−", "-")
+    assert f"Holdout Sharpe {performance.sharpe:.2f} ± {error:.2f}: " in text
+    assert f"Net Sharpe {performance.sharpe:.2f} ± {error:.2f}, annual, after costs" in text
+    # 80 bars of which the last two have no return yet.
+    assert "over 78 bars from 2023-03-22 to 2023-06-07" in text
+    assert f"Development net Sharpe {development.sharpe:.2f}: took part in selection: not out-of-sample" in text
+
+
+def test_a_nested_record_is_clean_and_shows_no_development() -> None:
+    """The page says how it was chosen; what is said of the deployed model's own choice is said to be of all bars."""
+    record = small_record(160, holdout_bars=160)
+    judged = inference(record, selection="nested")
+    html = page(job=replace(FACTS, selection="nested", n_development=160), record=record, inference=judged)
+    parsed(html)
+    performance = record.performance("holdout")
+    assert performance is not None
+    text = section(html, "headline").replace("−", "-")
+    assert text.startswith(f"Nested out-of-sample Sharpe {performance.sharpe:.2f} ±")
+    assert {len(row) for row in table(html, "inference")} == {2}
+    assert "each forecast with columns and parameters that its fold chose on nothing but the bars before it" in text
+    assert "Development" not in html and "Holdout" not in html
+    assert html.count("Of the deployed model, chosen on all 160 bars.") == 2
+    assert 'class="holdout"' not in html
+
+
+def test_no_number_of_development_is_called_out_of_sample() -> None:
+    """The fold table holds test Sharpes of folds on which columns were chosen: its heading does not say more."""
+    folds = re.search(r'<table id="folds">(.*?)</table>', page(), re.DOTALL)
+    assert folds and "ut-of-sample" not in folds[1] and "<th>Test</th>" in folds[1]
+
+
+def test_a_short_holdout_has_no_standard_error() -> None:
+    text = section(page(record=small_record(160, holdout_bars=40)), "headline")
+    assert "over 38 bars" in text
+    assert "±" not in text
+    assert "No standard error: 38 bars are too few for any inference, 63 are needed" in text
+
+
+@pytest.mark.parametrize("holdout_bars", [0, 8])
+def test_without_a_holdout_there_is_no_clean_number(holdout_bars: int) -> None:
+    html = page(record=small_record(60, holdout_bars=holdout_bars))
+    parsed(html)
+    text = section(html, "headline")
+    assert "No clean number exists" in text
+    assert "Net Sharpe" not in text.replace("Development net Sharpe", "")
+    assert "took part in selection: not out-of-sample" in text
+
+
+def test_a_strategy_that_stayed_flat_is_reported() -> None:
+    record = small_record(160, holdout_bars=80)
+    nothing = np.where(np.isfinite(record.earned.net), 0.0, np.nan)
+    html = page(record=replace(record, earned=replace(record.earned, net=nothing, gross=nothing)))
+    assert "Net Sharpe 0.00, annual" in section(html, "headline")
+    assert "Holdout Sharpe undefined: the returns do not vary" in section(html, "headline")
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "warned"),
+    [
+        (("tft", "3", True, "the rule is always"), "tft, version 3, was promoted : the rule is always", False),
+        (("tft", "3", False, "p = 0.4"), "tft, version 3, was registered but not promoted : p = 0.4", True),
+        (("tft", "", False, ""), "tft was not registered", True),
+    ],
+)
+def test_what_became_of_the_model_is_said(model: tuple[str, str, bool, str], said: str, warned: bool) -> None:
+    html = page(model=model)
+    assert said in section(html, "model")
+    assert ('class="box warning"' in html) == warned
+
+
+def test_trouble_and_the_pruning_warning_are_in_the_warning_box() -> None:
+    html = page(trouble=("the disk is full",), pruning_warning="no column passed")
+    assert 'class="box warning" id="model"' in html
+    assert "the disk is full" in section(html, "model")
+    assert "no column passed" in section(html, "model")
+
+
+def test_a_missing_sharpe_is_shown_as_missing() -> None:
+    rows = fold_rows(2)
+    rows[1] = replace(
+        rows[1], oos_sharpe=None, val_sharpe=None, val_oos_gap=None, test_start=None, test_end=None, segment=None
+    )
+    html = page(folds=rows)
+    parsed(html)
+    table = html[html.index('id="folds"') :].split("</table>")[0]
+    assert table.count("n/a") == 3
+    assert "no test" in table
+    assert "−0.64" in table
+
+
+def test_forty_selected_columns_are_listed_and_groups_are_counted_over_all() -> None:
+    html = page(ranked=ranked_rows(100, 3))
+    features = html[html.index('id="features"') :].split("</table>")[0]
+    assert re.findall(r"\w+_column_\d+", features) == [row.feature for row in ranked_rows(100, 3)[:40]]
+    assert "And 10 more" in html
+    groups = html[html.index('id="groups"') :].split("</table>")[0]
+    assert re.findall(r"<td[^>]*>(\w+)</td>", groups) == ["px", "17", "34", "pvol", "17", "33", "vix", "16", "33"]
+
+
+def test_the_best_of_many_trials_is_called_inflated() -> None:
+    assert "The best of 40 is inflated" in page()
+    assert "0.002712" in page()
+    single = page(n_trials=1, tuned={}, best_trial_sharpe=None)
+    assert "inflated" not in single
+    assert "nothing was searched" in single
+
+
+def test_provenance_and_settings_are_on_the_page() -> None:
+    html = page()
+    for text in ("ab" * 32, "cd" * 32, "ef" * 20, "purge_gap", "data/sample.parquet", "loss_mode: joint_mle"):
+        assert text in html
+
+
+def test_figures_stand_in_the_order_of_their_captions_and_unknown_ones_last() -> None:
+    headings = re.findall(r"<figure><h3>(.*?)</h3>", page())
+    assert headings == ["Equity and drawdown", "Variable selection over folds", "extra.png"]
+
+
+def test_a_hostile_name_is_escaped_wherever_it_appears() -> None:
+    given = replace(ranked_rows(2, 3)[0], feature=HOSTILE, group=HOSTILE)
+    facts = report.Facts(
+        HOSTILE, HOSTILE, (HOSTILE,), *["2023-01-01"] * 2, 9, 6, "holdout", {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}
+    )
+    html = page(
+        ranked=[given],
+        job=facts,
+        tuned={HOSTILE: HOSTILE},
+        model=(HOSTILE, "1", False, HOSTILE),
+        trouble=(HOSTILE,),
+        pruning_warning=HOSTILE,
+        figures={HOSTILE: Figure(figsize=(1, 1))},
+    )
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "script" not in parsed(html).tags
+
+
+def table(html: str, name: str) -> list[list[str]]:
+    """Cells of the body of the table of that id, by row."""
+    body = html[html.index(f'id="{name}"') :].split("<tbody>")[1].split("</tbody>")[0]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in body.split("<tr")[1:]]
+    return [[" ".join(re.sub(r"<[^>]+>", " ", cell).split()).replace("−", "-") for cell in row] for row in cells]
+
+
+def test_the_verdict_stands_first() -> None:
+    record = small_record(160, holdout_bars=80)
+    judged = inference(record, baselines=[baseline("long only", -0.1)])
+    text = section(page(record=record, inference=judged), "headline").replace("−", "-")
+    assert text.startswith(judged.verdict)
+    assert "it does not beat long only (difference -0.10 ± 0.30)" in text
+
+
+def test_every_sharpe_has_its_inference_beside_it() -> None:
+    """Holdout, development and the best trial of tuning, in this order; bars and Sharpes as in the record."""
+    record = small_record(400, holdout_bars=150)
+    returns = 0.01 * np.random.default_rng(0).standard_normal((200, 12))
+    judged = inference(record, trials=Trials(returns, best=0, n_started=30), others=[Looked(1.0, 100)])
+    html = page(record=record, inference=judged)
+    parsed(html)
+    rows = {row[0]: row[1:] for row in table(html, "inference")}
+    three = [judged.holdout, judged.development, judged.tuning]
+    for label, key, form in [
+        ("Bars", "n_bars", ",d"),
+        ("Sharpe, net", "sharpe", "z.2f"),
+        ("Standard error (HAC)", "standard_error", "z.2f"),
+        ("p-value of no skill, one-sided", "p_value", ".3f"),
+        ("Configurations it is the best of, or may be (N)", "n_trials", ",d"),
+        ("Probabilistic Sharpe ratio (PSR)", "psr", ".3f"),
+        ("Deflated Sharpe ratio (DSR)", "dsr", ".3f"),
+        ("Smallest Sharpe so many bars could detect", "detectable_sharpe", "z.2f"),
+    ]:
+        assert rows[label] == [format(getattr(one, key), form) for one in three], label
+    assert rows["Configurations it is the best of, or may be (N)"] == ["2", "30", "30"]
+    for one, interval in zip(three, rows["95 % interval"], strict=True):
+        assert one is not None
+        assert interval == f"{one.low:z.2f} to {one.high:z.2f}"
+    assert judged.overfitting is not None
+    said = " ".join(html.split()).replace("−", "-")
+    assert f"Probability of backtest overfitting {judged.overfitting.pbo:.2f}:" in said
+    assert f"Noise alone gives {judged.overfitting.noise_low:.2f} to {judged.overfitting.noise_high:.2f}" in said
+
+
+def test_pbo_that_cannot_be_computed_says_why() -> None:
+    record = small_record(160, holdout_bars=80)
+    trials = Trials(0.01 * np.random.default_rng(0).standard_normal((90, 3)), best=0, n_started=3)
+    html = page(record=record, inference=inference(record, trials=trials))
+    assert "not computable, 3 trials were completed and traded, at least 10 are needed" in " ".join(html.split())
+
+
+def test_beside_the_best_epoch_stands_what_noise_would_have_shown() -> None:
+    rows = table(page(), "folds")
+    assert [row[6:8] for row in rows] == [["8.08", "2.34 (9.28)"]] * 6
+
+
+def test_earlier_looks_at_the_holdout_are_listed() -> None:
+    looks = [
+        Look("comparison", "2023-03-01", "2023-06-07", ("A",), "aa" * 32, "r1" * 16, "", 1.25, 90, "2024-05-01T10:30"),
+        Look("production", "2023-03-22", "2023-06-07", ("A", "B"), "bb" * 32, "r2" * 16, "e", None, None, "2024-06-01"),
+    ]
+    html = page(looks=looks)
+    parsed(html)
+    assert "Look 2 at this holdout" in section(html, "headline")
+    assert table(html, "looks") == [
+        ["1", "2024-05-01 10:30", "comparison", "2023-03-01 – 2023-06-07", "1.25", "aa" * 6, "r1" * 6],
+        ["2", "2024-06-01", "production, this one", "2023-03-22 – 2023-06-07", "n/a", "bb" * 6, "r2" * 6],
+    ]
+
+
+def test_baselines_are_a_table_with_a_figure_of_its_own() -> None:
+    record = small_record(160, holdout_bars=80)
+    judged = inference(record, baselines=[baseline("long only", -0.1), baseline("MACD", None)])
+    html = page(record=record, inference=judged, figures={report.BASELINES: Figure(figsize=(1, 1))})
+    parsed(html)
+    first, second = table(html, "baselines")
+    assert first == [
+        *["long only", "78", "1.50", "1.75", "-12.30%", "12.5"],
+        *["-0.10 ± 0.30", "-0.70 to 0.50", "0.77", "0.84"],
+    ]
+    assert second[6:] == ["n/a"] * 4
+    assert "MACD: It has no position." in html
+    assert html.index('alt="Model and simple rules"') < html.index("<h2>Folds</h2>")
+
+
+def test_the_tuned_run_is_compared_with_the_untuned_one() -> None:
+    record = small_record(160, holdout_bars=80)
+    html = page(record=record, inference=inference(record, against_untuned=baseline("untuned", 0.2)))
+    said = " ".join(html.split()).replace("−", "-")
+    assert (
+        "Against the untuned configuration (trial 0) on the same 78 bars of the holdout, whose net Sharpe is 1.50: a "
+        "difference of +0.20 ± 0.30, 95 % interval -0.40 to 0.80 (p = 0.77); a difference under 0.84 would hardly have "
+        "been found."
+    ) in said
+
+
+@dataclass(frozen=True)
+class Found:
+    severity: str
+    check: str
+    where: str
+    message: str
+
+
+def test_findings_are_listed() -> None:
+    html = page(findings=[Found("error", "leak", "px_tomorrow", HOSTILE)])
+    parsed(html)
+    assert "<script" not in html
+    (row,) = table(html, "findings")
+    assert row[:3] == ["error", "leak", "px_tomorrow"]
+
+
+def test_what_was_not_given_has_no_section() -> None:
+    html = page()
+    for name in ("looks", "baselines", "findings"):
+        assert f'id="{name}"' not in html
+    for text in ("What a simple rule", "Against the untuned", "Probability of backtest overfitting", "Best trial of"):
+        assert text not in html
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [(None, "z.2f", "n/a"), (float("nan"), "z.2f", "n/a"), (-0.001, "z.2f", "0.00"), (-0.64, "+z.2f", "−0.64")],
+)
+def test_numbers_are_written_as_people_write_them(value: float | None, form: str, text: str) -> None:
+    assert report._number(value, form) == text

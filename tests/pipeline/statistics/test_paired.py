@@ -1,0 +1,242 @@
+"""Two records bar by bar, against tables worked by hand, plain loops, and the figures that production reports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.statistics.paired import Book, Comparison, annualised, compare, fold_pairs, in_one_sentence, pair
+from pipeline.statistics.significance import SharpeDifference, sharpe_difference
+from tests.pipeline.reporting.test_page import small_record
+from tft.backtest import Record
+from tft.metrics import sharpe
+
+DAY = np.timedelta64(1, "D")
+START = np.datetime64("2024-01-01", "us")
+
+
+def table(rows: str) -> pl.DataFrame:
+    """Lines of `day symbol fold position return pnl segment`, as oos_record.parquet holds them."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("time", "symbol", "fold", "position", "return", "pnl")}
+    segments = []
+    for line in rows.split("\n"):
+        if line.strip():
+            day, symbol, fold, *numbers, segment = line.split()
+            values = [(START + int(day) * DAY).item(), symbol, int(fold), *map(float, numbers)]
+            for name, value in zip(columns, values, strict=True):
+                columns[name].append(value)
+            segments.append(segment)
+    frame = pl.DataFrame(columns | {"segment": segments})
+    return frame.with_columns(pl.col("pnl").alias("pnl_gross"), pl.col("position").alias("raw_position"))
+
+
+# Two instruments; B enters on day 1, misses day 2, and its return of day 3 is not known. Day 4 is in the holdout.
+HAND = table(
+    """
+    0 A 0  0.5  0.02  0.010 development
+    1 A 0  0.1  0.01  0.001 development
+    1 B 0 -0.2  0.05 -0.010 development
+    2 A 0  0.1  0.03  0.003 development
+    3 A 1  0.3  0.10  0.030 development
+    3 B 1  0.3  nan   nan   development
+    4 A 1  0.2  0.10  0.020 holdout
+    4 B 1 -0.2  0.10 -0.020 holdout
+    """
+)
+
+
+def noise(n_bars: int, seed: int, *, first_day: int = 0, fold_bars: int = 20, holdout_from: int | None = None) -> Book:
+    """Two instruments whose returns are the same whatever the seed; positions are not."""
+    rng, market = np.random.default_rng(seed), np.random.default_rng(99)
+    returns = 0.01 * market.standard_normal((500, 2))[first_day : first_day + n_bars]
+    position = rng.uniform(-0.5, 0.5, (n_bars, 2))
+    days = np.arange(first_day, first_day + n_bars)
+    return Book(
+        times=START + days * DAY,
+        symbols=("A", "B"),
+        segment=np.where(days < (500 if holdout_from is None else holdout_from), "development", "holdout"),
+        fold=np.repeat(np.arange(n_bars)[:, None] // fold_bars, 2, axis=1),
+        position=position,
+        change=np.abs(np.diff(position, axis=0, prepend=0.0)),
+        held_return=returns,
+        net=position * returns - 1e-4,
+        gross=position * returns,
+    )
+
+
+# ---- reading a record
+
+
+def test_a_table_becomes_arrays_with_gaps() -> None:
+    book = Book.from_table(HAND.sample(fraction=1.0, shuffle=True, seed=3))  # the order of its rows does not matter
+    nan = np.nan
+    assert book.symbols == ("A", "B")
+    np.testing.assert_array_equal(book.times, START + np.arange(5) * DAY)
+    assert book.segment.tolist() == ["development"] * 4 + ["holdout"]
+    np.testing.assert_array_equal(book.fold, [[0, -1], [0, 0], [0, -1], [1, 1], [1, 1]])
+    np.testing.assert_array_equal(book.position, [[0.5, nan], [0.1, -0.2], [0.1, nan], [0.3, 0.3], [0.2, -0.2]])
+    np.testing.assert_array_equal(book.net, [[0.01, nan], [0.001, -0.01], [0.003, nan], [0.03, nan], [0.02, -0.02]])
+    # The first change is from flat, as is the one after a bar without a position.
+    np.testing.assert_allclose(book.change, [[0.5, nan], [0.4, 0.2], [0.0, nan], [0.2, 0.3], [0.1, 0.5]])
+
+
+def test_a_record_and_its_table_have_the_same_figures() -> None:
+    record: Record = small_record(160, holdout_bars=80)
+    book = Book.from_table(pl.DataFrame(dict(record.to_columns())))
+    np.testing.assert_allclose(book.change, record.earned.change)
+    other = replace(book, position=-book.position, net=-book.net, gross=-book.gross)
+    for segment in ("development", "holdout"):
+        # Where all bars are common the comparison says of a run what production says of it.
+        comparison = compare(pair(book, other, segment), periods_per_year=252)  # type: ignore[arg-type]
+        expected = record.performance(segment)  # type: ignore[arg-type]
+        assert expected is not None
+        names = {"n_bars", "sharpe", "sharpe_gross", "annual_return", "max_drawdown", "turnover", "hit_rate"}
+        if segment == "holdout":
+            names -= {"turnover"}  # production also counts what it does on the last bars, whose return is not known
+        for name in names:
+            assert getattr(comparison.baseline, name) == pytest.approx(getattr(expected, name), rel=1e-12), name
+
+
+# ---- pairing
+
+
+def test_only_bars_of_the_segment_that_both_own_are_paired(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.statistics.paired.MIN_BARS", 1)
+    baseline = Book.from_table(HAND)
+    candidate = Book.from_table(
+        table(
+            """
+            1 A 7  0.3  0.01  0.003 development
+            1 B 7  0.1  0.05  0.005 development
+            2 B 7  0.1  0.02  0.002 development
+            3 A 7  0.1  0.10  0.010 holdout
+            4 A 8  0.2  0.10  0.020 holdout
+            5 A 8  0.2  0.10  0.020 holdout
+            5 B 8  0.2  0.10  0.020 holdout
+            """
+        )
+    )
+    paired = pair(baseline, candidate, "development")
+    # Day 0 is the baseline's alone, day 3 the candidate's holdout. Portfolio: mean over who has a known pnl that day.
+    np.testing.assert_array_equal(paired.times, START + np.array([1, 2]) * DAY)
+    np.testing.assert_allclose(paired.net(), [[(0.001 - 0.01) / 2, 0.003], [(0.003 + 0.005) / 2, 0.002]])
+    # Holdout in both: day 4 alone.
+    holdout = pair(baseline, candidate, "holdout")
+    np.testing.assert_array_equal(holdout.times, START + np.array([4]) * DAY)
+    np.testing.assert_allclose(holdout.net(), [[0.0], [0.02]])
+
+
+def test_other_instruments_are_refused_by_name() -> None:
+    other = replace(noise(100, 1), symbols=("A", "C"))
+    with pytest.raises(ValueError, match=r"different instruments \(B, C in one of them only\)"):
+        pair(noise(100, 0), other, "development")
+
+
+@pytest.mark.parametrize(("first_day", "common"), [(200, 0), (95, 5), (91, 9)])
+def test_too_few_common_bars_are_refused(first_day: int, common: int) -> None:
+    with pytest.raises(ValueError, match=rf"{common} development bars in common, at least 10 are needed.*holdout=true"):
+        pair(noise(100, 0), noise(100, 1, first_day=first_day), "development")
+
+
+def test_records_without_development_bars_point_to_the_holdout() -> None:
+    clean = noise(100, 1, holdout_from=0)
+    with pytest.raises(ValueError, match=r"0 development bars in common.*the holdout \(30 bars in common\)"):
+        pair(noise(100, 0, holdout_from=70), clean, "development")
+
+
+def test_other_returns_are_refused() -> None:
+    shifted = noise(100, 1)
+    shifted.held_return[41, 1] += 0.001
+    with pytest.raises(ValueError, match=r"^B decided at bar 2024-02-11.*in one run and of .* in the other"):
+        pair(noise(100, 0), shifted, "development")
+
+
+# ---- what is said of a pair
+
+
+def test_the_difference_is_that_of_significance_in_annual_units() -> None:
+    baseline, candidate = noise(150, 0), noise(150, 1, first_day=10)
+    comparison = compare(pair(baseline, candidate, "development"), periods_per_year=252)
+    a, b = baseline.net[10:].mean(axis=1), candidate.net[:-10].mean(axis=1)
+    expected, root = sharpe_difference(b, a), math.sqrt(252)
+    found = comparison.difference
+    assert found is not None and comparison.n_bars == 140 and comparison.no_inference == ""
+    assert found.difference == pytest.approx(root * expected.difference, rel=1e-12)
+    assert found.standard_error == pytest.approx(root * expected.standard_error, rel=1e-12)
+    assert found.interval == pytest.approx((root * expected.interval[0], root * expected.interval[1]), rel=1e-12)
+    assert found.detectable == pytest.approx(root * expected.detectable, rel=1e-12)
+    assert found.p_value == expected.p_value
+    # It is the difference of the two Sharpes that stand beside it, candidate minus baseline.
+    assert found.difference == pytest.approx(comparison.candidate.sharpe - comparison.baseline.sharpe, rel=1e-9)
+    assert (comparison.first[:10], comparison.last[:10]) == ("2024-01-11", "2024-05-29")
+
+
+def test_turnover_and_drawdown_are_those_of_the_common_bars() -> None:
+    baseline, candidate = noise(80, 0), noise(80, 1, first_day=5)
+    comparison = compare(pair(baseline, candidate, "development"), periods_per_year=252)
+    changes, worst, highest, wealth = 0.0, 0.0, 1.0, 1.0
+    for t in range(5, 80):
+        for asset in range(2):
+            changes += abs(baseline.position[t, asset] - baseline.position[t - 1, asset])
+        wealth *= 1.0 + (baseline.net[t, 0] + baseline.net[t, 1]) / 2
+        highest = max(highest, wealth)
+        worst = min(worst, wealth / highest - 1.0)
+    assert comparison.baseline.turnover == pytest.approx(changes / (75 * 2) * 252)
+    assert comparison.baseline.max_drawdown == pytest.approx(worst)
+
+
+@pytest.mark.parametrize(("n_bars", "inferred"), [(62, False), (63, True)])
+def test_under_63_bars_nothing_is_inferred(n_bars: int, inferred: bool) -> None:
+    comparison = compare(pair(noise(n_bars, 0), noise(n_bars, 1), "development"), periods_per_year=252)
+    assert (comparison.difference is not None) == inferred
+    assert math.isfinite(comparison.baseline.sharpe) and math.isfinite(comparison.candidate.sharpe)
+    said = in_one_sentence("new against old", comparison)
+    assert ("which says nothing: 62 bars allow no inference, 63 do." in said) == (not inferred)
+    assert ("p = " in said) == inferred
+
+
+def test_a_run_that_never_traded_has_nothing_to_test() -> None:
+    book = noise(100, 1)
+    flat = replace(book, position=0.0 * book.position, net=0.0 * book.net, gross=0.0 * book.gross)
+    comparison = compare(pair(noise(100, 0), flat, "development"), periods_per_year=252)
+    assert comparison.difference is None and comparison.candidate.sharpe == 0.0
+    assert comparison.no_inference == "the returns of the candidate never move, so that there is nothing to test"
+
+
+def test_equal_series_are_said_to_be_equal() -> None:
+    comparison = compare(pair(noise(100, 0), noise(100, 0), "development"), periods_per_year=252)
+    expected = "x against y: no difference, the returns on 100 development bars are the same or in a fixed proportion."
+    assert in_one_sentence("x against y", comparison) == expected
+
+
+def test_folds_are_compared_on_the_bars_that_both_own() -> None:
+    # Same blocks: one line a fold, with the Sharpe of the whole block.
+    baseline, candidate = noise(60, 0), noise(60, 1)
+    rows = fold_pairs(pair(baseline, candidate, "development"), periods_per_year=252)
+    assert [(row.baseline, row.candidate, row.n_bars) for row in rows] == [(0, 0, 20), (1, 1, 20), (2, 2, 20)]
+    assert (rows[1].first[:10], rows[1].last[:10]) == ("2024-01-21", "2024-02-09")
+    assert rows[1].sharpe_candidate == pytest.approx(
+        sharpe(candidate.net[20:40].mean(axis=1), periods_per_year=252), rel=1e-12
+    )
+    # Blocks that a gap has moved by 5 bars: 15 of 20 bars remain; the 5 of neighbouring folds are too few for a line.
+    moved = noise(60, 1, first_day=5)
+    rows = fold_pairs(pair(baseline, moved, "development"), periods_per_year=252)
+    assert [(row.baseline, row.candidate, row.n_bars) for row in rows] == [(0, 0, 15), (1, 1, 15), (2, 2, 15)]
+    assert rows[0].sharpe_baseline == pytest.approx(
+        sharpe(baseline.net[5:20].mean(axis=1), periods_per_year=252), rel=1e-12
+    )
+
+
+def test_the_sentence() -> None:
+    one = annualised(SharpeDifference(0.01, 0.02, 0.704, (-0.03, 0.05), 0.056), 100.0)
+    comparison = compare(pair(noise(70, 0), noise(70, 1), "development"), periods_per_year=252)
+    comparison = Comparison(**(vars(comparison) | {"difference": one, "n_bars": 441}))
+    assert in_one_sentence("purge gap 5 against 0", comparison) == (
+        "purge gap 5 against 0: Sharpe difference +0.10 ± 0.20 (95 % -0.30 to 0.50, p = 0.70), on 441 development "
+        "bars; only a difference beyond 0.56 would have been found in this sample."
+    )

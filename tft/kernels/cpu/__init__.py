@@ -1,0 +1,1 @@
+"""Native implementations for a CPU, and how they are compiled."""

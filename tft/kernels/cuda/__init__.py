@@ -1,0 +1,1 @@
+"""CUDA implementations for a GPU, and how they are compiled."""
