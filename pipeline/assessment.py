@@ -1,52 +1,61 @@
-"""Gathers what a walk-forward is judged by: looks at its holdout, its search, the untuned configuration, baselines."""
+"""A record beside luck, drift, simple rules and the ledger of looks: what the verdict is made of."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.job import Job
-from pipeline.phases.out_of_sample import Choice, Walked, record_folds, stitch_by_fold, untuned_record
+from pipeline.phases.folds import production_folds
+from pipeline.phases.production import Choice, Walked
+from pipeline.phases.stitching import stitch_by_fold
 from pipeline.phases.tuning import Tuned
 from pipeline.statistics.baselines import against, run_baselines
 from pipeline.statistics.inference import Inference, Looked, Trials, detectable_sharpe, infer
 from pipeline.statistics.significance import MIN_INFERENCE_BARS
 from pipeline.tracking.ledger import Look, by_configuration, enter, overlapping
+from pipeline.tracking.progress import Reporter
+from pipeline.tracking.sink import Sink
 from tft.backtest import Record
 from tft.positions import Earnings
 
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
+    """How a walk-forward is judged."""
+
     inference: Inference
     looks: tuple[Look, ...]
-    """At an overlapping holdout, this one last; none without a holdout."""
+    """Looks at an overlapping holdout, this one last; none without a holdout."""
     baselines: Mapping[str, Record]
     """The record of each simple rule."""
 
 
-def say_what_can_be_found(job: Job) -> None:
+def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
     """Before training: the smallest true Sharpe that the clean bars of the record could detect."""
-    start = record_folds(job)[0].test.start
+    start = production_folds(job.config, len(job.data.panel.times))[0].test.start
     first = start if job.config.selection == "nested" else max(start, job.n_development)
     n_bars = len(job.data.panel.times) - job.config.timing.label_bars - first
     smallest = detectable_sharpe(n_bars, job.config.periods_per_year)
-    job.parent.metrics({"detectable_sharpe": smallest})
+    sink.metrics({"detectable_sharpe": smallest})
     if smallest is None:
-        job.reporter.say("production: there is no holdout, nothing of this run will be out-of-sample")
+        reporter.say("production: there is no holdout, nothing of this run will be out-of-sample")
     else:
         short = "" if n_bars >= MIN_INFERENCE_BARS else f"; any inference needs {MIN_INFERENCE_BARS}"
-        job.reporter.say(
+        reporter.say(
             f"production: the out-of-sample record will have {n_bars} bars, on which a true Sharpe under "
             f"{smallest:.1f} is likely to be missed (5 % one-sided, 80 % power){short}"
         )
 
 
-def enter_look(job: Job, walked: Walked) -> Look | None:
-    """The walk-forward in the ledger of looks, before anything of its holdout is computed; None without a holdout."""
+def enter_look(job: Job, walked: Walked, *, run_id: str, key: str) -> Look | None:
+    """Enter the walk-forward in the ledger of looks, before anything of its holdout is computed.
+
+    run_id: the MLflow run that looks · key: of the phase, equal for the same evaluation in another run. None without a
+    holdout.
+    """
     record = walked.record
     known = np.flatnonzero((record.segment == "holdout") & np.isfinite(record.net()))
     if not len(known):
@@ -57,17 +66,20 @@ def enter_look(job: Job, walked: Walked) -> Look | None:
             first=str(record.times[known[0]]),
             last=str(record.times[known[-1]]),
             symbols=record.symbols,
-            config_sha256=job.tags()["config_sha256"],
-            run=job.parent.run_id,
-            evaluation=job.keys["production"],
+            config_sha256=job.config.sha256,
+            run=run_id,
+            evaluation=key,
         )
     )
 
 
-def assess(job: Job, chosen: Choice, walked: Walked, look: Look | None, *, keep: Path | None = None) -> Assessment:
-    """Judge the walk-forward. `chosen`: what the deployed model uses, whose search it is. `keep`: as in `walk`."""
+def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, look: Look | None) -> Assessment:
+    """Judge the walk-forward.
+
+    chosen: what the deployed model uses, whose search it is · untuned: the record of the untuned configuration, None
+    where tuning chose it.
+    """
     record = walked.record
-    untuned = untuned_record(job, walked, keep=keep)
     simple = run_baselines(
         job.data.panel,
         walked.folds,

@@ -2,115 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import mlflow
-import polars as pl
-from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-
-from pipeline.config.schema import Config, ConfigError, load_config
-from pipeline.job import JOB_KEY, Job, flattened
-from pipeline.phases import production
-from pipeline.prepare import prepare
-from pipeline.reporting import luck_figures as luck_plots
-from pipeline.reporting.figures import bar_label
-from pipeline.statistics.paired import Book, Comparison, FoldPair, Pair, compare, in_one_sentence, pair
+from pipeline import flow
+from pipeline.config.reading import load_config
+from pipeline.config.schema import Config, ConfigError
+from pipeline.experiments.comparison_report import beside, differing, log, note
+from pipeline.experiments.production_runs import ProductionRun, find_production_run, finished_production_run
+from pipeline.job import Job, open_job
+from pipeline.reporting import luck_figures
+from pipeline.statistics.paired import Pair, compare, in_one_sentence, pair
 from pipeline.tracking import ledger
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run, parent_run
-from tft.metrics import Performance
-
-RECORD = "oos_record.parquet"
-PARAMETERS_SHOWN = 40
-
-
-# ---- production runs in the tracking store
-
-
-@dataclass(frozen=True, eq=False)
-class ProductionRun:
-    """What a comparison reads of a finished production run."""
-
-    run_id: str
-    experiment_id: str
-    name: str
-    tags: Mapping[str, str]
-    settings: Mapping[str, Any]
-    """The configuration, flattened to `section.key`."""
-    seed_sharpe_spread: float | None
-    """Standard deviation of the Sharpes of its seeds, each alone; None with one seed."""
-    book: Book
-
-    @property
-    def n_seeds(self) -> int:
-        return int(self.settings["production.seeds"])
-
-
-def find_production_run(wanted: str) -> ProductionRun:
-    """The finished production run with this id, or whose id alone begins so; of its `production` child the parent.
-
-    Raises ValueError if there is none, or if it holds no record.
-    """
-    client = MlflowClient()
-    run = _find(client, wanted)
-    if run.data.tags.get("phase") == "production" and "mlflow.parentRunId" in run.data.tags:
-        run = client.get_run(run.data.tags["mlflow.parentRunId"])
-    run_id, tags = run.info.run_id, run.data.tags
-    if tags.get("command") != "production":
-        what = tags.get("command") or tags.get("phase") or "something else"
-        raise ValueError(f"run {run_id} is no production run but {what}: give the id of a run of `production`")
-    if run.info.status != "FINISHED":
-        raise ValueError(f"production run {run_id} is {run.info.status} and not FINISHED: let it finish first")
-    held = {file.path for file in client.list_artifacts(run_id)}
-    missing = [name for name in (RECORD, "config.json") if name not in held]
-    if missing:
-        raise ValueError(
-            f"production run {run_id} has no artifact {' and no '.join(missing)}: its files were deleted, run it again"
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        record = pl.read_parquet(client.download_artifacts(run_id, RECORD, scratch))
-    return ProductionRun(
-        run_id=run_id,
-        experiment_id=run.info.experiment_id,
-        name=run.info.run_name,
-        tags=tags,
-        settings=flattened(json.loads(Run(run_id).read_text("config.json"))),
-        seed_sharpe_spread=run.data.metrics.get("seed_sharpe_spread"),
-        book=Book.from_table(record),
-    )
-
-
-def _find(client: MlflowClient, wanted: str) -> MlflowRun:
-    if not re.fullmatch(r"[0-9a-f]{4,32}", wanted):
-        raise ValueError(f"{wanted!r} is no run id: give 32 digits from 0 to f, or the first few of them (4 or more)")
-    try:
-        return client.get_run(wanted)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-    experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
-    found = client.search_runs(experiments, f"attributes.run_id LIKE '{wanted}%'", max_results=2)
-    if len(found) != 1:
-        how_many = "no run" if not found else "more than one run"
-        raise ValueError(f"{how_many} in {mlflow.get_tracking_uri()} has an id that begins with {wanted}: see the UI")
-    return found[0]
-
-
-def differing(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that are not the same in both, by name."""
-    names = [*baseline, *(name for name in candidate if name not in baseline)]
-    both = {name: (baseline.get(name), candidate.get(name)) for name in names}
-    return {name: values for name, values in both.items() if values[0] != values[1]}
-
-
-# ---- the command
 
 
 @dataclass(frozen=True)
@@ -145,7 +50,7 @@ def compare_purge_gaps(
     configured = load_config(path, overrides)
     configs = [with_purge_gap(configured, gap) for gap in gaps]
     with Reporter() as reporter:
-        data, device = prepare(max(configs, key=lambda config: config.min_bars), reporter)
+        opened = open_job(configured, reporter.say, fresh=fresh, min_bars=max(config.min_bars for config in configs))
         with parent_run("compare", None) as parent:
             parent.tags({"command": "compare", "config": path})
             runs: list[ProductionRun] = []
@@ -156,8 +61,7 @@ def compare_purge_gaps(
                         f"purge gap {config.purge_gap}: labels overlap below a gap of {config.least_purge_gap}, so "
                         f"allow_label_overlap is true for this run"
                     )
-                job = Job(config, data, parent, reporter, device, fresh=fresh)
-                run_id, said = _production_run(job, path)
+                run_id, said = _production_run(replace(opened, config=config), parent, reporter, path)
                 runs.append(find_production_run(run_id))
                 trouble += said
             baseline, candidate = runs
@@ -194,34 +98,17 @@ def with_purge_gap(config: Config, gap: int) -> Config:
     return changed
 
 
-def _production_run(job: Job, path: str) -> tuple[str, Sequence[str]]:
+def _production_run(job: Job, parent: Run, reporter: Reporter, path: str) -> tuple[str, Sequence[str]]:
     """Id of a production run of this job, and what could not be done in it: a finished one, or a new one nested below
-    the job's run.
+    the comparison's run.
     """
     gap = job.config.purge_gap
     if not job.fresh and (finished := finished_production_run(job.key)):
-        job.reporter.say(f"purge gap {gap}: nothing it depends on has changed, reusing run {finished}")
+        reporter.say(f"purge gap {gap}: nothing it depends on has changed, reusing run {finished}")
         return finished, ()
-    job.reporter.say(f"purge gap {gap}: running the whole job")
-    with job.parent.child(f"purge gap {gap}") as run:
-        job = replace(job, parent=run)
-        job.log_inputs(command="production", config=path)
-        job.check()
-        return run.run_id, production.run(job).trouble
-
-
-def finished_production_run(key: str) -> str | None:
-    """The newest finished production run with this `Job.key` that still has its record."""
-    client = MlflowClient()
-    runs = client.search_runs(
-        [experiment.experiment_id for experiment in mlflow.search_experiments()],
-        f"tags.{JOB_KEY} = '{key}' and tags.command = 'production' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-    )
-    for run in runs:
-        if RECORD in {file.path for file in client.list_artifacts(run.info.run_id)}:
-            return str(run.info.run_id)
-    return None
+    reporter.say(f"purge gap {gap}: running the whole job")
+    with parent.child(f"purge gap {gap}") as run:
+        return run.run_id, flow.whole_job(job, run, reporter, path).result.trouble
 
 
 def _paired(baseline: ProductionRun, candidate: ProductionRun, *, holdout: bool) -> Pair:
@@ -262,7 +149,7 @@ def _conclude(
 
     settings = differing(baseline.settings, candidate.settings)
     sentences = (in_one_sentence(label, comparison), *beside(comparison, baseline, candidate))
-    _log(parent, comparison, baseline, candidate)
+    log(parent, comparison, baseline, candidate)
     parent.table(
         "differing_parameters.json",
         {
@@ -271,119 +158,18 @@ def _conclude(
             "candidate": [str(values[1]) for values in settings.values()],
         },
     )
-    figure = luck_plots.comparison(
-        pair.times,
-        *pair.net(),
-        names=(
-            f"baseline: {baseline.name} {baseline.run_id[:8]}",
-            f"candidate: {candidate.name} {candidate.run_id[:8]}",
+    parent.figure(
+        "comparison.png",
+        lambda: luck_figures.comparison(
+            pair.times,
+            *pair.net(),
+            names=(
+                f"baseline: {baseline.name} {baseline.run_id[:8]}",
+                f"candidate: {candidate.name} {candidate.run_id[:8]}",
+            ),
+            annual=comparison.difference,
+            periods_per_year=periods_per_year,
         ),
-        annual=comparison.difference,
-        periods_per_year=periods_per_year,
     )
-    parent.figure("comparison.png", figure)
     parent.tags({"mlflow.note.content": note(sentences, settings, baseline, candidate)})
     return sentences
-
-
-def beside(comparison: Comparison, baseline: ProductionRun, candidate: ProductionRun) -> list[str]:
-    """What belongs beside a difference: both runs' figures, selection, the noise floor, data that are not the same."""
-    one, other = comparison.baseline, comparison.candidate
-    said = [
-        f"Baseline and candidate from {bar_label(comparison.first)} to {bar_label(comparison.last)}: annual net Sharpe "
-        f"{one.sharpe:.2f} and {other.sharpe:.2f}, worst drawdown {one.max_drawdown:.1%} and {other.max_drawdown:.1%}, "
-        f"turnover {one.turnover:.0f} and {other.turnover:.0f} a year."
-    ]
-    if comparison.segment == "development":
-        said.append("Columns and parameters were chosen on development bars: neither Sharpe is out-of-sample.")
-    else:
-        said.append("This was a look at the holdout, and is counted as one.")
-    one_seed = [name for name, run in (("baseline", baseline), ("candidate", candidate)) if run.n_seeds == 1]
-    if one_seed:
-        said.append(
-            f"The noise floor is unknown: the {' and the '.join(one_seed)} trained one seed; production.seeds above 1 "
-            f"(such as 5) measures how far seeds alone spread."
-        )
-    else:
-        said.append(
-            f"Seeds alone spread by a standard deviation of {_number(baseline.seed_sharpe_spread)} (baseline) and "
-            f"{_number(candidate.seed_sharpe_spread)} (candidate) in the annual Sharpe of their headline segment."
-        )
-    if baseline.tags.get("data_sha256") != candidate.tags.get("data_sha256"):
-        said.append("The two runs read different feature tables.")
-    if baseline.tags.get("git_commit") != candidate.tags.get("git_commit"):
-        said.append("The two runs were made at different commits of the code.")
-    return said
-
-
-def _log(run: Run, comparison: Comparison, baseline: ProductionRun, candidate: ProductionRun) -> None:
-    """The metrics, `comparison.json` and `comparison_folds.json`."""
-    found = comparison.difference
-    of_both: dict[str, tuple[float | None, float | None]] = {
-        field.name: (getattr(comparison.baseline, field.name), getattr(comparison.candidate, field.name))
-        for field in fields(Performance)
-    }
-    of_both["seed_sharpe_spread"] = baseline.seed_sharpe_spread, candidate.seed_sharpe_spread
-    for name, (one, other) in of_both.items():
-        if name != "n_bars":
-            run.metrics({f"{name}_baseline": one, f"{name}_candidate": other})
-    run.metrics(
-        {
-            "n_bars": comparison.n_bars,
-            "sharpe_difference": comparison.candidate.sharpe - comparison.baseline.sharpe,
-            "sharpe_difference_standard_error": found.standard_error if found else None,
-            "sharpe_difference_low": found.interval[0] if found else None,
-            "sharpe_difference_high": found.interval[1] if found else None,
-            "sharpe_difference_p_value": found.p_value if found else None,
-            "sharpe_difference_detectable": found.detectable if found else None,
-        }
-    )
-    differences = [None if None in pair else pair[1] - pair[0] for pair in of_both.values()]  # type: ignore[operator]
-
-    def only_sharpe(value: float | None) -> list[float | None]:
-        return [value if name == "sharpe" else None for name in of_both]
-
-    run.table(
-        "comparison.json",
-        {
-            "figure": list(of_both),
-            "baseline": [pair[0] for pair in of_both.values()],
-            "candidate": [pair[1] for pair in of_both.values()],
-            "difference": differences,
-            "standard_error": only_sharpe(found.standard_error if found else None),
-            "low": only_sharpe(found.interval[0] if found else None),
-            "high": only_sharpe(found.interval[1] if found else None),
-            "p_value": only_sharpe(found.p_value if found else None),
-            "detectable": only_sharpe(found.detectable if found else None),
-        },
-    )
-    columns = {f.name: [getattr(row, f.name) for row in comparison.folds] for f in fields(FoldPair)}
-    columns["difference"] = [row.sharpe_candidate - row.sharpe_baseline for row in comparison.folds]
-    run.table("comparison_folds.json", columns)
-
-
-def note(
-    sentences: Sequence[str],
-    settings: Mapping[str, tuple[Any, Any]],
-    baseline: ProductionRun,
-    candidate: ProductionRun,
-) -> str:
-    """The comparison run's description in the UI (Markdown): the result, links to both runs, how they differ."""
-
-    def link(run: ProductionRun) -> str:
-        return f"[{run.name} {run.run_id[:8]}](#/experiments/{run.experiment_id}/runs/{run.run_id})"
-
-    lines = [f"**{sentences[0]}**", "", f"Baseline: {link(baseline)}, candidate: {link(candidate)}", ""]
-    lines += [*(f"- {sentence}" for sentence in sentences[1:]), ""]
-    if not settings:
-        return "\n".join([*lines, "The configurations are the same."])
-    lines += ["| parameter | baseline | candidate |", "|---|---|---|"]
-    shown = list(settings.items())[:PARAMETERS_SHOWN]
-    lines += [f"| {name} | {values[0]} | {values[1]} |" for name, values in shown]
-    if len(shown) < len(settings):
-        lines += ["", f"And {len(settings) - len(shown)} more, in differing_parameters.json."]
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}"

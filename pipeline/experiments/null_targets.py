@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from pipeline.config.schema import Config
 from pipeline.data.table import Dataset, panel_sha256
+from pipeline.job import Job
+from pipeline.phases.folds import exploration_folds, production_folds, tuning_folds
 from pipeline.statistics.significance import admissible_shifts
 from tft.folds import Fold
 from tft.metrics import MIN_BARS
@@ -140,3 +142,18 @@ class NullTargets:
         """The same features, scaled by the real sigma, with these returns (T, A)."""
         panel = replace(self.data.panel, returns=returns)
         return replace(self.data, panel=panel, sha256=panel_sha256(panel, self.sigma), sigma=self.sigma)
+
+
+def checked_null_targets(job: Job) -> NullTargets:
+    """Targets without signal for the job's table, good for every phase.
+
+    Raises ValueError where a fold would have too little to train on.
+    """
+    null, config = NullTargets(job.data, job.config), job.config
+    folds = [
+        *exploration_folds(config, job.n_development),
+        *tuning_folds(config, job.n_development),
+        *production_folds(config, len(job.data.panel.times)),
+    ]
+    null.check(folds, config.timing)
+    return null

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -20,35 +18,18 @@ from numpy.typing import NDArray
 
 from pipeline.config.schema import PlaceboConfig
 from pipeline.experiments.null_targets import NullTargets
-from pipeline.experiments.repetitions import Repetitions, holdout_sharpe, table_of
+from pipeline.experiments.placebo_targets import PlaceboRepetition, repetition
+from pipeline.experiments.production_runs import holdout_sharpe
+from pipeline.experiments.repetitions import Repetitions, table_of
 from pipeline.job import Job
-from pipeline.phases.out_of_sample import Walked, out_of_sample
-from pipeline.reporting import luck_figures as luck_plots
+from pipeline.reporting import luck_figures
 from pipeline.statistics.significance import monte_carlo_p_value, sequential_p_value
+from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run
 from tft.backtest import block_earnings
 from tft.metrics import sharpe
 from tft.positions import portfolio_return, position_path
 from tft.volatility import ewm_volatility
-
-
-@dataclass(frozen=True)
-class PlaceboRepetition:
-    """What the whole job made of targets without signal. Sharpes are annual, and net unless it says gross."""
-
-    repetition: int
-    shift: int | None
-    """In complete bars; None where rows were resampled."""
-    oos_sharpe: float
-    """Of the holdout; of `selection: nested` of the whole record."""
-    oos_sharpe_gross: float
-    tuning_sharpe: float
-    """Of the best trial, on the bars it was chosen on; with `selection: nested` the mean over the folds' choices."""
-    development_sharpe: float | None
-    """Of the walk-forward over development; None with `selection: nested`."""
-    n_selected: float
-    """Columns that pruning kept; with `selection: nested` the mean over the folds' choices."""
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -94,15 +75,15 @@ class Placebo:
         )
 
 
-def run(job: Job, judged: Run, null: NullTargets) -> Placebo:
-    """Judge a production run, and log what came of it on that run and on the job's own.
+def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTargets) -> Placebo:
+    """Set a production run against luck, and log what came of it in the placebo's own run and in the production run.
 
     Raises ValueError for a run without a holdout Sharpe.
     """
-    real = holdout_sharpe(judged)
+    real = holdout_sharpe(production)
     plan = replace(job.config.placebo, repetitions=null.most(job.config.placebo.repetitions))
-    job.reporter.say(f"placebo: {null.description}; at most {plan.repetitions} repetitions of the whole job")
-    series = Repetitions("placebo", PlaceboRepetition, repeat, job, judged, plan.repetitions)
+    reporter.say(f"placebo: {null.description}; at most {plan.repetitions} repetitions of the whole job")
+    series = Repetitions("placebo", PlaceboRepetition, repetition, job, production, reporter, plan.repetitions)
     used: list[PlaceboRepetition] = []
 
     def exceeds() -> Iterator[bool]:
@@ -119,46 +100,12 @@ def run(job: Job, judged: Run, null: NullTargets) -> Placebo:
         repetitions=tuple(used),
         stopped_early=len(used) < plan.repetitions,
         n_computed=series.n_computed,
-        long_only_sharpe=long_only_sharpe(judged, job),
-        tuning_sharpe=tuning_sharpe(judged),
+        long_only_sharpe=long_only_sharpe(production, job),
+        tuning_sharpe=tuning_sharpe(production),
     )
-    for target in (job.parent, judged):
+    for target in (own, production):
         _log(target, result)
     return result
-
-
-def repeat(job: Job, repetition: int, keep: Path) -> PlaceboRepetition:
-    """One repetition: all phases and the walk-forward on its targets."""
-    started = time.perf_counter()
-    null = NullTargets(job.data, job.config)
-    walked = out_of_sample(job.inner(null.dataset(null.returns(repetition))), keep=keep)
-    holdout, development = walked.record.performance("holdout"), walked.record.performance("development")
-    if holdout is None:
-        raise ValueError(f"repetition {repetition} has too few complete bars in the holdout: bring more bars")
-    return PlaceboRepetition(
-        repetition=repetition,
-        shift=null.shift(repetition),
-        oos_sharpe=holdout.sharpe,
-        oos_sharpe_gross=holdout.sharpe_gross,
-        tuning_sharpe=best_trial_sharpe(walked),
-        development_sharpe=development.sharpe if development else None,
-        n_selected=float(np.mean([len(choice.features) for choice in walked.choices.values()])),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def best_trial_sharpe(walked: Walked) -> float:
-    """Annual tuning Sharpe of the best trial, the mean over the folds' choices."""
-    return float(
-        np.mean(
-            [
-                trial.oos_sharpe
-                for choice in walked.choices.values()
-                for trial in choice.tuned.trials
-                if trial.number == choice.tuned.best_trial and trial.oos_sharpe is not None
-            ]
-        )
-    )
 
 
 def p_value_of(exceeds: Iterator[bool], plan: PlaceboConfig) -> float:
@@ -168,13 +115,13 @@ def p_value_of(exceeds: Iterator[bool], plan: PlaceboConfig) -> float:
     return monte_carlo_p_value(sum(exceeds), plan.repetitions)
 
 
-def long_only_sharpe(judged: Run, job: Job) -> float:
-    """Annual net Sharpe of being long all the time in the real market, on the holdout bars of the judged run's record.
+def long_only_sharpe(production: Run, job: Job) -> float:
+    """Annual net Sharpe of being long all the time in the real market, on the holdout bars of a production run.
 
     Scaled by volatility and at the costs of the model's own positions, flat before the record's first bar.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        record = pl.read_parquet(judged.client.download_artifacts(judged.run_id, "oos_record.parquet", scratch))
+        record = pl.read_parquet(production.client.download_artifacts(production.run_id, "oos_record.parquet", scratch))
     panel, config = job.data.panel, job.config
     held = np.searchsorted(panel.times, record["time"].to_numpy().astype(panel.times.dtype))
     bars = range(int(held.min()), int(held.max()) + 1)
@@ -192,9 +139,9 @@ def long_only_sharpe(judged: Run, job: Job) -> float:
     return sharpe(portfolio_return(earned.net)[in_holdout], periods_per_year=config.periods_per_year)
 
 
-def tuning_sharpe(judged: Run) -> float:
-    """Annual, of the best trial of the judged run."""
-    table = json.loads(judged.read_text("trials.json"))
+def tuning_sharpe(production: Run) -> float:
+    """Annual, of the best trial of a production run."""
+    table = json.loads(production.read_text("trials.json"))
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     (best,) = (row["oos_sharpe"] for row in rows if row["best"])
     return float(best)
@@ -219,7 +166,7 @@ def _log(run: Run, result: Placebo) -> None:
     run.table("placebo.json", table_of(result.repetitions))
     run.figure(
         "placebo.png",
-        luck_plots.placebo(
+        lambda: luck_figures.placebo(
             null,
             result.tuning,
             real=result.oos_sharpe,

@@ -1,102 +1,20 @@
-"""What the job finds when there is something to find: a signal of known strength, planted into the user's own columns.
-
-    r_t = sigma_(t-1) * (z_(t-k) + m * s_(t-1-delay))
-
-On targets without signal (null_targets.py), the return in which a decision is held moves with the signal s that was
-known to it: some columns, standardised, of either sign. Whoever knew s, held s_t / sigma_t of each instrument, equally
-weighted and without costs, would earn the oracle's Sharpe; the strength m makes that what was asked for.
-
-Shapes: T bars, A instruments, F columns, n complete bars.
-"""
+"""What the job finds when there is something to find: how often, how much of it, and in which columns."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.config.schema import MAX_REPETITIONS, MIN_RECORD_BARS
 from pipeline.experiments.null_targets import NullTargets
+from pipeline.experiments.planted_targets import Plan, PlantedRepetition, repetition
 from pipeline.experiments.repetitions import Repetitions, table_of
 from pipeline.job import Job
-from pipeline.phases.out_of_sample import out_of_sample
-from pipeline.phases.prefilter import prefilter
-from pipeline.reporting import luck_figures as luck_plots
-from pipeline.statistics.significance import sharpe_standard_error
+from pipeline.reporting import luck_figures
+from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run
-from tft.backtest import Record
-from tft.metrics import sharpe
-from tft.volatility import Timing, held_return
-
-Array = NDArray[np.float64]
-_COLUMNS = 3
-"""Stream of random numbers."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is planted."""
-
-    oracle_sharpe: float
-    """Annual, before costs."""
-    columns: tuple[str, ...] = ()
-    """Those that carry the signal in every repetition; empty: drawn anew for each."""
-    n_drawn: int = 5
-
-    repetitions: int = 5
-
-    @classmethod
-    def of(cls, oracle_sharpe: float, columns: str, repetitions: int) -> Plan:
-        """With `columns` as it is typed: how many to draw, or their names with commas between."""
-        if columns.strip().lstrip("-").isdigit():
-            return cls(oracle_sharpe, n_drawn=int(columns), repetitions=repetitions)
-        names = tuple(name.strip() for name in columns.split(",") if name.strip())
-        return cls(oracle_sharpe, names, repetitions=repetitions)
-
-    def check(self, known: Sequence[str]) -> None:
-        """Raises ValueError for what a table with the columns `known` cannot have; all faults together."""
-        absent = [name for name in self.columns if name not in known]
-        found = [f"columns names {', '.join(absent)}, which the table does not have"] if absent else []
-        if not self.columns and not 1 <= self.n_drawn <= len(known):
-            found.append(f"columns is {self.n_drawn}, it must lie between 1 and the table's {len(known)}")
-        if not 0.0 < self.oracle_sharpe < math.inf:
-            found.append(f"oracle_sharpe is {self.oracle_sharpe:g}, it must be above 0 and finite")
-        if not 1 <= self.repetitions <= MAX_REPETITIONS:
-            found.append(f"repetitions is {self.repetitions}, it must lie between 1 and {MAX_REPETITIONS}")
-        if found:
-            raise ValueError("\n".join(found))
-
-
-@dataclass(frozen=True)
-class PlantedRepetition:
-    """What the whole job made of a planted signal. Sharpes are annual, and net unless it says otherwise."""
-
-    repetition: int
-    shift: int | None
-    """Of the noise, in complete bars; None where rows were resampled."""
-    columns: tuple[str, ...]
-    """That carry the signal."""
-    strength: float
-    """Expected return of a signal of 1, in units of volatility."""
-    oracle_sharpe: float
-    """That the signal earned on the holdout, before costs, luck included."""
-    oos_sharpe: float
-    oos_sharpe_gross: float
-    p_value: float
-    """One-sided, of the holdout Sharpe by its HAC standard error."""
-    planted_kept: float
-    """Share of the planted columns that pruning kept."""
-    others_kept: float
-    """Share of the other columns that went into exploration."""
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -139,112 +57,22 @@ class Planted:
         )
 
 
-def run(job: Job, judged: Run, null: NullTargets, plan: Plan) -> Planted:
-    """Plant the signal again and again, and log what came of it on the judged run and on the job's own.
+def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTargets, plan: Plan) -> Planted:
+    """Plant the signal again and again, and log what came of it in the experiment's own run and in the production run.
 
     Raises ValueError where the columns cannot carry so strong a signal.
     """
     count = null.most(plan.repetitions)
-    job.reporter.say(f"planted: {null.description}; {count} repetitions of the whole job")
+    reporter.say(f"planted: {null.description}; {count} repetitions of the whole job")
     settings = {name: value for name, value in asdict(plan).items() if name != "repetitions"}
-    series = Repetitions("planted", PlantedRepetition, partial(repeat, plan), job, judged, count, plan=settings)
+    series = Repetitions(
+        "planted", PlantedRepetition, partial(repetition, plan), job, production, reporter, count, plan=settings
+    )
     with closing(iter(series)) as results:
         result = Planted(plan, tuple(results), series.n_computed)
-    for target in (job.parent, judged):
+    for target in (own, production):
         _log(target, result)
     return result
-
-
-def repeat(plan: Plan, job: Job, repetition: int, keep: Path) -> PlantedRepetition:
-    """One repetition: all phases and the walk-forward on noise with the signal in it."""
-    started = time.perf_counter()
-    config, panel = job.config, job.data.panel
-    null = NullTargets(job.data, config)
-    candidates = prefilter(job.development, config.prefilter).kept
-    rng = np.random.default_rng([config.seed, _COLUMNS, repetition])
-    columns = plan.columns or tuple(rng.choice(candidates, min(plan.n_drawn, len(candidates)), replace=False).tolist())
-    places = [panel.feature_names.index(name) for name in columns]
-    signal = signal_of(panel.features[:, :, places], rng.choice([-1.0, 1.0], len(columns)))
-    returns, strength = plant(null, repetition, signal, oracle_sharpe=plan.oracle_sharpe, timing=config.timing)
-    walked = out_of_sample(job.inner(null.dataset(returns)), keep=keep)
-    holdout = walked.record.performance("holdout")
-    if holdout is None:
-        raise ValueError(f"repetition {repetition} has too few complete bars in the holdout: bring more bars")
-    kept = [
-        (set(choice.features) & set(columns), set(choice.features) - set(columns), set(choice.filtered.kept))
-        for choice in walked.choices.values()
-    ]
-    return PlantedRepetition(
-        repetition=repetition,
-        shift=null.shift(repetition),
-        columns=columns,
-        strength=strength,
-        oracle_sharpe=oracle_sharpe(signal, null.sigma, returns, walked.record, config.timing),
-        oos_sharpe=holdout.sharpe,
-        oos_sharpe_gross=holdout.sharpe_gross,
-        p_value=holdout_p_value(walked.record),
-        planted_kept=float(np.mean([len(own) / len(columns) for own, _, _ in kept])),
-        others_kept=float(np.mean([len(others) / max(1, len(all_ - set(columns))) for _, others, all_ in kept])),
-        seconds=time.perf_counter() - started,
-    )
-
-
-def signal_of(columns: NDArray[np.float32], signs: Array) -> Array:
-    """s (T, A) of variance 1: columns (T, A, F), each standardised over all its values, of signs (F,), added up.
-
-    A missing value says nothing: 0.
-    """
-    values = columns.astype(np.float64)
-    deviation = np.nanstd(values, axis=(0, 1))
-    standard = (values - np.nanmean(values, axis=(0, 1))) / np.where(deviation > 0.0, deviation, 1.0)
-    added = np.nan_to_num(standard, nan=0.0) @ signs
-    return np.asarray(added / added.std())
-
-
-def plant(
-    null: NullTargets, repetition: int, signal: Array, *, oracle_sharpe: float, timing: Timing
-) -> tuple[Array, float]:
-    """Returns (T, A) that signal (T, A) moves, and its strength m.
-
-    The oracle earns a + m b, by bar the means over instruments of k s z and k s^2 with k = sigma_(t+delay) / sigma_t.
-    Noise has no mean: its Sharpe is m E[b] / sqrt(var a + m^2 var b), solved for m with the moments of these bars.
-    Raises ValueError where no strength is enough.
-    """
-    lead = 1 + timing.delay_bars
-    bars = null.complete
-    noise = null.scaled[null.rows(repetition)]  # (n, A)
-    before = np.where(bars >= lead, bars - lead, 0)
-    known = np.where((bars >= lead)[:, None], signal[before], 0.0)  # s (n, A) of the decision held over that bar
-    ratio = null.scale / null.sigma[before]  # k
-    usable = (bars >= lead) & np.isfinite(ratio).all(axis=1)
-    a, b = ((ratio * known * x)[usable].mean(axis=1) for x in (noise, known))
-    per_bar = oracle_sharpe / math.sqrt(timing.periods_per_year)
-    room = b.mean() ** 2 - per_bar**2 * b.var()
-    if room <= 0.0:
-        most = b.mean() / b.std() * math.sqrt(timing.periods_per_year)
-        raise ValueError(f"oracle_sharpe is {oracle_sharpe:g}, these columns carry less than {most:.1f}: lower it")
-    strength = per_bar * a.std() / math.sqrt(room)
-    returns = null.returns(repetition)
-    returns[bars] += strength * null.scale * known
-    return returns, float(strength)
-
-
-def oracle_sharpe(signal: Array, sigma: Array, returns: Array, record: Record, timing: Timing) -> float:
-    """Annual, before costs, of holding signal / sigma (T, A) over the record's holdout bars."""
-    decided = slice(record.bars.start, record.bars.stop)
-    pnl = ((signal / sigma) * held_return(returns, timing))[decided].mean(axis=1)
-    return sharpe(pnl[record.segment == "holdout"], periods_per_year=timing.periods_per_year)
-
-
-def holdout_p_value(record: Record) -> float:
-    """One-sided p-value of the holdout's net Sharpe being above 0, by its HAC standard error."""
-    net = record.net()[record.segment == "holdout"]
-    net = net[np.isfinite(net)]
-    if len(net) < MIN_RECORD_BARS:
-        raise ValueError(
-            f"the holdout has {len(net)} bars with a target, a p-value needs {MIN_RECORD_BARS}: raise holdout_fraction"
-        )
-    return NormalDist().cdf(-sharpe(net, periods_per_year=1.0) / sharpe_standard_error(net))
 
 
 def _log(run: Run, result: Planted) -> None:
@@ -263,7 +91,7 @@ def _log(run: Run, result: Planted) -> None:
     run.table("planted.json", table_of(rows))
     run.figure(
         "planted.png",
-        luck_plots.planted(
+        lambda: luck_figures.planted(
             [one.oracle_sharpe for one in rows],
             [one.oos_sharpe for one in rows],
             [one.p_value for one in rows],

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from pipeline.job import Job
-from pipeline.phases import prefilter
-from pipeline.reporting import figures as plots
-from pipeline.tracking.runs import Run, log_folds
+from pipeline.config.schema import Config
+from pipeline.phases.training_data import TrainingData
 from tft.backtest import FoldRow, fold_row, stitch, walk
-from tft.panel import Panel, group_of
-from tft.train import Recipe
+from tft.folds import Fold
+from tft.panel import Panel
+from tft.train import EpochReport, Recipe
 from tft.windows import key
 
 PROBE_GROUP = "probe"
@@ -42,20 +43,6 @@ class Explored:
     validation_score: tuple[tuple[float, ...], ...]
 
 
-def run(job: Job) -> Explored:
-    """VSN weights of the columns that prefilter kept, by fold."""
-    filtered = prefilter.run(job)
-    settings = job.config.training_settings() | {"exploration": asdict(job.config.exploration)}
-    return job.run_phase(
-        "exploration",
-        Explored,
-        settings=settings,
-        upstream=("prefilter",),
-        compute=lambda run: _explore(job, filtered.kept),
-        log=_log,
-    )
-
-
 def with_probes(panel: Panel, n_probes: int, seed: int) -> tuple[Panel, tuple[str, ...]]:
     """The panel with `n_probes` block-permuted copies of columns drawn without replacement (cycled if too few).
 
@@ -81,15 +68,22 @@ def with_probes(panel: Panel, n_probes: int, seed: int) -> tuple[Panel, tuple[st
     return replace(panel, feature_names=(*panel.feature_names, *names), features=features), tuple(names)
 
 
-def _explore(job: Job, kept: tuple[str, ...]) -> Explored:
-    config = job.config
-    panel, probes = with_probes(job.development.select(kept), config.exploration.n_probes, config.seed)
-    market = job.market(panel)
+def explore(
+    data: TrainingData,
+    config: Config,
+    folds: Sequence[Fold],
+    *,
+    keep: Path | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> Explored:
+    """Train on the columns of the development bars and on probes, and read the VSN weights of each fold.
+
+    keep: where finished folds wait in case the process dies.
+    """
+    features = data.panel.feature_names
+    panel, probes = with_probes(data.panel, config.exploration.n_probes, config.seed)
+    market = replace(data, panel=panel).market(config.timing)
     recipe = Recipe(config.model, config.training, config.timing, config.exploration.epochs, config.seed)
-    folds = job.folds(job.n_development, step_size=config.exploration.step_size, max_folds=config.exploration.max_folds)
-    job.reporter.start("exploration", len(folds) * recipe.epochs)
-    on_epoch = job.epoch_reporter(len(folds), recipe.epochs)
-    keep = job.fits_folder("exploration")
     walked = walk(market, folds, recipe, config.positions, keep=keep, on_epoch=on_epoch)
     outcomes = [outcome for _, outcome in walked]
     record = stitch(
@@ -98,58 +92,20 @@ def _explore(job: Job, kept: tuple[str, ...]) -> Explored:
         market.sigma,
         config.positions,
         config.timing,
-        n_development=job.n_development,
+        n_development=data.n_bars,
     )
     performance = record.performance("development")
-    n_kept = len(kept)
+    n_features = len(features)
     return Explored(
-        features=kept,
+        features=features,
         fold_indices=tuple(fold.index for fold in folds),
         validation_end=tuple(str(panel.times[fold.validation.stop - 1]) for fold in folds),
-        weight=tuple(tuple(outcome.vsn_weight[:n_kept].tolist()) for outcome in outcomes),
-        relative=tuple(tuple(outcome.vsn_weight_relative[:n_kept].tolist()) for outcome in outcomes),
+        weight=tuple(tuple(outcome.vsn_weight[:n_features].tolist()) for outcome in outcomes),
+        relative=tuple(tuple(outcome.vsn_weight_relative[:n_features].tolist()) for outcome in outcomes),
         probes=probes,
-        probe_relative=tuple(tuple(outcome.vsn_weight_relative[n_kept:].tolist()) for outcome in outcomes),
+        probe_relative=tuple(tuple(outcome.vsn_weight_relative[n_features:].tolist()) for outcome in outcomes),
         folds=tuple(fold_row(outcome, record, panel.times) for outcome in outcomes),
         oos_sharpe=performance.sharpe if performance else None,
         train_loss=tuple(tuple(outcome.train_loss.tolist()) for outcome in outcomes),
         validation_score=tuple(tuple(outcome.validation_score.tolist()) for outcome in outcomes),
     )
-
-
-def _log(run: Run, result: Explored) -> None:
-    log_folds(run, result.folds)
-    run.metrics({"n_features_prefiltered": len(result.features), "oos_sharpe_development": result.oos_sharpe})
-    relative = np.array(result.relative)
-    with np.errstate(invalid="ignore"):
-        order = np.argsort(-np.nan_to_num(_nanmean(relative), nan=-1.0), kind="stable")
-    run.table(
-        "vsn_weights_by_fold.json",
-        {
-            "feature": [result.features[i] for i in order],
-            "group": [group_of(result.features[i]) for i in order],
-            "mean_weight": _nanmean(np.array(result.weight))[order].tolist(),
-            "relative_weight": _nanmean(relative)[order].tolist(),
-        }
-        | {
-            f"fold_{fold}": np.array(result.weight[row])[order].tolist() for row, fold in enumerate(result.fold_indices)
-        },
-    )
-    if result.probes:
-        run.table(
-            "probes.json",
-            {"probe": list(result.probes), "relative_weight": _nanmean(np.array(result.probe_relative)).tolist()},
-        )
-    run.figure(
-        "training_curves.png", plots.training_curves(result.fold_indices, result.train_loss, result.validation_score)
-    )
-    run.figure("validation_vs_oos.png", plots.validation_against_oos(result.folds))
-
-
-def _nanmean(
-    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Mean over folds of (folds, columns), missing ones left out; NaN for a column missing from all."""
-    known = np.isfinite(values)
-    count = known.sum(axis=0)
-    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.schema import PrefilterConfig
-from pipeline.job import Job
-from pipeline.tracking.runs import Run
-from tft.panel import Panel, group_of
+from tft.panel import Panel
 
 _BLOCK = 64
 """Columns correlated at once."""
@@ -29,20 +27,8 @@ class Prefiltered:
     dropped: tuple[Dropped, ...]
 
 
-def run(job: Job) -> Prefiltered:
-    """Columns of the development bars that go on, and those that do not. Raises ValueError if none is left."""
-    return job.run_phase(
-        "prefilter",
-        Prefiltered,
-        settings={"prefilter": asdict(job.config.prefilter)},
-        upstream=(),
-        compute=lambda run: prefilter(job.development, job.config.prefilter),
-        log=_log,
-    )
-
-
 def prefilter(panel: Panel, config: PrefilterConfig) -> Prefiltered:
-    """Drop constant, mostly missing, and collinear columns, in that order."""
+    """Drop constant, mostly missing, and collinear columns, in that order. Raises ValueError if none is left."""
     names, features = panel.feature_names, panel.features
     reasons: dict[int, str] = {}
     present = np.isfinite(features)  # (T, A, F)
@@ -108,12 +94,3 @@ def collinear(rows: NDArray[np.float32], candidates: list[int], max_correlation:
                 keeper = int(earlier[0])
                 dropped[candidates[order[column]]] = (candidates[order[keeper]], float(correlation[row, keeper]))
     return dropped
-
-
-def _log(run: Run, result: Prefiltered) -> None:
-    run.metrics({"n_features_initial": result.n_initial, "n_features_prefiltered": len(result.kept)})
-    run.table(
-        "dropped.json",
-        {"feature": [d.feature for d in result.dropped], "reason": [d.reason for d in result.dropped]},
-    )
-    run.table("kept.json", {"feature": list(result.kept), "group": [group_of(name) for name in result.kept]})

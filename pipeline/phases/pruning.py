@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.config.schema import PruningConfig
-from pipeline.job import Job
-from pipeline.phases import exploration
 from pipeline.phases.exploration import Explored
-from pipeline.reporting import figures as plots
-from pipeline.tracking.runs import Run
 from tft.panel import group_of
 
 PROBE_QUANTILE = 0.95
@@ -53,25 +47,6 @@ class Pruned:
     @property
     def selected(self) -> tuple[str, ...]:
         return tuple(row.feature for row in self.ranked if row.selected)
-
-
-def run(job: Job) -> Pruned:
-    """The columns that tuning and production use."""
-    explored = exploration.run(job)
-
-    def log(run: Run, result: Pruned) -> None:
-        _log(run, result)
-        if result.warning:
-            job.reporter.say(f"pruning: {result.warning}")
-
-    return job.run_phase(
-        "pruning",
-        Pruned,
-        settings={"pruning": asdict(job.config.pruning)},
-        upstream=("exploration",),
-        compute=lambda run: prune(explored, job.config.pruning),
-        log=log,
-    )
 
 
 def prune(explored: Explored, config: PruningConfig) -> Pruned:
@@ -150,46 +125,3 @@ def _fold_correlation(relative: Array) -> float:
         return float("nan")
     correlation = (centred / scale) @ (centred / scale).T
     return float(correlation[np.triu_indices(len(correlation), k=1)].mean())
-
-
-def _log(run: Run, result: Pruned) -> None:
-    run.metrics({"n_features_selected": len(result.selected), "vsn_fold_correlation": result.fold_correlation})
-    run.metrics({"vsn_threshold": result.threshold})
-    log_vsn_tables(run, result)
-    run.figure("vsn_heatmap.png", plots.vsn_heatmap(result.ranked, result.fold_indices))
-    run.figure(
-        "stability_against_weight.png",
-        plots.stability_against_weight(
-            result.ranked, result.probe_relative_weight, result.probe_stability, result.threshold
-        ),
-    )
-    if result.warning:
-        run.tags({"warning": result.warning})
-
-
-def log_vsn_tables(run: Run, result: Pruned) -> None:
-    """`vsn_weights.json` and `feature_groups.json`."""
-    rows = result.ranked
-    columns = ("rank", "feature", "group", "mean_weight", "relative_weight", "stability", "selected")
-    run.table(
-        "vsn_weights.json",
-        {name: [getattr(row, name) for row in rows] for name in columns}
-        | {f"fold_{fold}": [row.weights[i] for row in rows] for i, fold in enumerate(result.fold_indices)},
-    )
-    total = Counter(row.group for row in rows)
-    selected = Counter(row.group for row in rows if row.selected)
-    weight = {
-        group: sum(row.mean_weight for row in rows if row.group == group and np.isfinite(row.mean_weight))
-        for group in total
-    }
-    groups = sorted(total, key=lambda group: (-selected[group], -weight[group]))
-    run.table(
-        "feature_groups.json",
-        {
-            "group": groups,
-            "n_features": [total[group] for group in groups],
-            "n_selected": [selected[group] for group in groups],
-            "weight": [weight[group] for group in groups],
-        },
-    )
-    run.metrics({f"n_selected_{re.sub('[^A-Za-z0-9_.-]', '_', group)}": selected[group] for group in groups})

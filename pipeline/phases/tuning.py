@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.config.schema import ConfigError, to_mapping
-from pipeline.job import Job
-from pipeline.phases import pruning
-from pipeline.phases.search import STORAGE, Report, ended, first_parameters, open_study, search, trials_allowed
-from pipeline.phases.trials import Candidate, TrialWalks
-from pipeline.reporting import figures as plots
-from pipeline.tracking.runs import Run
+from pipeline.config.schema import Config, ConfigError
+from pipeline.phases.candidates import Candidate, CandidateWalks
+from pipeline.phases.search import Report, ended, first_parameters, search, trials_allowed
+from pipeline.phases.training_data import TrainingData
 from tft.backtest import RawForecast, stitch
 from tft.folds import Fold
 from tft.metrics import sharpe
@@ -51,54 +48,21 @@ class Tuned:
     """Name of the study in the storage."""
 
 
-def run(job: Job) -> Tuned:
-    """The best parameters found for the columns that pruning kept."""
-    pruned = pruning.run(job)
-    config = job.config
-    tuning = to_mapping(config.tuning)
-    del tuning["timeout_seconds"]  # a limit on the search is not part of what is searched
-    settings = config.training_settings() | {"tuning": tuning}
-    return job.run_phase(
-        "tuning",
-        Tuned,
-        settings=settings,
-        upstream=("pruning",),
-        compute=lambda run: _tune(job, pruned.selected, run),
-        log=_log,
-        complete=lambda result: len(result.trials) >= config.tuning.n_trials,  # its time may have run out
-    )
+def tune(
+    data: TrainingData,
+    config: Config,
+    folds: Sequence[Fold],
+    study: optuna.Study,
+    *,
+    on_fold: Callable[[int, int, float, float], None] = lambda trial, fold, value, best: None,
+    on_trial: Callable[[FrozenTrial], None] = lambda trial: None,
+) -> Tuned:
+    """Go on with the study until it has its trials, or its time is up, and take the best completed one.
 
-
-def tuning_folds(job: Job) -> list[Fold]:
-    """Folds spread evenly over development whose test blocks do not overlap; by default they tile it."""
-    config = job.config
-    n_testable = (
-        job.n_development
-        - config.timing.label_bars
-        - config.warm_up_bars
-        - config.walk_forward.train_window
-        - config.purge_gap
-    )
-    step_size = n_testable // config.tuning.folds
-    test_window = min(config.walk_forward.test_window or step_size, step_size)
-    return job.folds(job.n_development, step_size=step_size, max_folds=None, test_window=test_window)[
-        : config.tuning.folds
-    ]
-
-
-def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
-    config = job.config
-    panel = job.development.select(selected)
-    market = job.market(panel)
-    folds = tuning_folds(job)
-    times = [str(panel.times[bar]) for fold in folds for bar in fold.test]
-    name = f"tuning-{job.keys['tuning'][:16]}"
-    study = open_study(f"{name}-{run.run_id[:8]}" if job.fresh else name, storage=None if job.is_inner else STORAGE)
-    job.reporter.start("tuning", max(0, config.tuning.n_trials - len(ended(study))) * len(folds))
-    job.reporter.say(
-        f"tuning: its limits can be changed while it runs, for example by: optuna study set-user-attr "
-        f"--storage {STORAGE} --study-name {study.study_name} --key timeout_seconds --value 0"
-    )
+    data: the development bars with the columns that pruning kept · on_fold: trial, fold, the trial's annual test Sharpe
+    so far and the best trial's · on_trial: a trial has ended. Raises ValueError if no trial completed.
+    """
+    panel, market = data.panel, data.market(config.timing)
 
     def candidate(parameters: Mapping[str, Any]) -> Candidate:
         tuned = config.with_tuned(parameters)
@@ -113,7 +77,7 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
 
     n_allowed = trials_allowed(study, config.tuning.n_trials)
     first = first_parameters(config.tuning.space, config.untuned(), config.seed)[:n_allowed]
-    walks = TrialWalks(market, folds, [foreseen(parameters) for parameters in first])
+    walks = CandidateWalks(market, folds, [foreseen(parameters) for parameters in first])
 
     def objective(trial: optuna.Trial, parameters: Mapping[str, Any], report: Report) -> float:
         tried = candidate(parameters)
@@ -123,27 +87,17 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
         # The folds are fitted side by side; a trial that is pruned stops those of its own that are still running.
         for number, outcome in enumerate(walks.outcomes(tried)):
             forecasts.append(outcome.forecast)
-            record = stitch(
-                forecasts, panel, market.sigma, tried.positions, config.timing, n_development=job.n_development
-            )
+            record = stitch(forecasts, panel, market.sigma, tried.positions, config.timing, n_development=data.n_bars)
             tested = np.concatenate([np.arange(f.bars.start, f.bars.stop) for f in forecasts]) - record.bars.start
             returns = record.net()[tested]
             value = sharpe(returns, periods_per_year=config.periods_per_year)
             if not np.isfinite(value):
                 raise FloatingPointError(f"the test Sharpe after fold {number} is not defined")
             best = study.best_value if any(t.state == TrialState.COMPLETE for t in study.trials) else value
-            job.reporter.step(f"trial {trial.number} fold {number} test Sharpe {value:.2f}, best so far {best:.2f}")
+            on_fold(trial.number, number, value, best)
             report(number, value)
         trial.set_user_attr(OOS_RETURNS, [float(x) for x in np.nan_to_num(returns, nan=0.0)])
         return value
-
-    def on_trial(trial: optuna.trial.FrozenTrial) -> None:
-        job.reporter.skip(len(folds) - len(trial.intermediate_values))
-        with run.child(f"trial {trial.number}") as child:  # each trial is a run of its own, comparable in the UI
-            child.tags({"phase": "trial", "trial_state": trial.state.name})
-            child.params(trial.params)
-            child.metric_steps({"oos_sharpe_so_far": dict(trial.intermediate_values)})
-            child.metrics({"oos_sharpe_development": trial.value})
 
     search(
         study,
@@ -164,13 +118,11 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
             f"none of the {len(trials)} trials completed ({'; '.join(sorted(reasons))}): narrow tuning.space"
         )
     best = max(completed, key=lambda trial: trial.oos_sharpe if trial.oos_sharpe is not None else -np.inf)
-    if not job.is_inner:  # drawing takes longer than a small study
-        for name, figure in plots.optuna_figures(study).items():
-            run.figure(f"optuna/{name}.png", figure)
-    return Tuned(best.parameters, best.number, trials, tuple(times), study.study_name)
+    times = tuple(str(panel.times[bar]) for fold in folds for bar in fold.test)
+    return Tuned(best.parameters, best.number, trials, times, study.study_name)
 
 
-def _trial(trial: optuna.trial.FrozenTrial) -> Trial:
+def _trial(trial: FrozenTrial) -> Trial:
     steps = trial.intermediate_values
     value = trial.value if trial.state == TrialState.COMPLETE else (steps[max(steps)] if steps else None)
     return Trial(
@@ -182,28 +134,3 @@ def _trial(trial: optuna.trial.FrozenTrial) -> Trial:
         seconds=trial.duration.total_seconds() if trial.duration else 0.0,
         oos_returns=tuple(trial.user_attrs.get(OOS_RETURNS, ())),
     )
-
-
-def _log(run: Run, result: Tuned) -> None:
-    log_trials(run, result)
-    scores: dict[int, float | None] = {trial.number: trial.oos_sharpe for trial in result.trials}
-    run.metric_steps({"trial_oos_sharpe": scores})
-    best = next(trial for trial in result.trials if trial.number == result.best_trial)
-    run.metrics({"oos_sharpe_development": best.oos_sharpe, "n_trials": len(result.trials)})
-    run.params({f"best.{name}": value for name, value in result.best.items()})
-    run.tags({"study": result.study})
-
-
-def log_trials(run: Run, result: Tuned) -> None:
-    """`trials.json`."""
-    names = sorted({name for trial in result.trials for name in trial.parameters})
-    columns: dict[str, list[Any]] = {
-        "trial": [trial.number for trial in result.trials],
-        "state": [trial.state for trial in result.trials],
-        "best": [trial.number == result.best_trial for trial in result.trials],
-        "oos_sharpe": [trial.oos_sharpe for trial in result.trials],
-        "n_folds": [trial.n_folds for trial in result.trials],
-        "seconds": [trial.seconds for trial in result.trials],
-    }
-    columns |= {name: [trial.parameters.get(name) for trial in result.trials] for name in names}
-    run.table("trials.json", columns)

@@ -1,102 +1,136 @@
-"""A phase that has already run on the same inputs is not run again: one hash says what a phase depends on."""
+"""One hash says what a result depends on: work that has been done on the same inputs is not done again.
+
+A key holds the bytes of the code that computes, the versions of the libraries which that code imports, the machine,
+the data, the settings, and the keys of the results that it starts from. What only draws, keeps or schedules is no part
+of it: a recoloured figure retrains nothing.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import torch
-from mlflow.exceptions import MlflowException
 
 from pipeline.config.schema import sha256_of
-from pipeline.tracking.runs import Run
+from tft.kernels.implementation import fingerprint
 
-PHASE_KEY = "phase_key"
-RESULT = "result.json"
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder of the two packages."""
+PACKAGES = ("tft", "pipeline")
+KERNEL_SOURCES = ("*.cpp", "*.h", "*.cu", "*.cuh")
+NOT_COMPUTING = ("pipeline.tracking", "pipeline.reporting", "pipeline.registry", "pipeline.execution", "pipeline.cli")
+"""Packages that keep, draw and schedule: imports are not followed into them."""
 
 
-def phase_key(
-    name: str, *, data_sha256: str, settings: dict[str, Any], upstream: tuple[str, ...], device: str, kernels: str
+def key_of(
+    what: str,
+    *,
+    modules: Sequence[str],
+    data_sha256: str,
+    settings: Mapping[str, Any],
+    upstream: Sequence[str] = (),
+    device: torch.device,
 ) -> str:
-    """The hash of everything the phase's result depends on: data, settings, upstream, code, torch and how it runs."""
+    """The key of a result.
+
+    what: the name of the work · modules: those that compute it; everything that they import in the two packages counts
+    too · settings: the part of the configuration that the work reads · upstream: keys of the results it starts from ·
+    device: its kind counts, and the machine that it is in.
+    """
     return sha256_of(
         {
-            "phase": name,
+            "what": what,
+            "source": source_sha256(tuple(modules)),
+            "libraries": library_versions(tuple(modules)),
+            "machine": fingerprint(device),
+            "device": device.type,
             "data": data_sha256,
-            "settings": settings,
-            "upstream": upstream,
-            "source": source_sha256(f"pipeline.phases.{name}"),
-            "torch": torch.__version__,
-            "device": device,
-            "kernels": kernels,
+            "settings": dict(settings),
+            "upstream": list(upstream),
         }
     )
 
 
 @cache
-def source_sha256(module: str) -> str:
-    """Of the bytes of tft/ and of the pipeline modules that `module` imports, directly or not."""
-    tft = Path(_file_of("tft")).parent
-    files = {str(path.relative_to(tft.parent)): path for pattern in ("*.py", "*.cpp") for path in tft.glob(pattern)}
-    waiting, seen = [module], set()
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        path = Path(_file_of(name))
-        files[name] = path
-        waiting += _imports(path)
+def source_sha256(modules: tuple[str, ...], root: Path = ROOT) -> str:
+    """Hash of the modules, of all they import in the two packages, and of every C++ and CUDA source of `tft/`."""
+    files = {str(path.relative_to(root)): path for path in _kernel_sources(root)}
+    files |= {module: _file_of(module, root) for module in closure(modules, root)}
     digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(name.encode() + b"\0" + files[name].read_bytes())
+    for name, path in sorted(files.items()):
+        content = path.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 
-def _imports(path: Path) -> list[str]:
-    """Modules of `pipeline` that a file imports, at whatever depth."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def library_versions(modules: tuple[str, ...], root: Path = ROOT) -> dict[str, str]:
+    """Versions of torch and of every distribution that the modules, and what they import here, import elsewhere."""
+    names = {name.split(".")[0] for module in closure(modules, root) for name in _imports(module, root)}
+    packages = _distributions()
+    found = {one for name in names - set(PACKAGES) - sys.stdlib_module_names for one in packages.get(name, ())}
+    return {one: metadata.version(one) for one in sorted(found | {"torch"})}
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+def closure(modules: Sequence[str], root: Path = ROOT) -> set[str]:
+    """The modules and those that they import in the two packages, at whatever depth."""
+    seen: set[str] = set()
+    waiting = [module for name in modules for module in _with_packages(name)]
+    while waiting:
+        module = waiting.pop()
+        if module in seen or any(f"{module}.".startswith(f"{package}.") for package in NOT_COMPUTING):
+            continue
+        seen.add(module)
+        for name in _imports(module, root):
+            if name.split(".")[0] in PACKAGES:
+                waiting += [one for one in _with_packages(name) if _file_of(one, root).exists()]
+    return seen
+
+
+def _with_packages(module: str) -> list[str]:
+    """`a`, `a.b` and `a.b.c` of a.b.c: Python runs them all."""
+    parts = module.split(".")
+    return [".".join(parts[: n + 1]) for n in range(len(parts))]
+
+
+def _kernel_sources(root: Path) -> Iterator[Path]:
+    for pattern in KERNEL_SOURCES:
+        yield from (root / "tft").rglob(pattern)
+
+
+def _file_of(module: str, root: Path) -> Path:
+    """Where a module is, or would be."""
+    path = root.joinpath(*module.split("."))
+    package = path / "__init__.py"
+    return package if package.exists() else path.with_suffix(".py")
+
+
+@cache
+def _parsed(content: bytes, package: str) -> tuple[str, ...]:
+    """Dotted names that a source of a package imports, wherever in it; `from a import b` gives both a and a.b."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.Import):
-            candidates = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        found += [name for name in candidates if name.startswith("pipeline.") and _is_module(name)]
-    return found
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(found)
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # a name inside a module
-        return False
-
-
-def _file_of(module: str) -> str:
-    spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None
-    return spec.origin
-
-
-def find_finished(key: str) -> tuple[str, str] | None:
-    """(run id, result text) of the newest finished run with this key whose result can still be read."""
-    experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
-    runs = mlflow.search_runs(
-        experiments,
-        filter_string=f"tags.{PHASE_KEY} = '{key}' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        output_format="list",
-    )
-    for run in runs:
-        try:
-            return run.info.run_id, Run(run.info.run_id).read_text(RESULT)
-        except (MlflowException, OSError):  # its artifacts were deleted: look for an older one
-            continue
-    return None
+def _imports(module: str, root: Path) -> tuple[str, ...]:
+    path = _file_of(module, root)
+    return _parsed(path.read_bytes(), module if path.name == "__init__.py" else module.rpartition(".")[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -17,6 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from tft.train import EpochReport
 
 LINE_EVERY_S = 15.0
 
@@ -93,6 +96,22 @@ class Reporter:
         self._total -= n
         if self.on_terminal and self._task is not None:
             self._bars.update(self._task, total=self._total)
+
+    def epochs(self, epochs: int) -> Callable[[EpochReport], None]:
+        """A callback of training that counts `epochs` steps a fold, and says fold, epoch and validation score."""
+
+        def report(epoch: EpochReport) -> None:
+            folds = ", ".join(str(index) for index in epoch.folds)
+            score = sum(epoch.validation_score) / len(epoch.validation_score)
+            loss = sum(epoch.train_loss) / len(epoch.train_loss)
+            self.step(
+                f"fold {folds} epoch {epoch.epoch + 1}/{epochs} loss {loss:.3f} validation {score:.3f}",
+                n=len(epoch.folds),
+            )
+            if not epoch.n_active:
+                self.skip((epochs - epoch.epoch - 1) * len(epoch.folds))
+
+        return report
 
 
 class Quiet(Reporter):

@@ -6,29 +6,30 @@ import json
 import logging
 import math
 import os
-import resource
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-import torch
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from tft.backtest import FoldRow
+from pipeline.tracking.finished import finished_runs
+from pipeline.tracking.peaks import peaks
+from pipeline.tracking.sink import RESULT, Found
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "tft-production"
+PHASE_KEY = "phase_key"
+"""Tag of a finished phase: the key under which its result is found again."""
 DEFAULT_STORE = "sqlite:///mlflow.db"
 _BATCH = 1000
 """Metrics MLflow takes in one call."""
@@ -66,6 +67,8 @@ def store() -> str:
 
 class Run:
     """One MLflow run. Whatever is written goes to this run, active or not."""
+
+    shows = True
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -118,8 +121,8 @@ class Run:
     def text(self, name: str, text: str) -> None:
         self.client.log_text(self.run_id, text, name)
 
-    def figure(self, name: str, figure: Figure) -> None:
-        self.client.log_figure(self.run_id, figure, name)
+    def figure(self, name: str, figure: Figure | Callable[[], Figure]) -> None:
+        self.client.log_figure(self.run_id, figure() if callable(figure) else figure, name)
 
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
@@ -133,6 +136,21 @@ class Run:
         """Raises mlflow.exceptions.MlflowException or OSError if the artifact is gone."""
         with tempfile.TemporaryDirectory() as scratch:
             return Path(self.client.download_artifacts(self.run_id, name, scratch)).read_text()
+
+    def find_result(self, key: str) -> Found | None:
+        """The newest finished phase with this key, in any experiment, whose result can still be read."""
+        for finished in finished_runs({PHASE_KEY: key}):
+            run_id = str(finished.info.run_id)
+            try:
+                return Found(run_id, Run(run_id).read_text(RESULT))
+            except (MlflowException, OSError):  # its artifacts were deleted: look for an older one
+                continue
+        return None
+
+    def finish(self, text: str, key: str | None) -> None:
+        self.text(RESULT, text)
+        if key:
+            self.tags({PHASE_KEY: key})
 
     @contextmanager
     def child(self, name: str) -> Iterator[Run]:
@@ -150,48 +168,6 @@ class Run:
                     yield run
                 finally:
                     run.metrics(measured())
-
-
-class Silent(Run):
-    """A run that takes everything, writes nothing and knows no MLflow; its children are itself."""
-
-    def __init__(self) -> None:
-        self.run_id = ""
-
-    def metric_steps(self, values: Mapping[str, Mapping[int, float | None]]) -> None:
-        pass
-
-    def params(self, values: Mapping[str, Any]) -> None:
-        pass
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        pass
-
-    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        pass
-
-    def text(self, name: str, text: str) -> None:
-        pass
-
-    def figure(self, name: str, figure: Figure) -> None:
-        pass
-
-    def file(self, path: Path, folder: str | None = None) -> None:
-        pass
-
-    def dataset(self, name: str, source: str, digest: str) -> None:
-        pass
-
-    def read_text(self, name: str) -> str:
-        raise FileNotFoundError(f"{name} was given to a run that writes nothing")
-
-    @contextmanager
-    def child(self, name: str) -> Iterator[Run]:
-        yield self
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[Run]:
-        yield self
 
 
 @contextmanager
@@ -243,90 +219,3 @@ def _run(name: str, *, run_id: str | None = None, below: Run | None = None) -> I
         raise
     finally:
         mlflow.end_run(status)
-
-
-_open: list[dict[str, float]] = []
-"""Peaks of the blocks that are open, up to when the latest of them began: it starts the process's marks anew."""
-
-
-@contextmanager
-def peaks() -> Iterator[Any]:
-    """Yields a function that gives phase_seconds, peak_rss_bytes and peak_gpu_bytes since the block began."""
-    started = time.perf_counter()
-    for outer in _open:
-        outer |= _highest(outer)
-    own: dict[str, float] = {}
-    _open.append(own)
-    _reset_peak_rss()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-    def measured() -> dict[str, float]:
-        return {"phase_seconds": time.perf_counter() - started} | _highest(own)
-
-    try:
-        yield measured
-    finally:
-        _open.pop()
-
-
-def _highest(before: Mapping[str, float]) -> dict[str, float]:
-    marks = {"peak_rss_bytes": float(_peak_rss_bytes())}
-    if torch.cuda.is_available():
-        marks["peak_gpu_bytes"] = float(torch.cuda.max_memory_allocated())
-    return {name: max(value, before.get(name, 0.0)) for name, value in marks.items()}
-
-
-def _reset_peak_rss() -> None:
-    """Linux forgets a process's high-water mark when asked to; elsewhere the mark is the process's own so far."""
-    marks = Path("/proc/self/clear_refs")
-    if marks.exists() and os.access(marks, os.W_OK):
-        marks.write_text("5")
-
-
-def _peak_rss_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-FOLD_METRICS = {
-    "fold_val_sharpe": "val_sharpe",
-    "fold_val_sharpe_best_epoch": "val_sharpe_best_epoch",
-    "fold_oos_sharpe": "oos_sharpe",
-    "fold_val_oos_gap": "val_oos_gap",
-}
-
-
-def log_folds(run: Run, rows: Sequence[FoldRow], more: Mapping[str, Sequence[float | None]] | None = None) -> None:
-    """The fold table, and its Sharpes as metrics with the fold as step. `more`: further columns, metrics as well."""
-    more = more or {}
-    run.metric_steps(
-        {name: {row.fold: getattr(row, key) for row in rows} for name, key in FOLD_METRICS.items()}
-        | {
-            f"fold_{name}": {row.fold: value for row, value in zip(rows, values, strict=True)}
-            for name, values in more.items()
-        }
-    )
-    gaps = [row.val_oos_gap for row in rows if row.val_oos_gap is not None]
-    run.metrics({"val_oos_gap_mean": sum(gaps) / len(gaps) if gaps else None})
-    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(FoldRow)}
-    run.table("folds.json", {**columns, **more})
-
-
-def git_commit() -> str:
-    """The commit of the code that runs, marked if there are changes; `unknown` outside a checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        try:
-            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:  # no git here
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = git("rev-parse", "HEAD")
-    return f"{commit}-dirty" if commit and git("status", "--porcelain", "--untracked-files=no") else commit or "unknown"

@@ -22,7 +22,7 @@ class Candidate(NamedTuple):
     positions: PositionsConfig
 
 
-class TrialWalks:
+class CandidateWalks:
     """Outcomes of candidates, fold by fold."""
 
     def __init__(

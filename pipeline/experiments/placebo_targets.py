@@ -1,0 +1,68 @@
+"""What a repetition of the whole job makes of targets without signal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.data.table import Dataset
+from pipeline.experiments.null_targets import NullTargets
+from pipeline.job import Job
+from pipeline.phases.production import Walked
+
+
+@dataclass(frozen=True)
+class PlaceboRepetition:
+    """What the whole job made of targets without signal. Sharpes are annual, and net unless it says gross."""
+
+    repetition: int
+    shift: int | None
+    """In complete bars; None where rows were resampled."""
+    oos_sharpe: float
+    """Of the holdout; of `selection: nested` of the whole record."""
+    oos_sharpe_gross: float
+    tuning_sharpe: float
+    """Of the best trial, on the bars it was chosen on; with `selection: nested` the mean over the folds' choices."""
+    development_sharpe: float | None
+    """Of the walk-forward over development; None with `selection: nested`."""
+    n_selected: float
+    """Columns that pruning kept; with `selection: nested` the mean over the folds' choices."""
+    seconds: float
+
+
+def repetition(job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float], PlaceboRepetition]]:
+    """The job's table with the repetition's targets, and what makes a result of a walk-forward on it and its seconds."""
+    null = NullTargets(job.data, job.config)
+
+    def measure(walked: Walked, seconds: float) -> PlaceboRepetition:
+        holdout, development = walked.record.performance("holdout"), walked.record.performance("development")
+        if holdout is None:
+            raise ValueError(f"repetition {number} has too few complete bars in the holdout: bring more bars")
+        return PlaceboRepetition(
+            repetition=number,
+            shift=null.shift(number),
+            oos_sharpe=holdout.sharpe,
+            oos_sharpe_gross=holdout.sharpe_gross,
+            tuning_sharpe=best_trial_sharpe(walked),
+            development_sharpe=development.sharpe if development else None,
+            n_selected=float(np.mean([len(choice.features) for choice in walked.choices.values()])),
+            seconds=seconds,
+        )
+
+    return null.dataset(null.returns(number)), measure
+
+
+def best_trial_sharpe(walked: Walked) -> float:
+    """Annual tuning Sharpe of the best trial, the mean over the folds' choices."""
+    return float(
+        np.mean(
+            [
+                trial.oos_sharpe
+                for choice in walked.choices.values()
+                for trial in choice.tuned.trials
+                if trial.number == choice.tuned.best_trial and trial.oos_sharpe is not None
+            ]
+        )
+    )

@@ -1,0 +1,493 @@
+"""The five phases, top to bottom. Each is the same four steps: its key, reuse or compute, keep, draw.
+
+A phase that is asked for runs those before it. `sink` is where a run writes (MLflow, or nowhere for a job inside
+another job), `reporter` is what a person sees on the way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from pipeline.assessment import assess, enter_look, say_what_can_be_found
+from pipeline.config.reading import from_json, to_json, to_mapping
+from pipeline.data.checks import SEVERITIES, Finding, check_data, summary
+from pipeline.data.table import DataError
+from pipeline.job import Job, flattened
+from pipeline.phases import exploration as exploring
+from pipeline.phases import prefilter as prefiltering
+from pipeline.phases import production as producing
+from pipeline.phases import pruning as pruning_phase
+from pipeline.phases import tuning as tuning_phase
+from pipeline.phases.exploration import Explored
+from pipeline.phases.folds import deployment_fold, exploration_folds, production_folds, tuning_folds
+from pipeline.phases.prefilter import Prefiltered
+from pipeline.phases.production import Choice, Walked
+from pipeline.phases.pruning import Pruned
+from pipeline.phases.search import STORAGE, ended, open_study
+from pipeline.phases.tuning import Tuned
+from pipeline.registry import versions as registry
+from pipeline.reporting import artifacts, page, produced
+from pipeline.reporting.figures import bar_label
+from pipeline.reporting.model_card import model_card
+from pipeline.reporting.produced import Produced
+from pipeline.tracking.kept import Kept
+from pipeline.tracking.keys import key_of
+from pipeline.tracking.progress import Quiet, Reporter
+from pipeline.tracking.runs import Run
+from pipeline.tracking.sink import Silent, Sink
+from tft.backtest import fold_row
+from tft.checkpoint import CheckpointManager, TrainedModel
+from tft.panel import AHEAD
+
+Result = TypeVar("Result")
+
+JOB_KEY = "job_key"
+"""Tag of a job's own run: the key of its record."""
+CHECKPOINTS = Path("checkpoints")
+FALLBACK = Path.home() / ".tft-pipeline" / "fallback"
+"""Takes a checkpoint that cannot be written to the working folder."""
+
+
+@dataclass(frozen=True)
+class Finished(Generic[Result]):
+    """A phase's result, the key it can be found again by, and the MLflow run that shows it."""
+
+    result: Result
+    key: str
+    run_id: str
+
+
+def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
+    """Look for leaks and faults in the development bars before anything is trained on them.
+
+    What is found is said and logged. Raises DataError for errors.
+    """
+    config = job.config
+    n_holdout = max(len(job.data.panel.times) - job.n_development - 1 - config.execution_delay_bars, 0)
+    found = check_data(
+        job.development_panel,
+        timing=config.timing,
+        n_holdout_bars=n_holdout if config.selection == "holdout" else None,
+        accept=config.data.accept,
+    )
+    columns = ("severity", "check", "where", "message")
+    sink.table("findings.json", {name: [getattr(finding, name) for finding in found] for name in columns})
+    sink.metrics({f"n_findings_{s}": sum(f.severity == s for f in found) for s in SEVERITIES})
+    for line in summary([finding for finding in found if finding.severity != "error"]):
+        reporter.say(line)
+    errors = [f"{finding.where}: {finding.message}" for finding in found if finding.severity == "error"]
+    if errors:
+        raise DataError(job.data.source, errors)
+    return found
+
+
+# ---- phases 1 to 4, on development bars
+
+
+def prefilter(job: Job, sink: Sink, reporter: Reporter) -> Finished[Prefiltered]:
+    """Columns that can carry information."""
+    config = job.config.prefilter
+    return _phase(
+        "prefilter",
+        Prefiltered,
+        job,
+        sink,
+        reporter,
+        settings={"prefilter": asdict(config)},
+        compute=lambda run, keep: prefiltering.prefilter(job.development_panel, config),
+        draw=artifacts.prefilter,
+    )
+
+
+def exploration(
+    job: Job, sink: Sink, reporter: Reporter, filtered: Finished[Prefiltered] | None = None
+) -> Finished[Explored]:
+    """VSN weights of the columns that prefilter kept, by fold."""
+    before = filtered or prefilter(job, sink, reporter)
+    config = job.config
+
+    def compute(run: Sink, keep: Path) -> Explored:
+        folds, epochs = exploration_folds(config, job.n_development), config.exploration.epochs
+        reporter.start("exploration", len(folds) * epochs)
+        data = job.development.select(before.result.kept)
+        return exploring.explore(data, config, folds, keep=keep, on_epoch=reporter.epochs(epochs))
+
+    return _phase(
+        "exploration",
+        Explored,
+        job,
+        sink,
+        reporter,
+        settings=config.training_settings() | {"exploration": asdict(config.exploration)},
+        upstream=[before.key],
+        compute=compute,
+        draw=artifacts.exploration,
+    )
+
+
+def pruning(job: Job, sink: Sink, reporter: Reporter, explored: Finished[Explored] | None = None) -> Finished[Pruned]:
+    """The columns that tuning and production use."""
+    before = explored or exploration(job, sink, reporter)
+    config = job.config.pruning
+
+    def draw(run: Sink, result: Pruned) -> None:
+        artifacts.pruning(run, result)
+        if result.warning:
+            reporter.say(f"pruning: {result.warning}")
+
+    return _phase(
+        "pruning",
+        Pruned,
+        job,
+        sink,
+        reporter,
+        settings={"pruning": asdict(config)},
+        upstream=[before.key],
+        compute=lambda run, keep: pruning_phase.prune(before.result, config),
+        draw=draw,
+    )
+
+
+def tuning(job: Job, sink: Sink, reporter: Reporter, pruned: Finished[Pruned] | None = None) -> Finished[Tuned]:
+    """The best parameters found for the columns that pruning kept."""
+    before = pruned or pruning(job, sink, reporter)
+    config = job.config
+    searched = to_mapping(config.tuning)
+    del searched["timeout_seconds"]  # a limit on the search is not part of what is searched
+    settings = config.training_settings() | {"tuning": searched}
+    key = _key("tuning", job, settings, [before.key])
+
+    def compute(run: Sink, keep: Path) -> Tuned:
+        folds = tuning_folds(config, job.n_development)
+        name = f"tuning-{key[:16]}"
+        study = open_study(f"{name}-{run.run_id[:8]}" if job.fresh else name, storage=STORAGE if run.shows else None)
+        reporter.start("tuning", max(0, config.tuning.n_trials - len(ended(study))) * len(folds))
+        reporter.say(
+            f"tuning: its limits can be changed while it runs, for example by: optuna study set-user-attr "
+            f"--storage {STORAGE} --study-name {study.study_name} --key timeout_seconds --value 0"
+        )
+
+        def on_trial(trial: Any) -> None:
+            reporter.skip(len(folds) - len(trial.intermediate_values))
+            artifacts.trial(run, trial)
+
+        tuned = tuning_phase.tune(
+            job.development.select(before.result.selected),
+            config,
+            folds,
+            study,
+            on_fold=lambda trial, fold, value, best: reporter.step(
+                f"trial {trial} fold {fold} test Sharpe {value:.2f}, best so far {best:.2f}"
+            ),
+            on_trial=on_trial,
+        )
+        if run.shows:  # drawing takes longer than a small study
+            artifacts.study(run, study)
+        return tuned
+
+    return _phase(
+        "tuning",
+        Tuned,
+        job,
+        sink,
+        reporter,
+        settings=settings,
+        upstream=[before.key],
+        compute=compute,
+        draw=artifacts.tuning,
+        complete=lambda result: len(result.trials) >= config.tuning.n_trials,  # its time may have run out
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What phases 1-4 decided, and their keys in order."""
+
+    choice: Choice
+    keys: tuple[str, ...]
+
+
+def choose(job: Job, sink: Sink, reporter: Reporter) -> Chosen:
+    """Phases 1-4, on the job's development bars."""
+    filtered = prefilter(job, sink, reporter)
+    explored = exploration(job, sink, reporter, filtered)
+    pruned = pruning(job, sink, reporter, explored)
+    tuned = tuning(job, sink, reporter, pruned)
+    choice = Choice(
+        pruned.result.selected,
+        job.config.with_tuned(tuned.result.best),
+        filtered.result,
+        pruned.result,
+        tuned.result,
+    )
+    return Chosen(choice, (filtered.key, explored.key, pruned.key, tuned.key))
+
+
+# ---- phase 5, on all bars
+
+
+def out_of_sample(
+    job: Job,
+    sink: Sink,
+    reporter: Reporter,
+    *,
+    keep: Path,
+    chosen: Choice | None = None,
+    with_final_fit: bool = False,
+) -> Walked:
+    """Choose and walk forward: the whole job's record, without anything that judges or registers it.
+
+    keep: where finished folds wait in case the process dies · chosen: what phases 1-4 decided, if they have run ·
+    with_final_fit: fit what is deployed beside the folds. Raises ValueError where `selection: nested` finds too few
+    bars.
+    """
+    config, n_bars = job.config, len(job.data.panel.times)
+    folds = production_folds(config, n_bars)
+    nested = config.selection == "nested"
+    if nested:
+        choices = [
+            _choose_before(job, reporter, number, len(folds), fold.validation.stop, fold.index)
+            for number, fold in enumerate(folds, start=1)
+        ]
+    else:
+        chosen = chosen or choose(job, sink, reporter).choice
+        choices = [chosen] * len(folds)
+    final = None
+    if with_final_fit:
+        assert chosen is not None
+        final = deployment_fold(config, n_bars, folds[-1].index + 1), chosen
+    epochs = config.production.epochs
+    reporter.start("production", (len(folds) + with_final_fit) * epochs * config.production.seeds)
+    return producing.walk_forward(
+        job.all_bars,
+        config,
+        list(zip(folds, choices, strict=True)),
+        final=final,
+        n_development=0 if nested else job.n_development,
+        keep=keep,
+        on_epoch=reporter.epochs(epochs),
+    )
+
+
+def _choose_before(job: Job, reporter: Reporter, number: int, n_folds: int, end: int, fold: int) -> Choice:
+    """The choice of one fold, made on the bars before the end of its validation block, which is bar `end`."""
+    before = f"the bars before {bar_label(str(job.data.panel.times[end]))}"
+    inner = job.on(job.data.first_bars(end), n_selection_bars=end)
+    try:
+        choice = choose(inner, Silent(Kept()), Quiet()).choice
+    except ValueError as error:
+        raise ValueError(f"selection of fold {fold} on {before}: {error}") from error
+    reporter.say(
+        f"selection: fold {fold} ({number} of {n_folds}) takes {len(choice.features)} columns and the parameters of "
+        f"trial {choice.tuned.best_trial}, chosen on {before}"
+    )
+    return choice
+
+
+def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Finding] = ()) -> Finished[Produced]:
+    """Run whatever upstream is missing, then walk forward through all bars, fit the final model, and register it."""
+    say_what_can_be_found(job, sink, reporter)  # and refuses too few bars before anything is trained
+    chosen = choose(job, sink, reporter)
+    choice = chosen.choice
+    config = choice.config
+    settings = to_mapping(config)
+    key = _key("production", job, config.record_settings() | {"regime": settings["regime"]}, chosen.keys, whole=True)
+    kept = Kept()
+    if job.fresh:
+        kept.drop_folds(key)
+    with sink.phase("production") as run:
+        _describe(run, job, settings)
+        reporter.say("production: running")
+        walked = out_of_sample(job, sink, reporter, keep=kept.folds(key), chosen=choice, with_final_fit=True)
+        look = enter_look(job, walked, run_id=sink.run_id, key=key)
+        refitted = producing.folds_to_refit_untuned(walked)
+        if refitted:
+            epochs, seeds = job.config.production.epochs, job.config.production.seeds
+            reporter.start("untuned", len(refitted) * epochs * seeds)
+        untuned = producing.untuned_record(
+            job.all_bars,
+            job.config,
+            walked,
+            keep=kept.folds(key),
+            on_epoch=reporter.epochs(job.config.production.epochs),
+        )
+        assessment = assess(job, choice, walked, untuned, look)
+        record, panel = walked.record, job.data.panel
+        rows = tuple(fold_row(outcome, record, panel.times) for outcome in walked.outcomes)
+        development, holdout = record.performance("development"), record.performance("holdout")
+        trained = _trained(job, choice, walked, {"oos_sharpe": holdout.sharpe} if holdout else {})
+        folder, trouble = _save(trained, key)
+        registered = registry.register_and_promote(
+            folder,
+            trained,
+            config.registry,
+            run=run,
+            panel=panel,
+            holdout_sharpe=holdout.sharpe if holdout else None,
+            card=model_card(panel, config, rows, development, holdout, assessment.inference),
+        )
+        of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
+        result = Produced(
+            features=choice.features,
+            folds=rows,
+            development=development,
+            holdout=holdout,
+            inference=assessment.inference,
+            looks=assessment.looks,
+            seed_sharpes=tuple(one.sharpe for one in of_seeds if one),
+            checkpoint=str(folder),
+            model_name=config.registry.name,
+            model_version=registered.version,
+            promoted=registered.promoted,
+            promotion_reason=registered.reason,
+            trouble=(*trouble, *registered.trouble),
+        )
+        produced.production(
+            [run, sink],
+            result,
+            facts=_facts(job, walked, settings),
+            chosen=choice,
+            walked=walked,
+            simple=assessment.baselines,
+            findings=findings,
+        )
+        artifacts.trials(sink, choice.tuned)
+        run.finish(to_json(result), key)
+    kept.drop_folds(key)  # the result is delivered
+    return Finished(result, key, run.run_id)
+
+
+def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Finished[Produced]:
+    """A production run in a run of its own: its inputs, the checks, the five phases."""
+    log_inputs(job, sink, command="production", config=config_path)
+    return production(job, sink, reporter, check(job, sink, reporter))
+
+
+def _trained(job: Job, choice: Choice, walked: Walked, metrics: dict[str, float]) -> TrainedModel:
+    """What is deployed: the final fit of every seed, and all that a live process needs."""
+    config, panel, final = choice.config, job.data.panel, walked.final
+    last = final[0].fold
+    return TrainedModel(
+        config=config.model,
+        loss_mode=config.training.loss_mode,
+        feature_names=choice.features,
+        known=tuple(name for name in config.data.known if name + AHEAD in choice.features),
+        symbols=panel.symbols,
+        scaler=final[0].scaler,
+        parameters={name: torch.stack([fit.parameters[name] for fit in final]) for name in final[0].parameters},
+        timing=config.timing,
+        positions=config.positions,
+        regime=config.regime,
+        seed=config.seed,
+        fit_end=str(panel.times[-1]),
+        data_sha256=job.data.sha256,
+        key_columns=config.data.key_columns(),
+        fold_bounds={
+            "train_start": str(panel.times[last.train.start]),
+            "train_end": str(panel.times[last.train.stop - 1]),
+            "validation_start": str(panel.times[last.validation.start]),
+            "validation_end": str(panel.times[last.validation.stop - 1]),
+        },
+        metrics=metrics,
+    )
+
+
+def _save(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:
+    """The folder that the checkpoint is in, and what went wrong if that is the fallback."""
+    folder = CHECKPOINTS / key[:16]
+    written = CheckpointManager(folder, fallback=FALLBACK / key[:16]).save(trained)
+    if written == folder:
+        return written, []
+    return written, [f"the checkpoint could not be written to {folder}: it is in {written}, move it from there"]
+
+
+def _facts(job: Job, walked: Walked, settings: dict[str, Any]) -> page.Facts:
+    panel = job.data.panel
+    return page.Facts(
+        source=job.data.source,
+        data_sha256=job.data.sha256,
+        symbols=panel.symbols,
+        first_bar=str(panel.times[0]),
+        last_bar=str(panel.times[-1]),
+        n_bars=len(panel.times),
+        n_development=job.n_development,
+        selection=walked.selection,
+        tags=job.tags(),
+        settings=settings,
+    )
+
+
+# ---- what all phases share
+
+
+def _phase(
+    name: str,
+    kind: type[Result],
+    job: Job,
+    sink: Sink,
+    reporter: Reporter,
+    *,
+    settings: dict[str, Any],
+    upstream: Sequence[str] = (),
+    compute: Callable[[Sink, Path], Result],
+    draw: Callable[[Sink, Result], None],
+    complete: Callable[[Result], bool] = lambda result: True,
+) -> Finished[Result]:
+    """The phase's result: reused if one was finished under its key, or computed; either way it is drawn in a run of
+    its own, so that every production run shows all of its phases.
+
+    settings: the part of the configuration that the phase reads · upstream: keys of the results it starts from ·
+    compute: takes the phase's run and the folder where finished folds wait in case the process dies · complete: a
+    result that is not serves this job and is not found again.
+    """
+    key, kept = _key(name, job, settings, upstream), Kept()
+    if job.fresh:
+        kept.drop_folds(key)
+    found = None if job.fresh else sink.find_result(key)
+    with sink.phase(name) as run:
+        _describe(run, job, settings)
+        if found:
+            result = from_json(kind, found.text)
+            run.tags({"reused_from": found.source})
+            reporter.say(f"{name}: nothing it depends on has changed, reusing run {found.source}")
+        else:
+            reporter.say(f"{name}: running")
+            result = compute(run, kept.folds(key))
+        draw(run, result)
+        run.finish(to_json(result), key if complete(result) else None)
+    kept.drop_folds(key)  # the result is delivered
+    return Finished(result, key, run.run_id)
+
+
+def _key(name: str, job: Job, settings: dict[str, Any], upstream: Sequence[str], *, whole: bool = False) -> str:
+    """A phase's key. `whole`: it reads all bars of the table, not development alone."""
+    return key_of(
+        name,
+        modules=[f"pipeline.phases.{name}"],
+        data_sha256=job.data.sha256 if whole else job.development_sha256,
+        settings=settings,
+        upstream=upstream,
+        device=job.device,
+    )
+
+
+def _describe(run: Sink, job: Job, settings: dict[str, Any]) -> None:
+    """What a phase ran on, in its own run."""
+    run.tags(job.tags())
+    run.dataset("feature table", job.data.source, job.data.sha256)
+    run.params(flattened(settings))
+
+
+def log_inputs(job: Job, sink: Sink, **tags: str) -> None:
+    """What the job is run on, and these tags, in the job's own run."""
+    settings = to_mapping(job.config)
+    sink.tags(job.tags() | {JOB_KEY: job.key} | tags)
+    sink.dataset("feature table", job.data.source, job.data.sha256)
+    sink.params(flattened(settings))
+    sink.text("config.json", json.dumps(settings, indent=2))

@@ -1,0 +1,84 @@
+"""From the folds' forecasts to one record: each fold with its own cap and smoothing, the seeds of a fold averaged.
+
+Shapes: A instruments, E epochs, n bars of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tft.backtest import FoldOutcome, RawForecast, Record, block_earnings, stitch, validation_returns
+from tft.metrics import sharpe
+from tft.positions import Path as PositionPath
+from tft.positions import PositionsConfig, position_path
+from tft.train import Market
+
+
+def stitch_by_fold(
+    forecasts: Sequence[RawForecast], positions: Mapping[int, PositionsConfig], market: Market, *, n_development: int
+) -> Record:
+    """As `tft.backtest.stitch`, with a cap and a smoothing of each fold's own, by its index.
+
+    They rule from the first bar that the fold tests to the first of the next one; the path goes on across the border.
+    Volatility target, leverage and costs are no part of what is tuned: they are the same for all.
+    """
+    panel, sigma, timing = market.panel, market.sigma, market.timing
+    common = positions[forecasts[0].fold.index]
+    record = stitch(forecasts, panel, sigma, common, timing, n_development=n_development)
+    borders = [*(one.bars.start for one in forecasts), record.bars.stop]
+    paths: list[NDArray[np.float64]] = []
+    before: PositionPath | None = None
+    for one, (start, stop) in zip(forecasts, pairwise(borders), strict=True):
+        assert start <= stop <= one.bars.stop, "test blocks in order, without bars between them"
+        before = position_path(
+            record.raw_position[start - record.bars.start : stop - record.bars.start],
+            sigma[start:stop],
+            positions[one.fold.index],
+            timing,
+            traded=np.isfinite(panel.returns[start:stop]),
+            before=before,
+        )
+        paths.append(before.position)
+    position = np.concatenate(paths)
+    earned = block_earnings(position, record.bars, panel.returns, common, timing)
+    return replace(record, position=position, earned=earned)
+
+
+def average(outcomes: Sequence[FoldOutcome], market: Market, positions: PositionsConfig) -> FoldOutcome:
+    """Outcomes of one fold under several seeds as one: raw positions averaged, each seed's at its own kept epoch.
+
+    The Sharpe of the validation block is that of the averaged positions; of the best epochs, the seeds' mean.
+    """
+    if len(outcomes) == 1:
+        return outcomes[0]
+    first = outcomes[0]
+    n_epochs = min(len(outcome.train_loss) for outcome in outcomes)
+
+    def mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return np.asarray(np.stack(values).mean(axis=0))
+
+    position = mean([outcome.validation_position for outcome in outcomes])
+    (returns,) = validation_returns(
+        position[None], first.fold.validation, market.panel, market.sigma, positions, market.timing
+    )
+    raw = mean([outcome.forecast.raw_position for outcome in outcomes])
+    return replace(
+        first,
+        forecast=RawForecast(first.fold, first.forecast.bars, raw),
+        kept_epoch=min(round(float(np.mean([outcome.kept_epoch for outcome in outcomes]))), n_epochs - 1),
+        train_loss=mean([outcome.train_loss[:n_epochs] for outcome in outcomes]),
+        validation_score=mean([outcome.validation_score[:n_epochs] for outcome in outcomes]),
+        validation_position=position,
+        validation_returns=mean([outcome.validation_returns[:n_epochs] for outcome in outcomes]),
+        val_sharpe=sharpe(returns, periods_per_year=market.timing.periods_per_year),
+        val_sharpe_best_epoch=float(np.mean([outcome.val_sharpe_best_epoch for outcome in outcomes])),
+        vsn_weight=mean([outcome.vsn_weight for outcome in outcomes]),
+        vsn_weight_relative=mean([outcome.vsn_weight_relative for outcome in outcomes]),
+        skipped_steps=sum(outcome.skipped_steps for outcome in outcomes),
+        seconds=sum(outcome.seconds for outcome in outcomes),
+    )

@@ -1,0 +1,36 @@
+"""What folds are fitted on. Shapes: T bars, A instruments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tft.panel import Panel
+from tft.train import Market
+from tft.volatility import Timing
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """The bars that a phase may see, the volatility they are scaled by, and the device to train on."""
+
+    panel: Panel
+    sigma: NDArray[np.float64] | None
+    """(T, A); None where it is the volatility of the panel's own returns."""
+    device: torch.device
+
+    @property
+    def n_bars(self) -> int:
+        return len(self.panel.times)
+
+    def select(self, features: Sequence[str]) -> TrainingData:
+        """The same bars with these columns, in this order."""
+        return replace(self, panel=self.panel.select(features))
+
+    def market(self, timing: Timing) -> Market:
+        """Made ready for fitting: on the device, with volatility and labels."""
+        return Market(self.panel, timing, self.device, self.sigma)

@@ -1,0 +1,187 @@
+"""What each phase leaves in its run: metrics, tables and figures, drawn from the phase's result alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from pipeline.phases.exploration import Explored
+from pipeline.phases.prefilter import Prefiltered
+from pipeline.phases.pruning import Pruned
+from pipeline.phases.tuning import Tuned
+from pipeline.reporting import figures
+from pipeline.tracking.sink import Sink
+from tft.backtest import FoldRow
+from tft.panel import group_of
+
+FOLD_METRICS = {
+    "fold_val_sharpe": "val_sharpe",
+    "fold_val_sharpe_best_epoch": "val_sharpe_best_epoch",
+    "fold_oos_sharpe": "oos_sharpe",
+    "fold_val_oos_gap": "val_oos_gap",
+}
+
+
+def prefilter(sink: Sink, result: Prefiltered) -> None:
+    """`dropped.json` and `kept.json`."""
+    sink.metrics({"n_features_initial": result.n_initial, "n_features_prefiltered": len(result.kept)})
+    sink.table(
+        "dropped.json",
+        {"feature": [d.feature for d in result.dropped], "reason": [d.reason for d in result.dropped]},
+    )
+    sink.table("kept.json", {"feature": list(result.kept), "group": [group_of(name) for name in result.kept]})
+
+
+def exploration(sink: Sink, result: Explored) -> None:
+    """The fold table, `vsn_weights_by_fold.json`, `probes.json` and the training curves."""
+    folds(sink, result.folds)
+    sink.metrics({"n_features_prefiltered": len(result.features), "oos_sharpe_development": result.oos_sharpe})
+    relative = _mean_over_folds(result.relative)
+    with np.errstate(invalid="ignore"):
+        order = np.argsort(-np.nan_to_num(relative, nan=-1.0), kind="stable")
+    sink.table(
+        "vsn_weights_by_fold.json",
+        {
+            "feature": [result.features[i] for i in order],
+            "group": [group_of(result.features[i]) for i in order],
+            "mean_weight": _mean_over_folds(result.weight)[order].tolist(),
+            "relative_weight": relative[order].tolist(),
+        }
+        | {
+            f"fold_{fold}": np.array(result.weight[row])[order].tolist() for row, fold in enumerate(result.fold_indices)
+        },
+    )
+    if result.probes:
+        sink.table(
+            "probes.json",
+            {
+                "probe": list(result.probes),
+                "relative_weight": _mean_over_folds(result.probe_relative).tolist(),
+            },
+        )
+    sink.figure(
+        "training_curves.png",
+        partial(figures.training_curves, result.fold_indices, result.train_loss, result.validation_score),
+    )
+    sink.figure("validation_vs_oos.png", partial(figures.validation_against_oos, result.folds))
+
+
+def pruning(sink: Sink, result: Pruned) -> None:
+    """The ranked columns, as tables and figures."""
+    sink.metrics({"n_features_selected": len(result.selected), "vsn_fold_correlation": result.fold_correlation})
+    sink.metrics({"vsn_threshold": result.threshold})
+    vsn_tables(sink, result)
+    sink.figure("vsn_heatmap.png", partial(figures.vsn_heatmap, result.ranked, result.fold_indices))
+    sink.figure(
+        "stability_against_weight.png",
+        partial(
+            figures.stability_against_weight,
+            result.ranked,
+            result.probe_relative_weight,
+            result.probe_stability,
+            result.threshold,
+        ),
+    )
+    if result.warning:
+        sink.tags({"warning": result.warning})
+
+
+def tuning(sink: Sink, result: Tuned) -> None:
+    """The trials, and what the best one tried."""
+    trials(sink, result)
+    scores: dict[int, float | None] = {trial.number: trial.oos_sharpe for trial in result.trials}
+    sink.metric_steps({"trial_oos_sharpe": scores})
+    best = next(trial for trial in result.trials if trial.number == result.best_trial)
+    sink.metrics({"oos_sharpe_development": best.oos_sharpe, "n_trials": len(result.trials)})
+    sink.params({f"best.{name}": value for name, value in result.best.items()})
+    sink.tags({"study": result.study})
+
+
+def study(sink: Sink, study: optuna.Study) -> None:
+    """Optuna's own figures."""
+    for name, figure in figures.optuna_figures(study).items():
+        sink.figure(f"optuna/{name}.png", figure)
+
+
+def trial(sink: Sink, trial: optuna.trial.FrozenTrial) -> None:
+    """One trial as a run of its own, comparable in the UI."""
+    with sink.child(f"trial {trial.number}") as child:
+        child.tags({"phase": "trial", "trial_state": trial.state.name})
+        child.params(trial.params)
+        child.metric_steps({"oos_sharpe_so_far": dict(trial.intermediate_values)})
+        child.metrics({"oos_sharpe_development": trial.value})
+
+
+def folds(sink: Sink, rows: Sequence[FoldRow], more: Mapping[str, Sequence[float | None]] | None = None) -> None:
+    """`folds.json`, and its Sharpes as metrics with the fold as step. `more`: further columns, metrics as well."""
+    more = more or {}
+    sink.metric_steps(
+        {name: {row.fold: getattr(row, key) for row in rows} for name, key in FOLD_METRICS.items()}
+        | {
+            f"fold_{name}": {row.fold: value for row, value in zip(rows, values, strict=True)}
+            for name, values in more.items()
+        }
+    )
+    gaps = [row.val_oos_gap for row in rows if row.val_oos_gap is not None]
+    sink.metrics({"val_oos_gap_mean": sum(gaps) / len(gaps) if gaps else None})
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(FoldRow)}
+    sink.table("folds.json", {**columns, **more})
+
+
+def vsn_tables(sink: Sink, result: Pruned) -> None:
+    """`vsn_weights.json` and `feature_groups.json`."""
+    rows = result.ranked
+    columns = ("rank", "feature", "group", "mean_weight", "relative_weight", "stability", "selected")
+    sink.table(
+        "vsn_weights.json",
+        {name: [getattr(row, name) for row in rows] for name in columns}
+        | {f"fold_{fold}": [row.weights[i] for row in rows] for i, fold in enumerate(result.fold_indices)},
+    )
+    total = Counter(row.group for row in rows)
+    selected = Counter(row.group for row in rows if row.selected)
+    weight = {
+        group: sum(row.mean_weight for row in rows if row.group == group and np.isfinite(row.mean_weight))
+        for group in total
+    }
+    groups = sorted(total, key=lambda group: (-selected[group], -weight[group]))
+    sink.table(
+        "feature_groups.json",
+        {
+            "group": groups,
+            "n_features": [total[group] for group in groups],
+            "n_selected": [selected[group] for group in groups],
+            "weight": [weight[group] for group in groups],
+        },
+    )
+    sink.metrics({f"n_selected_{re.sub('[^A-Za-z0-9_.-]', '_', group)}": selected[group] for group in groups})
+
+
+def trials(sink: Sink, result: Tuned) -> None:
+    """`trials.json`."""
+    names = sorted({name for trial in result.trials for name in trial.parameters})
+    columns: dict[str, list[Any]] = {
+        "trial": [trial.number for trial in result.trials],
+        "state": [trial.state for trial in result.trials],
+        "best": [trial.number == result.best_trial for trial in result.trials],
+        "oos_sharpe": [trial.oos_sharpe for trial in result.trials],
+        "n_folds": [trial.n_folds for trial in result.trials],
+        "seconds": [trial.seconds for trial in result.trials],
+    }
+    columns |= {name: [trial.parameters.get(name) for trial in result.trials] for name in names}
+    sink.table("trials.json", columns)
+
+
+def _mean_over_folds(values: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """(columns,) mean over (folds, columns), missing folds left out; NaN for a column missing from all."""
+    each = np.array(values)
+    known = np.isfinite(each)
+    count = known.sum(axis=0)
+    return np.where(count > 0, np.where(known, each, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)

@@ -1,0 +1,204 @@
+"""The headline of a production run, and what it leaves in MLflow: metrics, tables, figures, the record, the page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pipeline.data.checks import Finding
+from pipeline.phases.production import Choice, Walked
+from pipeline.reporting import artifacts, figures, luck_figures, page
+from pipeline.statistics import baselines
+from pipeline.statistics.baselines import BaselineRow
+from pipeline.statistics.inference import Inference, metrics
+from pipeline.tracking.ledger import Look
+from pipeline.tracking.sink import Sink
+from tft.backtest import FoldOutcome, FoldRow, Record
+from tft.metrics import Performance
+
+
+@dataclass(frozen=True)
+class Produced:
+    """Headline of a production run."""
+
+    features: tuple[str, ...]
+    folds: tuple[FoldRow, ...]
+    development: Performance | None
+    holdout: Performance | None
+    inference: Inference
+    """What luck alone would have given beside each of these numbers, and the verdict."""
+    looks: tuple[Look, ...]
+    """Looks at an overlapping holdout, this one last."""
+    seed_sharpes: tuple[float, ...]
+    """Holdout (development without a holdout) net Sharpe of each seed alone: the noise floor of any comparison."""
+    checkpoint: str
+    """Folder the checkpoint was written to."""
+    model_name: str
+    model_version: str
+    """Empty if it could not be registered."""
+    promoted: bool
+    promotion_reason: str
+    trouble: tuple[str, ...]
+    """What could not be done though the training was finished: the command ends with a non-zero exit code."""
+
+
+def production(
+    sinks: Sequence[Sink],
+    result: Produced,
+    *,
+    facts: page.Facts,
+    chosen: Choice,
+    walked: Walked,
+    simple: Mapping[str, Record],
+    findings: Sequence[Finding],
+) -> None:
+    """Write the run to each of `sinks`: the phase's own run and the job's.
+
+    chosen: what the deployed model uses · simple: the record of each simple rule.
+    """
+    record, pruned, tuned = walked.record, chosen.pruned, chosen.tuned
+    drawn = {name: draw() for name, draw in _figures(result, chosen, walked, simple).items()}
+    html = page.render(
+        job=facts,
+        n_initial=chosen.filtered.n_initial,
+        n_prefiltered=len(chosen.filtered.kept),
+        n_selected=len(pruned.selected),
+        ranked=pruned.ranked,
+        pruning_warning=pruned.warning,
+        tuned=tuned.best,
+        n_trials=len(tuned.trials),
+        best_trial_sharpe=next(t.oos_sharpe for t in tuned.trials if t.number == tuned.best_trial),
+        folds=result.folds,
+        record=record,
+        model=(result.model_name, result.model_version, result.promoted, result.promotion_reason),
+        trouble=result.trouble,
+        figures=drawn,
+        inference=result.inference,
+        looks=result.looks,
+        findings=findings,
+    )
+    tables = {
+        "oos_record.parquet": record.to_columns(),
+        "validation_returns.parquet": validation_columns(walked.outcomes, walked.market.panel.times),
+    }
+    for sink in sinks:
+        headline(sink, result, n_initial=chosen.filtered.n_initial, n_prefiltered=len(chosen.filtered.kept))
+        artifacts.vsn_tables(sink, pruned)
+        if walked.selection == "nested":
+            choices(sink, walked)
+        for name, figure in drawn.items():
+            sink.figure(name, figure)
+        sink.text("report.html", html)
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, columns in tables.items():
+                pl.DataFrame(dict(columns)).write_parquet(Path(scratch) / name)
+                sink.file(Path(scratch) / name)
+
+
+def _figures(
+    result: Produced, chosen: Choice, walked: Walked, simple: Mapping[str, Record]
+) -> dict[str, partial[Figure]]:
+    """How each figure is drawn, by file name."""
+    pruned, outcomes = chosen.pruned, walked.outcomes
+    drawn = {
+        "validation_vs_oos.png": partial(figures.validation_against_oos, result.folds),
+        "equity.png": partial(figures.equity, walked.record),
+        "vsn_heatmap.png": partial(figures.vsn_heatmap, pruned.ranked, pruned.fold_indices),
+        "stability_against_weight.png": partial(
+            figures.stability_against_weight,
+            pruned.ranked,
+            pruned.probe_relative_weight,
+            pruned.probe_stability,
+            pruned.threshold,
+        ),
+        "training_curves.png": partial(
+            figures.training_curves,
+            [outcome.fold.index for outcome in outcomes],
+            [outcome.train_loss.tolist() for outcome in outcomes],
+            [outcome.validation_score.tolist() for outcome in outcomes],
+        ),
+    }
+    if rows := result.inference.baselines:
+        drawn[page.BASELINES] = partial(luck_figures.baselines, walked.record, simple, rows)
+    return drawn
+
+
+def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int) -> None:
+    """The metrics and tags that a production run is compared by."""
+    luck = result.inference.folds
+    artifacts.folds(
+        sink,
+        result.folds,
+        {
+            "val_sharpe_best_of_noise": [one.best_of_correlated_epochs for one in luck],
+            "val_sharpe_best_of_independent_noise": [one.best_of_independent_epochs for one in luck],
+        },
+    )
+    development, holdout = result.development, result.holdout
+    sink.metrics(
+        {
+            "n_features_initial": n_initial,
+            "n_features_prefiltered": n_prefiltered,
+            "n_features_selected": len(result.features),
+            "oos_sharpe": holdout.sharpe if holdout else None,
+            "oos_sharpe_gross": holdout.sharpe_gross if holdout else None,
+            "oos_sharpe_development": development.sharpe if development else None,
+            "oos_sharpe_development_gross": development.sharpe_gross if development else None,
+            "seed_sharpe_spread": float(np.std(result.seed_sharpes, ddof=1)) if len(result.seed_sharpes) > 1 else None,
+            "n_looks": len(result.looks),
+        }
+    )
+    sink.metrics(metrics(result.inference) | baselines.metrics(result.inference.baselines))
+    if rows := result.inference.baselines:
+        names = [field.name for field in fields(BaselineRow)]
+        sink.table("baselines.json", {name: [getattr(row, name) for row in rows] for name in names})
+    for segment, performance in (("holdout", holdout), ("development", development)):
+        if performance:
+            sink.metrics({f"{segment}_{name}": value for name, value in asdict(performance).items()})
+    sink.tags({"model_name": result.model_name, "model_version": result.model_version, "checkpoint": result.checkpoint})
+    sink.tags({"verdict": result.inference.verdict})
+    if result.trouble:
+        sink.tags({"trouble": " ".join(result.trouble)})
+
+
+def validation_columns(
+    outcomes: Sequence[FoldOutcome], times: NDArray[np.datetime64]
+) -> Mapping[str, NDArray[np.generic]]:
+    """Net portfolio return of every validation bar after every epoch, as a long table: fold, epoch, time, net."""
+    blocks = [outcome.validation_returns for outcome in outcomes]  # (E, n) each
+    return {
+        "fold": np.repeat([outcome.fold.index for outcome in outcomes], [block.size for block in blocks]),
+        "epoch": np.concatenate([np.repeat(np.arange(len(block)), block.shape[1]) for block in blocks]),
+        "time": np.concatenate(
+            [
+                np.tile(times[outcome.fold.validation.start : outcome.fold.validation.stop], len(block))
+                for outcome, block in zip(outcomes, blocks, strict=True)
+            ]
+        ),
+        "net": np.concatenate([block.ravel() for block in blocks]),
+    }
+
+
+def choices(sink: Sink, walked: Walked) -> None:
+    """`choices.json`: what each fold was fitted with."""
+    chosen = [walked.choices[fold.index] for fold in walked.folds]
+    times = walked.market.panel.times
+    names = sorted({name for choice in chosen for name in choice.tuned.best})
+    columns: dict[str, list[Any]] = {
+        "fold": [fold.index for fold in walked.folds],
+        "chosen_before": [str(times[fold.validation.stop]) for fold in walked.folds],
+        "n_features": [len(choice.features) for choice in chosen],
+        "features": [", ".join(choice.features) for choice in chosen],
+        "trial": [choice.tuned.best_trial for choice in chosen],
+    }
+    columns |= {name: [choice.tuned.best.get(name) for choice in chosen] for name in names}
+    sink.table("choices.json", columns)

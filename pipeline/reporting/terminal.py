@@ -1,0 +1,63 @@
+"""What a production run says on the terminal when it is done."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.reporting.produced import Produced
+
+
+def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns: int, ui_command: str) -> None:
+    """The headline table and the verdict of a production run.
+
+    job_run_id: the MLflow run of the whole job · n_columns: columns of the table · ui_command: opens the MLflow UI.
+    """
+    segments = {
+        "nested (every fold selected on the bars before it)" if nested else "holdout (never selected on)": (
+            result.holdout,
+            result.inference.holdout,
+        )
+    }
+    if not nested:
+        segments["development (selected on)"] = (result.development, result.inference.development)
+    table = Table(title="Walk-forward record")
+    for heading in ("", *segments):
+        table.add_column(heading, justify="left" if not heading else "right")
+    performance = {
+        "n_bars": ("bars", "{:d}"),
+        "sharpe": ("Sharpe, annual, net", "{:.2f}"),
+        "sharpe_gross": ("Sharpe, annual, gross", "{:.2f}"),
+        "annual_return": ("return a year", "{:.2%}"),
+        "annual_volatility": ("volatility a year", "{:.2%}"),
+        "max_drawdown": ("worst drawdown", "{:.2%}"),
+        "turnover": ("turnover a year", "{:.1f}"),
+        "hit_rate": ("hit rate", "{:.1%}"),
+    }
+    luck = {
+        "standard_error": ("standard error of the net Sharpe", "{:.2f}"),
+        "p_value_deflated": ("p-value of no skill", "{:.3f}"),
+        "dsr": ("deflated Sharpe ratio", "{:.3f}"),
+    }
+    for of, formats in enumerate((performance, luck)):
+        for field, (label, style) in formats.items():
+            values = [getattr(segment[of], field, None) for segment in segments.values()]
+            table.add_row(label, *("-" if value is None else style.format(value) for value in values))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(result.inference.verdict, style="bold", highlight=False)
+    if result.looks:
+        console.print(f"Look {len(result.looks)} at this {'record' if nested else 'holdout'}.", highlight=False)
+    gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
+    if gaps:
+        console.print(
+            f"Validation Sharpe minus test Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {len(gaps)} folds."
+        )
+    console.print(f"Columns: {n_columns} in the table, {len(result.features)} selected.")
+    if result.model_version:
+        state = "promoted to Production" if result.promoted else "not promoted"
+        console.print(
+            f"Registered model {result.model_name} version {result.model_version}: {state}, {result.promotion_reason}."
+        )
+    console.print(f"Report, tables and figures: MLflow run {job_run_id}. Look at it with:")
+    console.print(f"  {ui_command}", soft_wrap=True)
