@@ -12,11 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
-
 from pipeline.assessment import assess, enter_look, say_what_can_be_found
 from pipeline.config.reading import from_json, to_json, to_mapping
-from pipeline.data.checks import SEVERITIES, Finding, check_data, summary
+from pipeline.data.checks import Finding, check_data, summary
 from pipeline.data.table import DataError
 from pipeline.job import Job, flattened
 from pipeline.phases import exploration as exploring
@@ -43,7 +41,6 @@ from pipeline.tracking.runs import Run
 from pipeline.tracking.sink import Silent, Sink
 from tft.backtest import fold_row
 from tft.checkpoint import CheckpointManager, TrainedModel
-from tft.panel import AHEAD
 
 Result = TypeVar("Result")
 
@@ -76,9 +73,7 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
         n_holdout_bars=n_holdout if config.selection == "holdout" else None,
         accept=config.data.accept,
     )
-    columns = ("severity", "check", "where", "message")
-    sink.table("findings.json", {name: [getattr(finding, name) for finding in found] for name in columns})
-    sink.metrics({f"n_findings_{s}": sum(f.severity == s for f in found) for s in SEVERITIES})
+    artifacts.findings(sink, found)
     for line in summary([finding for finding in found if finding.severity != "error"]):
         reporter.say(line)
     errors = [f"{finding.where}: {finding.message}" for finding in found if finding.severity == "error"]
@@ -93,7 +88,7 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
 def prefilter(job: Job, sink: Sink, reporter: Reporter) -> Finished[Prefiltered]:
     """Columns that can carry information."""
     config = job.config.prefilter
-    return _phase(
+    return run_phase(
         "prefilter",
         Prefiltered,
         job,
@@ -118,7 +113,7 @@ def exploration(
         data = job.development.select(before.result.kept)
         return exploring.explore(data, config, folds, keep=keep, on_epoch=reporter.epochs(epochs))
 
-    return _phase(
+    return run_phase(
         "exploration",
         Explored,
         job,
@@ -141,7 +136,7 @@ def pruning(job: Job, sink: Sink, reporter: Reporter, explored: Finished[Explore
         if result.warning:
             reporter.say(f"pruning: {result.warning}")
 
-    return _phase(
+    return run_phase(
         "pruning",
         Pruned,
         job,
@@ -191,7 +186,7 @@ def tuning(job: Job, sink: Sink, reporter: Reporter, pruned: Finished[Pruned] | 
             artifacts.study(run, study)
         return tuned
 
-    return _phase(
+    return run_phase(
         "tuning",
         Tuned,
         job,
@@ -321,7 +316,8 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         record, panel = walked.record, job.data.panel
         rows = tuple(fold_row(outcome, record, panel.times) for outcome in walked.outcomes)
         development, holdout = record.performance("development"), record.performance("holdout")
-        trained = _trained(job, choice, walked, {"oos_sharpe": holdout.sharpe} if holdout else {})
+        metrics = {"oos_sharpe": holdout.sharpe} if holdout else {}
+        trained = producing.trained_model(panel, job.data.sha256, choice, walked.final, metrics)
         folder, trouble = _save(trained, key)
         registered = registry.register_and_promote(
             folder,
@@ -369,35 +365,6 @@ def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Fini
     return production(job, sink, reporter, check(job, sink, reporter))
 
 
-def _trained(job: Job, choice: Choice, walked: Walked, metrics: dict[str, float]) -> TrainedModel:
-    """What is deployed: the final fit of every seed, and all that a live process needs."""
-    config, panel, final = choice.config, job.data.panel, walked.final
-    last = final[0].fold
-    return TrainedModel(
-        config=config.model,
-        loss_mode=config.training.loss_mode,
-        feature_names=choice.features,
-        known=tuple(name for name in config.data.known if name + AHEAD in choice.features),
-        symbols=panel.symbols,
-        scaler=final[0].scaler,
-        parameters={name: torch.stack([fit.parameters[name] for fit in final]) for name in final[0].parameters},
-        timing=config.timing,
-        positions=config.positions,
-        regime=config.regime,
-        seed=config.seed,
-        fit_end=str(panel.times[-1]),
-        data_sha256=job.data.sha256,
-        key_columns=config.data.key_columns(),
-        fold_bounds={
-            "train_start": str(panel.times[last.train.start]),
-            "train_end": str(panel.times[last.train.stop - 1]),
-            "validation_start": str(panel.times[last.validation.start]),
-            "validation_end": str(panel.times[last.validation.stop - 1]),
-        },
-        metrics=metrics,
-    )
-
-
 def _save(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:
     """The folder that the checkpoint is in, and what went wrong if that is the fallback."""
     folder = CHECKPOINTS / key[:16]
@@ -426,7 +393,7 @@ def _facts(job: Job, walked: Walked, settings: dict[str, Any]) -> page.Facts:
 # ---- what all phases share
 
 
-def _phase(
+def run_phase(
     name: str,
     kind: type[Result],
     job: Job,

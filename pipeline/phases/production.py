@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.config.schema import Config, Selection, sha256_of
 from pipeline.phases.prefilter import Prefiltered
@@ -21,8 +22,10 @@ from pipeline.phases.stitching import average, stitch_by_fold
 from pipeline.phases.training_data import TrainingData
 from pipeline.phases.tuning import Tuned
 from tft.backtest import FoldOutcome, Record, walk
+from tft.checkpoint import TrainedModel
 from tft.fold_store import FoldFit
 from tft.folds import Fold
+from tft.panel import AHEAD, Panel
 from tft.positions import PositionsConfig
 from tft.train import EpochReport, Market, Recipe
 
@@ -199,3 +202,33 @@ def recipes(config: Config) -> list[Recipe]:
         Recipe(config.model, config.training, config.timing, config.production.epochs, config.seed + number)
         for number in range(config.production.seeds)
     ]
+
+
+def trained_model(
+    panel: Panel, data_sha256: str, choice: Choice, final: Sequence[FoldFit], metrics: Mapping[str, float]
+) -> TrainedModel:
+    """What is deployed: the final fit of every seed, and all that a live process needs. panel: all columns and bars."""
+    config, last = choice.config, final[0].fold
+    return TrainedModel(
+        config=config.model,
+        loss_mode=config.training.loss_mode,
+        feature_names=choice.features,
+        known=tuple(name for name in config.data.known if name + AHEAD in choice.features),
+        symbols=panel.symbols,
+        scaler=final[0].scaler,
+        parameters={name: torch.stack([fit.parameters[name] for fit in final]) for name in final[0].parameters},
+        timing=config.timing,
+        positions=config.positions,
+        regime=config.regime,
+        seed=config.seed,
+        fit_end=str(panel.times[-1]),
+        data_sha256=data_sha256,
+        key_columns=config.data.key_columns(),
+        fold_bounds={
+            "train_start": str(panel.times[last.train.start]),
+            "train_end": str(panel.times[last.train.stop - 1]),
+            "validation_start": str(panel.times[last.validation.start]),
+            "validation_end": str(panel.times[last.validation.stop - 1]),
+        },
+        metrics=metrics,
+    )

@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
+from pipeline.data.checks import SEVERITIES, Finding
 from pipeline.phases.exploration import Explored
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
@@ -28,6 +29,13 @@ FOLD_METRICS = {
     "fold_oos_sharpe": "oos_sharpe",
     "fold_val_oos_gap": "val_oos_gap",
 }
+
+
+def findings(sink: Sink, found: Sequence[Finding]) -> None:
+    """`findings.json`, and how many there are of each severity."""
+    columns = ("severity", "check", "where", "message")
+    sink.table("findings.json", {name: [getattr(finding, name) for finding in found] for name in columns})
+    sink.metrics({f"n_findings_{s}": sum(finding.severity == s for finding in found) for s in SEVERITIES})
 
 
 def prefilter(sink: Sink, result: Prefiltered) -> None:

@@ -1,4 +1,4 @@
-"""What a phase's key depends on, and which finished run it finds."""
+"""What a key depends on, and what it does not."""
 
 from __future__ import annotations
 
@@ -7,177 +7,210 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
 
-from pipeline.tracking import keys as reuse
-from pipeline.tracking.keys import PHASE_KEY, RESULT, find_finished, phase_key
-from pipeline.tracking.runs import Run, parent_run
+from pipeline.config.schema import Config
+from pipeline.data.table import Dataset, panel_sha256
+from pipeline.job import PHASES, Job
+from pipeline.tracking import keys
+from pipeline.tracking.keys import closure, key_of, library_versions, source_sha256
+from tests.conftest import CPU, small_panel
 
 ROOT = Path(__file__).parents[3]
 
-
 INGREDIENTS: dict[str, Any] = {
-    "name": "pruning",
+    "what": "pruning",
+    "modules": ["pipeline.phases.pruning"],
     "data_sha256": "d",
     "settings": {"pruning": {"max_features": 3, "min_stability": 0.5}, "seed": 1},
-    "upstream": ("k1", "k2"),
-    "device": "cpu",
-    "kernels": "native",
+    "upstream": ["k1", "k2"],
+    "device": CPU,
 }
 
 
 def test_the_key_changes_with_each_ingredient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Phase, data, settings at any depth, upstream and its order, device, kernels, torch and the source."""
-    key = phase_key(**INGREDIENTS)
+    """Work, code, data, settings at any depth, upstream and its order, libraries, the machine that computes."""
+    key = key_of(**INGREDIENTS)
     changes: list[dict[str, Any]] = [
-        {"name": "prefilter"},
+        {"what": "prefilter"},
+        {"modules": ["pipeline.phases.prefilter"]},
         {"data_sha256": "e"},
         {"settings": {"pruning": {"max_features": 4, "min_stability": 0.5}, "seed": 1}},
         {"settings": {"pruning": {"max_features": 3, "min_stability": 0.5}, "seed": 2}},
-        {"upstream": ("k1",)},
-        {"upstream": ("k2", "k1")},
-        {"device": "cuda"},
-        {"kernels": "torch"},
+        {"upstream": ["k1"]},
+        {"upstream": ["k2", "k1"]},
     ]
-    keys = [phase_key(**INGREDIENTS | change) for change in changes]
-    monkeypatch.setattr(reuse, "source_sha256", lambda module: f"other source of {module}")
-    other_source = phase_key(**INGREDIENTS)
-    monkeypatch.setattr(torch, "__version__", "1.0")
-    keys += [other_source, phase_key(**INGREDIENTS), key]
-    assert len(set(keys)) == len(changes) + 3
+    found = [key, *(key_of(**INGREDIENTS | change) for change in changes)]
+    replaced: dict[str, Any] = {
+        "source_sha256": lambda modules: f"other source of {modules}",
+        "library_versions": lambda modules: {"torch": "1.0"},
+        "fingerprint": lambda device: f"another machine with a {device.type}",
+    }
+    for name, other in replaced.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(keys, name, other)
+            found.append(key_of(**INGREDIENTS))
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "fingerprint", lambda device: "the same")
+        found += [key_of(**INGREDIENTS), key_of(**INGREDIENTS | {"device": torch.device("cuda")})]
+    assert len(set(found)) == len(found)
 
 
 def test_the_key_depends_on_nothing_else() -> None:
-    """Equal ingredients, equal keys, in whatever order the settings are written."""
+    """Equal ingredients, equal keys, in whatever order the settings are written, whichever GPU of a machine it is."""
     turned = {"seed": 1, "pruning": {"min_stability": 0.5, "max_features": 3}}
-    assert phase_key(**INGREDIENTS | {"settings": turned}) == phase_key(**INGREDIENTS)
+    assert key_of(**INGREDIENTS | {"settings": turned}) == key_of(**INGREDIENTS)
 
 
-EDIT_EVERY_FILE = """
+# ---- one byte of each kind of file
+
+EDITED = {
+    # file: whose keys move; P, E, U, T, R are the phases in order, J the job's record, L placebo, S planted
+    "tft/model.py": "EUTRJLS",
+    "tft/train.py": "EUTRJLS",
+    "tft/panel.py": "PEUTRJLS",
+    "tft/kernels/select.py": "EUTRJLS",
+    "tft/kernels/cpu/select.py": "EUTRJLS",
+    "tft/kernels/cuda/select.py": "EUTRJLS",
+    "tft/runtime/graph.py": "EUTRJLS",
+    # Compiled sources count for all: what they are included by is not followed.
+    "tft/kernels/cpu/select.cpp": "PEUTRJLS",
+    "tft/kernels/cuda/select.cu": "PEUTRJLS",
+    "tft/kernels/cuda/mma.cuh": "PEUTRJLS",
+    "pipeline/phases/prefilter.py": "PRJLS",
+    "pipeline/phases/exploration.py": "EURJLS",
+    "pipeline/phases/pruning.py": "URJLS",
+    "pipeline/phases/search.py": "TRJLS",
+    "pipeline/phases/tuning.py": "TRJLS",
+    "pipeline/phases/stitching.py": "RJLS",
+    "pipeline/phases/production.py": "RJLS",
+    "pipeline/config/schema.py": "PEUTRJLS",
+    "pipeline/experiments/null_targets.py": "LS",
+    "pipeline/experiments/placebo_targets.py": "L",
+    "pipeline/experiments/planted_targets.py": "S",
+    "pipeline/statistics/significance.py": "LS",
+    "pipeline/job.py": "LS",
+    # What draws, keeps, schedules, judges or registers.
+    "pipeline/reporting/figures.py": "",
+    "pipeline/reporting/page.html.jinja": "",
+    "pipeline/tracking/progress.py": "",
+    "pipeline/tracking/keys.py": "",
+    "pipeline/execution.py": "",
+    "pipeline/flow.py": "",
+    "pipeline/assessment.py": "",
+    "pipeline/statistics/inference.py": "",
+    "pipeline/registry/promotion.py": "",
+    "pipeline/experiments/placebo.py": "",
+    "pipeline/experiments/repetitions.py": "",
+    "pipeline/strategy.py": "",
+    "pipeline/cli/phases.py": "",
+    "tft/predict.py": "",
+    "configs/quickstart.yaml": "",
+}
+_PHASES = {letter: f"pipeline.phases.{name}" for letter, name in zip("PEUTR", PHASES, strict=True)}
+MODULES = {letter: (module,) for letter, module in _PHASES.items()} | {
+    "J": tuple(_PHASES.values()),
+    "L": (*_PHASES.values(), "pipeline.experiments.placebo_targets"),
+    "S": (*_PHASES.values(), "pipeline.experiments.planted_targets"),
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("copy")
+    for folder in ("tft", "pipeline", "configs"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+@pytest.mark.parametrize(("file", "moved"), EDITED.items())
+def test_one_byte_of_a_file_moves_the_keys_of_what_it_computes(copy: Path, file: str, moved: str) -> None:
+    before = {letter: source_sha256.__wrapped__(modules, copy) for letter, modules in MODULES.items()}
+    text = (copy / file).read_bytes()
+    (copy / file).write_bytes(text + b"\n")
+    after = {letter: source_sha256.__wrapped__(modules, copy) for letter, modules in MODULES.items()}
+    (copy / file).write_bytes(text)
+    assert "".join(letter for letter in MODULES if before[letter] != after[letter]) == moved
+
+
+def test_the_hash_is_of_this_source_and_of_the_same_bytes_the_same(copy: Path) -> None:
+    for modules in MODULES.values():
+        assert source_sha256(modules) == source_sha256.__wrapped__(modules, copy)
+
+
+def test_a_new_kernel_in_a_folder_below_counts(copy: Path) -> None:
+    modules = MODULES["E"]
+    before = source_sha256.__wrapped__(modules, copy)
+    new = copy / "tft" / "kernels" / "cuda" / "new" / "kernel.cu"
+    new.parent.mkdir()
+    new.write_text("// nothing yet")
+    assert source_sha256.__wrapped__(modules, copy) != before
+    shutil.rmtree(new.parent)
+    assert source_sha256.__wrapped__(modules, copy) == before
+
+
+LOADED = """
 import json, sys
-from pathlib import Path
-from pipeline.tracking.keys import source_sha256
-import pipeline
-root = Path.cwd()
-assert Path(pipeline.__file__).parent.parent == root, "the copy is what is looked at"
-phases = ["prefilter", "pruning", "tuning", "production"]
-imported = {}
-for phase in phases:  # each imports the one before it
-    __import__(f"pipeline.phases.{phase}")
-    loaded = [m for n, m in sys.modules.items() if n.split(".")[0] == "pipeline" and m.__file__]
-    imported[phase] = [str(Path(m.__file__).relative_to(root)) for m in loaded]
-files = [f for f in [*root.glob("tft/*.py"), *root.glob("pipeline/*.py"), *root.glob("pipeline/phases/*.py")]]
-def hashes():
-    source_sha256.cache_clear()
-    return {phase: source_sha256(f"pipeline.phases.{phase}") for phase in phases}
-before = hashes()
-changed = {phase: [] for phase in phases}
-for file in files:
-    text = file.read_bytes()
-    file.write_bytes(text + b"\\n# edited\\n")
-    for phase, value in hashes().items():
-        if value != before[phase]:
-            changed[phase].append(str(file.relative_to(root)))
-    file.write_bytes(text)
-restored = hashes() == before
-print(json.dumps({"changed": changed, "imported": imported, "restored": restored}))
+from importlib import import_module
+for module in sys.argv[1:]:
+    import_module(module)
+files = {n: m.__file__ for n, m in sys.modules.items() if n.split(".")[0] in ("tft", "pipeline") and m.__file__}
+print(json.dumps(sorted(files)))
 """
 
 
-def test_the_source_hash_follows_imports_at_any_depth(tmp_path: Path) -> None:
-    """Every file of a copy is edited in turn. Those that matter: all of tft/, and what Python loads for the phase."""
-    for package in ("tft", "pipeline"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.mark.parametrize("name", PHASES)
+def test_a_phase_is_hashed_with_every_module_that_python_loads_for_it(name: str) -> None:
+    """Those that are imported inside functions besides, which Python loads later."""
+    module = f"pipeline.phases.{name}"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", EDIT_EVERY_FILE],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        [sys.executable, "-W", "ignore", "-c", LOADED, module],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["restored"], "the same bytes, the same hash"
-    tft = {f"tft/{path.name}" for path in (ROOT / "tft").glob("*.py")}
-    for phase, changed in found["changed"].items():
-        loaded = {file for file in found["imported"][phase] if not file.endswith("__init__.py")}
-        assert {file for file in changed if not file.endswith("__init__.py")} == (loaded | tft) - {"tft/__init__.py"}
-    # Three that are known: two imports away, only of a later phase, and of none.
-    assert "pipeline/tracking.py" in found["changed"]["prefilter"]
-    assert "pipeline/search.py" in set(found["changed"]["tuning"]) - set(found["changed"]["pruning"])
-    assert "pipeline/cli.py" not in found["changed"]["production"]
-    # What is chosen and walked is production's alone.
-    assert "pipeline/oos.py" in set(found["changed"]["production"]) - set(found["changed"]["tuning"])
+    loaded = set(json.loads(done.stdout))
+    assert loaded - closure([module]) == set()
+    assert not {one for one in loaded if one.startswith(keys.NOT_COMPUTING)}, "a phase that computes loads none of them"
 
 
-def finished(key: str, text: str) -> str:
-    with parent_run("phase", None) as run:
-        run.text(RESULT, text)
-        run.tags({PHASE_KEY: key})
-    return run.run_id
+def test_versions_are_of_the_libraries_that_the_code_imports() -> None:
+    """Tuning imports Optuna and pydantic reads its configuration; pruning does not import Optuna; torch always counts."""
+    tuning = library_versions(("pipeline.phases.tuning",))
+    assert tuning["optuna"] == metadata.version("optuna") and tuning["numpy"] == metadata.version("numpy")
+    pruning = library_versions(("pipeline.phases.pruning",))
+    assert "optuna" not in pruning and pruning["torch"] == metadata.version("torch")
+    assert not {"mlflow", "matplotlib", "click", "rich"} & tuning.keys()
 
 
-def delete_artifacts(run_id: str) -> None:
-    shutil.rmtree(MlflowClient().get_run(run_id).info.artifact_uri.removeprefix("file://"))
+# ---- the configuration
+
+SECTIONS_THAT_DECIDE_NOTHING = {
+    "registry": {"name": "other"},
+    "regime": {"enter": 0.6},
+    "placebo": {"repetitions": 3},
+}
 
 
-def test_the_newest_finished_run_with_the_key_is_found(module_store: Path) -> None:
-    finished("a", "old")
-    finished("b", "other")
-    newest = finished("a", "new")
-    assert find_finished("a") == (newest, "new")
-    assert find_finished("c") is None
+def job_of(config: Config) -> Job:
+    panel = small_panel(150, 2, 3)
+    return Job(config, Dataset(panel=panel, sha256=panel_sha256(panel), source="", n_rows=300), CPU)
 
 
-def test_it_is_found_in_whichever_experiment_it_is(module_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
-    there = finished("in-another", "x")
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
-    mlflow.set_experiment("tft-production")
-    assert find_finished("in-another") == (there, "x")
-
-
-def test_failed_and_running_runs_are_not_found(module_store: Path) -> None:
-    """Nor one that was killed, though each has a result and the key."""
-
-    def end_by(error: type[BaseException]) -> None:
-        with parent_run("phase", None) as run:
-            run.text(RESULT, "half")
-            run.tags({PHASE_KEY: "f"})
-            raise error
-
-    with pytest.raises(ValueError):
-        end_by(ValueError)
-    with pytest.raises(KeyboardInterrupt):
-        end_by(KeyboardInterrupt)
-    with parent_run("phase", None) as run:
-        run.text(RESULT, "half")
-        run.tags({PHASE_KEY: "f"})
-        assert find_finished("f") is None
-    assert find_finished("f") == (run.run_id, "half")
-
-
-def test_runs_whose_artifacts_are_gone_are_passed_over(module_store: Path) -> None:
-    """An older one that can still be read is taken; if there is none, there is none."""
-    older, newer = finished("g", "older"), finished("g", "newer")
-    delete_artifacts(newer)
-    assert find_finished("g") == (older, "older")
-    delete_artifacts(older)
-    assert find_finished("g") is None
-
-
-def test_deleted_runs_are_not_found(module_store: Path) -> None:
-    MlflowClient().delete_run(finished("h", "x"))
-    assert find_finished("h") is None
-
-
-def test_a_result_is_read_back_as_it_was_written(module_store: Path) -> None:
-    run_id = finished("i", '{"ü": [1, null]}')
-    assert Run(run_id).read_text(RESULT) == '{"ü": [1, null]}'
+@pytest.mark.parametrize(("section", "values"), SECTIONS_THAT_DECIDE_NOTHING.items())
+def test_what_cannot_change_a_result_stays_out(section: str, values: dict[str, Any]) -> None:
+    """Where the model is registered, how a run is judged, how a decision is read live."""
+    config = Config()
+    changed = replace(config, **{section: replace(getattr(config, section), **values)})
+    assert changed != config
+    assert job_of(changed).key == job_of(config).key
+    assert changed.training_settings() == config.training_settings()
