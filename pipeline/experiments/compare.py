@@ -21,11 +21,13 @@ from pipeline.phases import production
 from pipeline.prepare import prepare
 from pipeline.reporting import luck_figures as luck_plots
 from pipeline.reporting.figures import bar_label
-from pipeline.statistics.paired import Book, Comparison, FoldPair, Pair, compare, in_one_sentence, pair
+from pipeline.statistics.paired import Comparison, FoldPair, Pair, compare, in_one_sentence, pair
 from pipeline.tracking import ledger
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run, parent_run
 from tft.metrics import Performance
+from tft.record import Record
+from tft.volatility import Timing
 
 RECORD = "oos_record.parquet"
 PARAMETERS_SHOWN = 40
@@ -46,7 +48,7 @@ class ProductionRun:
     """The configuration, flattened to `section.key`."""
     seed_sharpe_spread: float | None
     """Standard deviation of the Sharpes of its seeds, each alone; None with one seed."""
-    book: Book
+    record: Record
 
     @property
     def n_seeds(self) -> int:
@@ -75,15 +77,19 @@ def find_production_run(wanted: str) -> ProductionRun:
             f"production run {run_id} has no artifact {' and no '.join(missing)}: its files were deleted, run it again"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        record = pl.read_parquet(client.download_artifacts(run_id, RECORD, scratch))
+        table = pl.read_parquet(client.download_artifacts(run_id, RECORD, scratch))
+    settings = flattened(json.loads(Run(run_id).read_text("config.json")))
+    timing = Timing(
+        float(settings["periods_per_year"]), delay_bars=settings["execution_delay_bars"], horizon=settings["horizon"]
+    )
     return ProductionRun(
         run_id=run_id,
         experiment_id=run.info.experiment_id,
         name=run.info.run_name,
         tags=tags,
-        settings=flattened(json.loads(Run(run_id).read_text("config.json"))),
+        settings=settings,
         seed_sharpe_spread=run.data.metrics.get("seed_sharpe_spread"),
-        book=Book.from_table(record),
+        record=Record.from_columns({name: table[name].to_numpy() for name in table.columns}, timing),
     )
 
 
@@ -225,10 +231,7 @@ def finished_production_run(key: str) -> str | None:
 
 
 def _paired(baseline: ProductionRun, candidate: ProductionRun, *, holdout: bool) -> Pair:
-    years = [run.settings["periods_per_year"] for run in (baseline, candidate)]
-    if years[0] != years[1]:
-        raise ValueError(f"the runs have {years[0]:g} and {years[1]:g} periods_per_year: compare runs on the same bars")
-    return pair(baseline.book, candidate.book, "holdout" if holdout else "development")
+    return pair(baseline.record, candidate.record, "holdout" if holdout else "development")
 
 
 def _conclude(
@@ -256,7 +259,7 @@ def _conclude(
         for look in looks:
             ledger.enter(look)
     periods_per_year = float(baseline.settings["periods_per_year"])
-    comparison = compare(pair, periods_per_year=periods_per_year)
+    comparison = compare(pair)
     for look, figures in zip(looks, (comparison.baseline, comparison.candidate), strict=bool(looks)):
         ledger.enter(replace(look, sharpe=figures.sharpe))
 

@@ -10,8 +10,9 @@ from pipeline.job import Job
 from pipeline.phases import prefilter
 from pipeline.reporting import figures as plots
 from pipeline.tracking.runs import Run, log_folds
-from tft.backtest import FoldRow, fold_row, stitch, walk
+from tft.backtest import FoldRow, fold_row, walk
 from tft.panel import Panel, group_of
+from tft.record import stitch
 from tft.train import Recipe
 from tft.windows import key
 

@@ -17,19 +17,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.schema import MIN_RECORD_BARS, Config, Selection, sha256_of
+from pipeline.config.schema import Config, Selection, sha256_of
 from pipeline.job import Job
 from pipeline.phases import exploration, prefilter, pruning, tuning
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.tuning import Tuned
 from pipeline.reporting.figures import bar_label
-from tft.backtest import FoldOutcome, RawForecast, Record, block_earnings, stitch, validation_returns, walk
+from tft.backtest import FoldOutcome, validation_returns, walk
 from tft.fold_store import FoldFit
 from tft.folds import Fold, final_fold
-from tft.metrics import sharpe
+from tft.metrics import MIN_INFERENCE_BARS, sharpe
 from tft.positions import Path as PositionPath
 from tft.positions import PositionsConfig, position_path
+from tft.record import RawForecast, Record, block_earnings, stitch
 from tft.train import EpochReport, Market, Recipe
 
 
@@ -166,9 +167,9 @@ def record_folds(job: Job) -> list[Fold]:
         return folds
     reported = [fold for fold in folds if fold.validation.stop >= config.min_inner_bars]
     n_record = n_bars - config.timing.label_bars - reported[0].test.start if reported else 0
-    if n_record < MIN_RECORD_BARS:
+    if n_record < MIN_INFERENCE_BARS:
         raise ValueError(
-            f"selection: nested leaves {n_record} bars of record, {MIN_RECORD_BARS} are needed: "
+            f"selection: nested leaves {n_record} bars of record, {MIN_INFERENCE_BARS} are needed: "
             + (
                 f"the table has {n_bars} bars, bring {config.min_nested_bars}, or shorten walk_forward.train_window or "
                 f"exploration.step_size"
@@ -266,7 +267,7 @@ def recipes(config: Config) -> list[Recipe]:
 def stitch_by_fold(
     forecasts: Sequence[RawForecast], positions: Mapping[int, PositionsConfig], market: Market, *, n_development: int
 ) -> Record:
-    """As `tft.backtest.stitch`, with a cap and a smoothing of each fold's own, by its index.
+    """As `tft.record.stitch`, with a cap and a smoothing of each fold's own, by its index.
 
     They rule from the first bar that the fold tests to the first of the next one; the path goes on across the border.
     Volatility target, leverage and costs are no part of what is tuned: they are the same for all.
@@ -274,13 +275,14 @@ def stitch_by_fold(
     panel, sigma, timing = market.panel, market.sigma, market.timing
     common = positions[forecasts[0].fold.index]
     record = stitch(forecasts, panel, sigma, common, timing, n_development=n_development)
-    borders = [*(one.bars.start for one in forecasts), record.bars.stop]
+    bars = range(forecasts[0].bars.start, forecasts[-1].bars.stop)
+    borders = [*(one.bars.start for one in forecasts), bars.stop]
     paths: list[NDArray[np.float64]] = []
     before: PositionPath | None = None
     for one, (start, stop) in zip(forecasts, pairwise(borders), strict=True):
         assert start <= stop <= one.bars.stop, "test blocks in order, without bars between them"
         before = position_path(
-            record.raw_position[start - record.bars.start : stop - record.bars.start],
+            record.raw_position[start - bars.start : stop - bars.start],
             sigma[start:stop],
             positions[one.fold.index],
             timing,
@@ -289,7 +291,7 @@ def stitch_by_fold(
         )
         paths.append(before.position)
     position = np.concatenate(paths)
-    earned = block_earnings(position, record.bars, panel.returns, common, timing)
+    earned = block_earnings(position, bars, panel.returns, common, timing)
     return replace(record, position=position, earned=earned)
 
 

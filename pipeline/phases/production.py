@@ -22,9 +22,10 @@ from pipeline.registry import versions as registry
 from pipeline.reporting import figures as plots
 from pipeline.reporting import luck_figures as luck_plots
 from pipeline.reporting import page as report
-from pipeline.statistics import baselines
-from pipeline.statistics.baselines import BaselineRow
-from pipeline.statistics.inference import Inference, SharpeInference, metrics
+from pipeline.statistics import baseline_comparison
+from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.inference import Inference, metrics
+from pipeline.statistics.sharpe import SharpeInference
 from pipeline.tracking.ledger import Look
 from pipeline.tracking.runs import Run, log_folds
 from tft.backtest import FoldOutcome, FoldRow, fold_row
@@ -245,7 +246,7 @@ def _log_headline(run: Run, result: Produced, n_initial: int, n_prefiltered: int
             "n_looks": len(result.looks),
         }
     )
-    run.metrics(metrics(result.inference) | baselines.metrics(result.inference.baselines))
+    run.metrics(metrics(result.inference) | baseline_comparison.metrics(result.inference.baselines))
     if simple := result.inference.baselines:
         names = [field.name for field in fields(BaselineRow)]
         run.table("baselines.json", {name: [getattr(row, name) for row in simple] for name in names})

@@ -17,9 +17,9 @@ from pipeline.phases.search import STORAGE, Report, ended, first_parameters, ope
 from pipeline.phases.trials import Candidate, TrialWalks
 from pipeline.reporting import figures as plots
 from pipeline.tracking.runs import Run
-from tft.backtest import RawForecast, stitch
 from tft.folds import Fold
 from tft.metrics import sharpe
+from tft.record import RawForecast, stitch
 from tft.train import Recipe
 
 OOS_RETURNS = "oos_returns"
@@ -126,7 +126,7 @@ def _tune(job: Job, selected: tuple[str, ...], run: Run) -> Tuned:
             record = stitch(
                 forecasts, panel, market.sigma, tried.positions, config.timing, n_development=job.n_development
             )
-            tested = np.concatenate([np.arange(f.bars.start, f.bars.stop) for f in forecasts]) - record.bars.start
+            tested = np.concatenate([np.arange(f.bars.start, f.bars.stop) for f in forecasts]) - record.bars[0]
             returns = record.net()[tested]
             value = sharpe(returns, periods_per_year=config.periods_per_year)
             if not np.isfinite(value):

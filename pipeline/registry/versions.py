@@ -32,12 +32,12 @@ from pipeline.config.schema import RegistryConfig
 from pipeline.statistics.significance import MIN_INFERENCE_BARS, sharpe_difference
 from pipeline.tracking.ledger import Look, enter
 from pipeline.tracking.runs import Run
-from tft.backtest import block_earnings
 from tft.checkpoint import TrainedModel, load_checkpoint
 from tft.metrics import sharpe
 from tft.panel import AHEAD, Panel
 from tft.positions import portfolio_return
 from tft.predict import Predictor
+from tft.record import block_earnings
 
 ALIAS = "production"
 STAGE = "Production"

@@ -7,7 +7,7 @@ from numpy.testing import assert_array_equal
 
 from pipeline.assessment import _over, _trials
 from pipeline.phases.tuning import Trial, Tuned
-from pipeline.statistics.baselines import against
+from pipeline.statistics.baseline_comparison import against
 from tests.pipeline.reporting.test_page import small_record
 
 

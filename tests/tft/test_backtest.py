@@ -9,21 +9,12 @@ import pandas as pd
 import pytest
 
 from tests.conftest import CPU, small_panel, small_recipe
-from tft.backtest import (
-    SEGMENTS,
-    RawForecast,
-    Record,
-    block_earnings,
-    fold_row,
-    segments,
-    stitch,
-    validation_returns,
-    walk,
-)
+from tft.backtest import fold_row, validation_returns, walk
 from tft.folds import Fold, walk_forward
 from tft.metrics import MIN_BARS, Performance
 from tft.panel import Panel
 from tft.positions import PositionsConfig
+from tft.record import SEGMENTS, RawForecast, Record, block_earnings, segments, stitch
 from tft.train import Market, fit_folds, forecast_fit, selection_of_fit
 from tft.volatility import Timing, ewm_volatility
 

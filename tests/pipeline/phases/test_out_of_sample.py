@@ -24,10 +24,11 @@ from pipeline.phases.out_of_sample import Choice, choose, out_of_sample, record_
 from pipeline.tracking.progress import Quiet
 from pipeline.tracking.runs import Silent, parent_run
 from tests.conftest import CPU, ROOT, Workplace, artifacts, run_named, small_panel
-from tft.backtest import RawForecast, stitch, walk
+from tft.backtest import walk
 from tft.folds import Fold
 from tft.panel import AHEAD, Panel
 from tft.positions import PositionsConfig, volatility_scale
+from tft.record import RawForecast, stitch
 from tft.train import Market, Recipe, fit_folds
 from tft.volatility import Timing
 

@@ -13,12 +13,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.reporting import page as report
-from pipeline.statistics.baselines import BaselineRow
-from pipeline.statistics.inference import FoldLuck, Inference, Looked, Trials, infer
+from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.epochs import FoldLuck
+from pipeline.statistics.inference import Inference, Looked, infer
+from pipeline.statistics.overfitting import Trials
 from pipeline.statistics.significance import sharpe_standard_error
 from pipeline.tracking.ledger import Look
-from tft.backtest import FoldRow, Record, segments
+from tft.backtest import FoldRow
 from tft.positions import Earnings
+from tft.record import Record, segments
 from tft.volatility import Timing
 
 HOSTILE = "px_<script>alert('1')</script>&\"x\""

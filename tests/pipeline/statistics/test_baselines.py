@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 
 from pipeline.reporting import luck_figures as luck_plots
 from pipeline.statistics import baselines
+from pipeline.statistics.baseline_comparison import BaselineRow, against
 from pipeline.statistics.baselines import (
     LONG_ONLY,
     MACD,
     MOMENTUM,
     RIDGE,
     TREES,
-    BaselineRow,
     Cells,
-    against,
     macd,
     metrics,
     ridge,
@@ -33,11 +32,11 @@ from pipeline.statistics.baselines import (
 from pipeline.statistics.significance import sharpe_difference
 from tests.conftest import small_panel
 from tests.pipeline.reporting.test_figures import drawn
-from tft.backtest import RawForecast, Record, stitch
 from tft.folds import Fold
 from tft.metrics import max_drawdown, sharpe
 from tft.panel import Panel
 from tft.positions import PositionsConfig
+from tft.record import RawForecast, Record, stitch
 from tft.scaling import Scaler
 from tft.volatility import Timing, ewm_volatility, scaled_label
 

@@ -13,25 +13,15 @@ from scipy import stats
 
 from pipeline.job import from_json
 from pipeline.statistics import significance
-from pipeline.statistics.baselines import BaselineRow
-from pipeline.statistics.inference import (
-    FoldLuck,
-    Inference,
-    Looked,
-    SharpeInference,
-    Trials,
-    best_of_correlated_epochs,
-    detectable_sharpe,
-    fold_luck,
-    infer,
-    metrics,
-    overfitting,
-    sharpe_inference,
-    verdict,
-)
+from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.epochs import FoldLuck, best_of_correlated_epochs, fold_luck
+from pipeline.statistics.inference import Inference, Looked, infer, metrics, verdict
+from pipeline.statistics.overfitting import Trials, overfitting
+from pipeline.statistics.sharpe import SharpeInference, detectable_sharpe, sharpe_inference
 from tests.pipeline.reporting.test_page import small_record
-from tft.backtest import FoldOutcome, RawForecast
+from tft.backtest import FoldOutcome
 from tft.folds import Fold
+from tft.record import RawForecast
 
 Array = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ import pytest
 from pipeline.statistics.paired import Book, Comparison, annualised, compare, fold_pairs, in_one_sentence, pair
 from pipeline.statistics.significance import SharpeDifference, sharpe_difference
 from tests.pipeline.reporting.test_page import small_record
-from tft.backtest import Record
 from tft.metrics import sharpe
+from tft.record import Record
 
 DAY = np.timedelta64(1, "D")
 START = np.datetime64("2024-01-01", "us")
