@@ -56,8 +56,9 @@ class Record:
     def from_columns(cls, columns: Mapping[str, NDArray[np.generic]], timing: Timing) -> Self:
         """The record whose `to_columns` gave these columns (M,), whatever the order of their rows.
 
-        Instruments are those of the table, by name. The table does not hold changes of position: they are taken from
-        its positions, from flat where the bar before has none.
+        Bars, instruments (in order of name) and forecasts are those of cells that hold a position: the table has no
+        others. Changes of position are not in it; they are taken from its positions, from flat where the bar before
+        has none.
         """
         times, row = np.unique(np.asarray(columns["time"], dtype=np.datetime64), return_inverse=True)
         symbols, asset = np.unique(columns["symbol"].astype(str), return_inverse=True)

@@ -105,7 +105,7 @@ def _row(model: Record, name: str, baseline: Record, segment: Segment) -> Baseli
 
 
 def metrics(rows: Sequence[BaselineRow]) -> dict[str, float | None]:
-    """Figures by the name they are logged under, Sharpes annual: `baseline_<name>_sharpe`, `_difference`, `_p_value`."""
+    """Annual figures by the name they are logged under: `baseline_<name>_sharpe`, `_difference` and `_p_value`."""
     named: dict[str, float | None] = {}
     for row in rows:
         prefix = f"baseline_{re.sub('[^a-z0-9]+', '_', row.baseline.lower())}"

@@ -95,7 +95,7 @@ def small_record(n_bars: int, *, holdout_bars: int = 20, seed: int = 0) -> Recor
     gross = position * held
     bars = range(100, 100 + n_bars)
     return Record(
-        bars=bars,
+        bars=np.arange(bars.start, bars.stop),
         times=np.datetime64("2023-01-01", "us") + np.arange(n_bars) * np.timedelta64(1, "D"),
         symbols=("A", "B"),
         fold=np.repeat(np.arange(n_bars)[:, None] // 10, 2, axis=1),
