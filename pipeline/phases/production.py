@@ -18,7 +18,7 @@ from pipeline.config.schema import Config, to_mapping
 from pipeline.job import Job
 from pipeline.phases import pruning, tuning
 from pipeline.phases.out_of_sample import Choice, Walked, choose, out_of_sample
-from pipeline.registry import versions as registry
+from pipeline.registry.registering import register_and_promote
 from pipeline.reporting import figures as plots
 from pipeline.reporting import luck_figures as luck_plots
 from pipeline.reporting import page as report
@@ -191,7 +191,7 @@ def _produce(job: Job, chosen: Choice, run: Run) -> tuple[Produced, Walked, Asse
     written = CheckpointManager(folder, fallback=FALLBACK / job.keys["production"][:16]).save(trained)
     if written != folder:
         trouble.append(f"the checkpoint could not be written to {folder}: it is in {written}, move it from there")
-    registered = registry.register_and_promote(
+    registered = register_and_promote(
         written,
         trained,
         config.registry,
