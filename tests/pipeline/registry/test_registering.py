@@ -103,9 +103,7 @@ def test_the_script_of_the_model_is_named_without_this_machines_folders(
     text = (folder / "MLmodel").read_text()
     flavor = yaml.safe_load(text)["flavors"]["python_function"]
     assert flavor["model_code_path"] == "served_model.py"
-    assert (folder / "served_model.py").read_bytes() == (
-        ROOT / "pipeline" / "registry" / "served_model.py"
-    ).read_bytes()
+    assert (folder / "served_model.py").read_bytes() == (ROOT / "pipeline/registry/served_model.py").read_bytes()
     assert str(ROOT) not in text
     assert flavor["loader_module"] == "mlflow.pyfunc.loaders.code_model"
     assert not list(folder.rglob("*.pkl"))
