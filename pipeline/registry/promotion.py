@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
-from pipeline.registry.versions import ALIAS, ARTIFACT, STAGE, download, stages_without_warning
+from pipeline.registry.versions import ALIAS, ARTIFACT, STAGE, download, quiet_mlflow
 from pipeline.statistics.difference import sharpe_difference
 from pipeline.tracking.ledger import Look, enter
 from tft.checkpoint import TrainedModel, load_checkpoint
@@ -51,7 +51,7 @@ def promote(
         assert incumbent is not None
         passed, reason = _better(client, name, version, str(incumbent.version), panel)
     if passed:
-        with stages_without_warning():
+        with quiet_mlflow():
             if hasattr(client, "transition_model_version_stage"):
                 client.transition_model_version_stage(name, version, STAGE, archive_existing_versions=True)
         client.set_registered_model_alias(name, ALIAS, version)
@@ -60,6 +60,7 @@ def promote(
 
 
 def _better(client: MlflowClient, name: str, candidate: str, incumbent: str, panel: Panel | None) -> tuple[bool, str]:
+    """Whether the candidate beats the incumbent on the bars of `panel` after both fits, and a sentence on why."""
     if panel is None:
         return False, "no bars were given on which to compare it with the incumbent"
     new, old = (load_checkpoint(download(name, version) / ARTIFACT) for version in (candidate, incumbent))

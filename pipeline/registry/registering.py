@@ -17,15 +17,21 @@ from mlflow.types.schema import AnyType
 import tft
 from pipeline.config.schema import RegistryConfig
 from pipeline.registry.promotion import promote
-from pipeline.registry.versions import ARTIFACT, stages_without_warning, unreachable
+from pipeline.registry.versions import ARTIFACT, quiet_mlflow, unreachable
 from pipeline.tracking.runs import Run
 from tft.checkpoint import TrainedModel
 from tft.panel import AHEAD, Panel
 
+OUTPUT_NUMBERS = (
+    *("position", "raw_position", "probability_up", "mu", "sigma"),
+    *("q05", "q10", "q25", "q50", "q75", "q90", "q95"),
+)
+"""Columns of the served model's output that hold numbers."""
+
 
 @dataclass(frozen=True)
 class Registered:
-    """A checkpoint's way into the registry."""
+    """What became of a checkpoint in the registry."""
 
     version: str
     """Empty if it could not be registered."""
@@ -84,7 +90,7 @@ def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, card: 
     """
     script = Path(__file__).with_name("served_model.py")
     client = MlflowClient()
-    with stages_without_warning(), tempfile.TemporaryDirectory() as scratch:
+    with quiet_mlflow(), tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / ARTIFACT  # MLflow keeps the folder's own name
         shutil.copytree(folder, checkpoint)
         info = mlflow.pyfunc.log_model(
@@ -127,23 +133,7 @@ def signature(trained: TrainedModel) -> ModelSignature:
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec("string", "symbol"),
         ColSpec("datetime", "time"),
-        *(ColSpec("double", n) for n in _NUMBERS),
+        *(ColSpec("double", n) for n in OUTPUT_NUMBERS),
     ]
     outputs.append(ColSpec("string", "regime"))
     return ModelSignature(Schema(inputs), Schema(outputs))
-
-
-_NUMBERS = (
-    "position",
-    "raw_position",
-    "probability_up",
-    "mu",
-    "sigma",
-    "q05",
-    "q10",
-    "q25",
-    "q50",
-    "q75",
-    "q90",
-    "q95",
-)

@@ -39,7 +39,7 @@ def find_version(name: str, *, stage: str | None = None, alias: str | None = Non
     client = mlflow.MlflowClient()
     wanted = f"version {version}" if version else f"alias {alias!r}" if alias else f"stage {stage!r}"
     try:
-        with stages_without_warning():
+        with quiet_mlflow():
             if version:
                 return str(client.get_model_version(name, str(version)).version)
             if alias:
@@ -96,7 +96,7 @@ def download(name: str, version: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            with stages_without_warning():
+            with quiet_mlflow():
                 whole = mlflow.artifacts.download_artifacts(
                     artifact_uri=f"models:/{name}/{version}", dst_path=str(scratch)
                 )
@@ -123,7 +123,7 @@ def versions(name: str) -> list[ModelVersion]:
     import mlflow
 
     client = mlflow.MlflowClient()
-    with stages_without_warning():
+    with quiet_mlflow():
         found = client.search_model_versions(f"name = '{name}'")
         return sorted((client.get_model_version(name, v.version) for v in found), key=lambda v: -int(v.version))
 
@@ -138,8 +138,8 @@ def unreachable() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def stages_without_warning() -> Iterator[None]:
-    """Silence MLflow's warnings about stages, which it has deprecated and which are served here on purpose."""
+def quiet_mlflow() -> Iterator[None]:
+    """Silence MLflow's warnings: it has deprecated stages, which are served here on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", UserWarning)

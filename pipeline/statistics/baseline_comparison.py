@@ -31,11 +31,11 @@ class BaselineRow:
     n_bars: int
     """Common known bars: what every figure of this row is computed on."""
     sharpe_annual: float | None
-    """Of the baseline, net of costs."""
+    """Sharpe of the baseline, net of costs."""
     sharpe_gross_annual: float | None
     turnover_annual: float | None
     max_drawdown: float | None
-    """Of the baseline, net, as a negative fraction."""
+    """Worst drawdown of the baseline, net of costs, as a negative fraction."""
     model_sharpe_annual: float | None
     """Net, of the model on these bars: the headline Sharpe unless the baseline begins later."""
     difference_annual: float | None

@@ -1,7 +1,7 @@
-"""What a simple rule would have given on the same bars, delay, volatility scaling and costs.
+"""Simple rules and regressions in the model's place: same bars, delay, volatility scaling and costs.
 
-A baseline makes raw positions in [-1, 1] from information up to and including their bar; from there on it takes the
-model's own path (`tft.record.stitch`, say), so that the forecast is all that differs. Rules read past returns alone;
+A baseline makes raw positions in [-1, 1] from information up to and including their bar. From there on it goes the
+model's own way (such as `tft.record.stitch`), so that only the forecast differs. Rules read past returns alone;
 regressions read the model's columns and are fitted anew in every fold, on the rows the model trains on.
 
 Shapes: T bars, A instruments, F features, M cells (bar, instrument) of a block that have a feature.
@@ -72,8 +72,8 @@ def run_baselines(
     """The out-of-sample record of every baseline, over the folds' test bars.
 
     `features`: the columns of `panel` that the regressions read, fold by fold. `sigma` (T, A) scales labels. `stitched`
-    and `test_until`: what makes the model's own record of its forecasts, and how far the last fold forecasts, as in
-    `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
+    turns forecasts into a record, as it does for the model's own. `test_until`: bar up to which the last fold
+    forecasts, as in `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
     """
     tested = [fold.test for fold in folds]
     if test_until is not None:
@@ -96,9 +96,9 @@ def run_baselines(
 
 
 def time_series_momentum(returns: Array, *, lookback_bars: int) -> Array:
-    """(T, A) sign of the return of the past year, `lookback_bars`: Moskowitz, Ooi & Pedersen 2012, section 4.
+    """(T, A) sign of the return over the past `lookback_bars`: Moskowitz, Ooi & Pedersen 2012, section 4, with a year.
 
-    Of the simple return: what cash would have earned is not known here. NaN with less history than that.
+    It is the simple return and not the one in excess of cash, which is not known here. NaN with less history.
     """
     price = _price(returns)
     past = np.full_like(price, np.nan)
@@ -109,9 +109,10 @@ def time_series_momentum(returns: Array, *, lookback_bars: int) -> Array:
 def macd(returns: Array) -> Array:
     """(T, A) mean response of three trend signals in about +-0.96: Baz et al. 2015, the trend signal.
 
-    Difference of two exponentially weighted averages of the price, half-lives log(1/2) / log(1 - 1/n), over the
-    price's standard deviation of 63 bars; that over its own of 252 bars; response x exp(-x^2/4) / 0.89. NaN until all
-    of them are known, and where the price has not moved for as long.
+    A trend is the difference of two exponentially weighted averages of the price, with half-lives
+    log(1/2) / log(1 - 1/n), divided by the price's standard deviation over 63 bars; x is the trend divided by its own
+    standard deviation over 252 bars; the response is x exp(-x^2/4) / 0.89. NaN until all of them are known, and where
+    the price has not moved for as long.
     """
     price = pd.DataFrame(_price(returns))
     spread = price.rolling(PRICE_BARS).std()
@@ -126,7 +127,7 @@ def macd(returns: Array) -> Array:
 
 
 def _price(returns: Array) -> Array:
-    """(T, A) what 1 invested has grown to at each close; bars without a trade carry it, NaN before the first trade."""
+    """(T, A) value at each close of 1 invested; carried over bars without a trade, NaN before the first trade."""
     started = np.maximum.accumulate(np.isfinite(returns), axis=0)
     return np.where(started, np.cumprod(1.0 + np.nan_to_num(returns, nan=0.0), axis=0), np.nan)
 
@@ -154,8 +155,8 @@ def _regressed(
 ) -> Iterator[tuple[str, Array]]:
     """Raw positions (n, A) of each regression over `bars`, fitted on the fold's training and validation blocks.
 
-    2 Phi(mu / sigma) - 1 with the standard deviation of the residuals of training for sigma, as from the `joint_mle`
-    head. NaN where no feature is there.
+    They are 2 Phi(mu / sigma) - 1, as from the `joint_mle` head, where sigma is the standard deviation of the training
+    residuals. NaN where no feature is known.
     """
     columns = [panel.feature_names.index(name) for name in names]
 
@@ -188,7 +189,7 @@ def _regressed(
 
 
 def ridge(train: Cells, validation: Cells, penalties: Sequence[float] = PENALTIES) -> Forecast:
-    """Linear, a missing feature counting as its mean, with the penalty of least squared error on validation cells."""
+    """Ridge regression with the penalty of least squared error on validation cells; a missing feature is its mean."""
     many = np.asarray(penalties)
     x = np.nan_to_num(train.x.astype(np.float64), nan=0.0)
     # One target a penalty: all of them are solved from one product of x with itself.
@@ -203,7 +204,7 @@ def ridge(train: Cells, validation: Cells, penalties: Sequence[float] = PENALTIE
 
 
 def boosted_trees(train: Cells, validation: Cells) -> Forecast:
-    """LightGBM's gradient-boosted trees, as many as the squared error on validation cells asks for."""
+    """LightGBM's gradient-boosted trees; training stops where the squared error on validation cells stops falling."""
     import lightgbm
 
     data = lightgbm.Dataset(train.x, train.y, params=dict(TREE_PARAMETERS))

@@ -60,8 +60,9 @@ class FoldLuck:
 
 
 def fold_luck(outcome: FoldOutcome, *, periods_per_year: float, seed: int = 0) -> FoldLuck:
-    """Luck on one fold's validation block, which is None for a block under 3 bars; the second also where no epoch's
-    returns vary.
+    """Luck on the validation block of one fold.
+
+    Both figures are None for a block under 3 bars; that of correlated epochs also where no epoch's returns vary.
     """
     returns = outcome.validation_returns[:, np.isfinite(outcome.validation_returns).all(axis=0)]
     n_epochs, n_bars = outcome.validation_returns.shape[0], returns.shape[1]
@@ -78,10 +79,11 @@ def best_of_correlated_epochs(
 ) -> float | None:
     """Expected best annual Sharpe over epochs without skill, correlated as the validation returns (E, n) are.
 
-    `n_draws` times, n independent bars of E normal returns of mean 0 with these correlations; half the mean distance
-    between the best and the worst Sharpe, which by symmetry is the expected best. Equal epochs: 0, as for one alone.
-    Independent epochs: `best_of_epochs`, less a few percent where they outnumber the bars, whose sample correlations
-    are then not all 0. Epochs that did not trade are left out; None under 3 bars or without any other.
+    Each of `n_draws` draws takes n independent bars of E normal returns of mean 0 with these correlations. The result
+    is half the mean distance between the best and the worst Sharpe, which by symmetry is the expected best. For equal
+    epochs it is 0, as for one alone; for independent ones it is `best_of_epochs`, less a few percent where they
+    outnumber the bars, since their sample correlations are then not all 0. Epochs that did not trade are left out; None
+    if no others remain, and under 3 bars.
     """
     traded = returns[returns.std(axis=1) > 1e-12] if returns.shape[1] >= 3 else returns[:0]
     if not len(traded):

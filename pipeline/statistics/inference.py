@@ -18,6 +18,7 @@ from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.epochs import FoldLuck, fold_luck
 from pipeline.statistics.overfitting import Overfitting, Trials, overfitting
 from pipeline.statistics.sharpe import SharpeInference, sharpe_inference
+from pipeline.statistics.standard_errors import per_bar_sharpe
 from pipeline.statistics.verdict import verdict
 from tft.backtest import FoldOutcome
 from tft.metrics import MIN_BARS
@@ -118,7 +119,7 @@ def _looks_variance(returns: Array, others: Sequence[Looked], periods_per_year: 
     ]
     if len(sharpes) + 1 < MIN_LOOKS or len(r) < MIN_BARS or not r.std() > 1e-12:
         return None
-    return float(np.var([*sharpes, float(r.mean() / r.std(ddof=1))], ddof=1))
+    return float(np.var([*sharpes, per_bar_sharpe(r)], ddof=1))
 
 
 def metrics(result: Inference) -> dict[str, float | None]:

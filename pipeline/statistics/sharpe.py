@@ -1,7 +1,4 @@
-"""One Sharpe ratio against nothing, against a benchmark, and against the best of many trials.
-
-Per bar or annual as each name says. Shapes: T bars.
-"""
+"""One Sharpe ratio against zero, against a benchmark, and against the best of many trials. Shapes: T bars."""
 
 from __future__ import annotations
 
@@ -13,7 +10,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from pipeline.statistics.arguments import check_count, check_finite
-from pipeline.statistics.standard_errors import mertens_standard_error, mertens_variance, sharpe_standard_error
+from pipeline.statistics.standard_errors import (
+    mertens_standard_error,
+    mertens_variance,
+    per_bar_sharpe,
+    sharpe_standard_error,
+)
 from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS
 
 Array = NDArray[np.float64]
@@ -176,7 +178,7 @@ def sharpe_inference(
         return replace(known, undefined="the returns do not vary: the positions stayed flat")
     z = (r - r.mean()) / r.std()
     moments = {"skewness": float((z**3).mean()), "kurtosis": float((z**4).mean())}
-    per_bar = float(r.mean() / r.std(ddof=1))
+    per_bar = per_bar_sharpe(r)
     known = replace(known, sharpe=per_bar * annual, sharpe_per_bar=per_bar)
     if n < MIN_INFERENCE_BARS:
         return replace(known, undefined=f"{n} bars are too few for any inference, {MIN_INFERENCE_BARS} are needed")

@@ -150,7 +150,7 @@ def test_without_the_registry_the_last_known_version_decides(
     tmp_path: Path,
     bars: pl.DataFrame,
 ) -> None:
-    """With a warning that names it. What was never asked while the registry was there cannot be answered."""
+    """A warning names it. What was never asked while the registry was there cannot be answered."""
     address, process = web_registry
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -27,7 +27,7 @@ from tft.panel import Panel
 def test_the_description_is_the_model_card(
     client: MlflowClient, good: TrainedModel, panel: Panel, tmp_path: Path
 ) -> None:
-    """And tags name the run, the end of the fit and the data."""
+    """Tags name the run, the end of the fit and the data."""
     deliver(good, panel, tmp_path / "carded", "card", "never")
     version = client.get_model_version("card", "1")
     assert version.description == "# Card of carded"

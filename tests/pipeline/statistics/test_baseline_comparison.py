@@ -11,22 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.reporting import luck_figures as luck_plots
 from pipeline.statistics.baseline_comparison import BaselineRow, against, metrics, verdict
-from pipeline.statistics.baselines import (
-    LONG_ONLY,
-    MACD,
-    MOMENTUM,
-)
+from pipeline.statistics.baselines import LONG_ONLY, MACD, MOMENTUM
 from pipeline.statistics.significance import sharpe_difference
 from tests.pipeline.reporting.test_figures import drawn
-from tests.pipeline.statistics.test_baselines import (
-    FOLDS,
-    N_BARS,
-    TIMING,
-    market,
-    model_record,
-    run,
-    stitching,
-)
+from tests.pipeline.statistics.test_baselines import FOLDS, N_BARS, TIMING, market, model_record, run, stitching
 from tft.metrics import max_drawdown, sharpe
 from tft.positions import PositionsConfig
 from tft.record import RawForecast, Record

@@ -75,7 +75,7 @@ def run(panel: Panel, features: Sequence[Sequence[str]] | None = None) -> dict[s
 
 
 def model_record(panel: Panel, seed: int = 3) -> Record:
-    """Of a model that guesses."""
+    """The record of a model that guesses."""
     draws = np.random.default_rng(seed)
     shape = (len(FOLDS[0].test), len(panel.symbols))
     last = range(FOLDS[1].test.start, N_BARS)

@@ -13,15 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import approx_fprime
 
-from pipeline.statistics.significance import (
-    sharpe_difference,
-)
-from tests.pipeline.statistics.series import (
-    autoregression,
-    delta_method,
-    fat_tails,
-    sharpe_of_moments,
-)
+from pipeline.statistics.significance import sharpe_difference
+from tests.pipeline.statistics.series import autoregression, delta_method, fat_tails, sharpe_of_moments
 
 Array = NDArray[np.float64]
 

@@ -14,9 +14,7 @@ from scipy import stats
 
 from pipeline.statistics import significance
 from pipeline.statistics.epochs import FoldLuck, best_of_correlated_epochs, fold_luck
-from pipeline.statistics.significance import (
-    best_of_epochs,
-)
+from pipeline.statistics.significance import best_of_epochs
 from tests.pipeline.statistics.series import noise
 from tft.backtest import FoldOutcome
 from tft.folds import Fold

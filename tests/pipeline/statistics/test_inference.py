@@ -15,9 +15,7 @@ from pipeline.statistics.inference import Inference, Looked, infer, metrics
 from pipeline.statistics.overfitting import Trials, overfitting
 from pipeline.statistics.sharpe import sharpe_inference
 from tests.pipeline.reporting.test_page import small_record
-from tests.pipeline.statistics.series import (
-    noise,
-)
+from tests.pipeline.statistics.series import noise
 from tests.pipeline.statistics.test_epochs import outcome
 
 Array = NDArray[np.float64]

@@ -15,9 +15,7 @@ from scipy import stats
 
 from pipeline.statistics import significance
 from pipeline.statistics.overfitting import Trials, overfitting
-from pipeline.statistics.significance import (
-    probability_of_backtest_overfitting,
-)
+from pipeline.statistics.significance import probability_of_backtest_overfitting
 from tests.pipeline.statistics.series import noise, with_sharpe
 
 Array = NDArray[np.float64]
@@ -134,7 +132,7 @@ def test_a_search_among_real_differences_lies_below_what_noise_gives() -> None:
 
 
 def test_the_noise_has_the_trials_own_correlations() -> None:
-    """Of ten trials nine are nearly the same: which of those is best says nothing, and the range widens."""
+    """Nine of ten trials are nearly the same: which of those is best says nothing, and the range widens."""
     common = noise(120, 1)
     alike = overfitting(np.concatenate([common + 0.01 * noise(120, 9, seed=1), noise(120, 3, seed=2)], axis=1))
     apart = overfitting(noise(120, 12))

@@ -15,11 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.statistics.significance import (
-    admissible_shifts,
-    monte_carlo_p_value,
-    sequential_p_value,
-)
+from pipeline.statistics.significance import admissible_shifts, monte_carlo_p_value, sequential_p_value
 
 Array = NDArray[np.float64]
 

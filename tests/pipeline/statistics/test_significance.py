@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from pipeline.statistics import significance
 from pipeline.statistics.significance import (
     admissible_shifts,
     best_of_epochs,
@@ -27,15 +28,38 @@ from pipeline.statistics.significance import (
     sharpe_difference,
     sharpe_standard_error,
 )
-from tests.pipeline.statistics.series import (
-    fat_tails,
-)
+from tests.pipeline.statistics.series import fat_tails
 
 Array = NDArray[np.float64]
 
 GOOD = fat_tails(60, 22)
-
 TRIALS = np.random.default_rng(23).standard_normal((40, 3))
+
+
+def test_it_offers_every_figure_by_name() -> None:
+    """What `pipeline.statistics.significance` promises to hold, wherever a figure is computed."""
+    offered = [
+        "MIN_INFERENCE_BARS",
+        "sharpe_standard_error",
+        "mertens_standard_error",
+        "probabilistic_sharpe_ratio",
+        "expected_maximum",
+        "deflated_sharpe_ratio",
+        "minimum_track_record_length",
+        "minimum_backtest_length",
+        "best_of_epochs",
+        "BacktestOverfitting",
+        "probability_of_backtest_overfitting",
+        "SharpeDifference",
+        "sharpe_difference",
+        "SequentialPValue",
+        "monte_carlo_p_value",
+        "sequential_p_value",
+        "admissible_shifts",
+    ]
+    assert sorted(significance.__all__) == sorted(offered)
+    assert all(hasattr(significance, name) for name in offered)
+    assert significance.MIN_INFERENCE_BARS == 63
 
 
 def with_value(array: Array, value: float) -> Array:

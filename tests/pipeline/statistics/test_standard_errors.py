@@ -12,15 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.statistics.significance import (
-    mertens_standard_error,
-    sharpe_standard_error,
-)
-from tests.pipeline.statistics.series import (
-    autoregression,
-    delta_method,
-    fat_tails,
-)
+from pipeline.statistics.significance import mertens_standard_error, sharpe_standard_error
+from tests.pipeline.statistics.series import autoregression, delta_method, fat_tails
 
 Array = NDArray[np.float64]
 
