@@ -30,6 +30,7 @@ class Pair:
 
     @property
     def times(self) -> NDArray[np.datetime64]:
+        """(n,) of decision"""
         return self.baseline.times
 
     def net(self) -> NDArray[np.float64]:
