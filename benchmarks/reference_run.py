@@ -48,7 +48,7 @@ import torch
 
 from benchmarks.flops import step_flops
 from pipeline.phases.trials import Candidate, TrialWalks
-from tft import backtest
+from tft import backtest, record
 from tft.folds import Fold, WalkForwardConfig, final_fold, walk_forward
 from tft.model import ModelConfig
 from tft.panel import Panel
@@ -313,7 +313,7 @@ def engine(device: torch.device, epochs: Mapping[str, int], model: ModelConfig) 
 def stitch(market: Market, outcomes: Sequence[backtest.FoldOutcome], positions: PositionsConfig) -> None:
     forecasts = [outcome.forecast for outcome in outcomes]
     panel = market.panel
-    backtest.stitch(forecasts, panel, market.sigma, positions, market.timing, n_development=len(panel.times))
+    record.stitch(forecasts, panel, market.sigma, positions, market.timing, n_development=len(panel.times))
 
 
 def noise_panel(n_bars: int, n_instruments: int, n_columns: int) -> Panel:

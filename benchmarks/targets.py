@@ -42,10 +42,11 @@ from benchmarks.reference_run import (
 from pipeline.config.schema import PruningConfig
 from pipeline.phases.exploration import Explored
 from pipeline.phases.pruning import prune
-from tft.backtest import stitch, walk
+from tft.backtest import walk
 from tft.folds import WalkForwardConfig, walk_forward
 from tft.model import ModelConfig
 from tft.positions import PositionsConfig
+from tft.record import stitch
 from tft.train import Market, Recipe, TrainingConfig, choose_device, fit_folds
 from tft.volatility import Timing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,14 +12,16 @@ from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice, Walked
 from pipeline.phases.stitching import stitch_by_fold
 from pipeline.phases.tuning import Tuned
-from pipeline.statistics.baselines import against, run_baselines
-from pipeline.statistics.inference import Inference, Looked, Trials, detectable_sharpe, infer
-from pipeline.statistics.significance import MIN_INFERENCE_BARS
+from pipeline.statistics.baseline_comparison import against
+from pipeline.statistics.baselines import run_baselines
+from pipeline.statistics.inference import Inference, Looked, infer
+from pipeline.statistics.overfitting import Trials
+from pipeline.statistics.sharpe import detectable_sharpe
 from pipeline.tracking.ledger import Look, by_configuration, enter, overlapping
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.sink import Sink
-from tft.backtest import Record
-from tft.positions import Earnings
+from tft.metrics import MIN_INFERENCE_BARS
+from tft.record import Record
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,10 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     )
     looks = overlapping(look.first, look.last, look.symbols) if look else []
     others = [one for one in by_configuration(looks).values() if look and one.config_sha256 != look.config_sha256]
+    against_untuned = None
+    if untuned:
+        same_bars = record.rows(np.isin(record.bars, untuned.bars))
+        (against_untuned,) = against(same_bars, {"untuned": untuned}, "holdout")
     inference = infer(
         record,
         walked.outcomes,
@@ -98,7 +104,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         trials=_trials(chosen.tuned),
         # The untuned configuration is no look: the headline was settled before it was computed.
         others=[Looked(one.sharpe, one.n_bars or 0) for one in others],
-        against_untuned=against(_over(record, untuned.bars), {"untuned": untuned}, "holdout")[0] if untuned else None,
+        against_untuned=against_untuned,
         baselines=against(record, simple, "holdout") if look else (),
         seed=job.config.seed,
     )
@@ -106,21 +112,6 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         look = enter(replace(look, sharpe=inference.holdout.sharpe, n_bars=inference.holdout.n_bars))
         looks = [*(one for one in looks if one.key != look.key), look]
     return Assessment(inference, tuple(looks), simple)
-
-
-def _over(record: Record, bars: range) -> Record:
-    """The part of a record over some of its bars."""
-    rows = slice(bars.start - record.bars.start, bars.stop - record.bars.start)
-    return replace(
-        record,
-        bars=bars,
-        times=record.times[rows],
-        fold=record.fold[rows],
-        raw_position=record.raw_position[rows],
-        position=record.position[rows],
-        earned=Earnings(*(getattr(record.earned, each.name)[rows] for each in fields(Earnings))),
-        segment=record.segment[rows],
-    )
 
 
 def _trials(tuned: Tuned) -> Trials:

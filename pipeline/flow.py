@@ -29,7 +29,7 @@ from pipeline.phases.production import Choice, Walked
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.search import STORAGE, ended, open_study
 from pipeline.phases.tuning import Tuned
-from pipeline.registry import versions as registry
+from pipeline.registry.registering import register_and_promote
 from pipeline.reporting import artifacts, page, produced
 from pipeline.reporting.figures import bar_label
 from pipeline.reporting.model_card import model_card
@@ -319,7 +319,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         metrics = {"oos_sharpe": holdout.sharpe} if holdout else {}
         trained = producing.trained_model(panel, job.data.sha256, choice, walked.final, metrics)
         folder, trouble = _save(trained, key)
-        registered = registry.register_and_promote(
+        registered = register_and_promote(
             folder,
             trained,
             config.registry,

@@ -1,7 +1,4 @@
-"""From the registry to positions: what a trader's process runs.
-
-Shapes: A instruments.
-"""
+"""From the registry to positions: what a trader's process runs. Shapes: T bars."""
 
 from __future__ import annotations
 
@@ -44,22 +41,22 @@ class Signal:
 
 @dataclass(frozen=True)
 class RegimeOverlay:
-    """What a tick strategy asks during the session in which the position is held.
+    """The view that a tick strategy asks for during the session in which the position is held.
 
-    In a bullish regime only buying is allowed, in a bearish one only selling, in a neutral one both; size and limit are
-    scaled by the conviction of the forecast.
+    In a bullish regime only buying is allowed, in a bearish one only selling, in a neutral one both. Sizes and limits
+    are scaled by the conviction of the forecast.
     """
 
     signal: Signal
 
     def allows(self, side: Side) -> bool:
-        """Whether new positions on this side are. Raises ValueError for a side that is none."""
+        """Whether a new position on this side may be opened. Raises ValueError for a side that is not a `Side`."""
         if side not in _DIRECTION:
             raise ValueError(f"side is {side!r}, it must be one of {', '.join(_DIRECTION)}")
         return self.signal.regime == "neutral" or (self.signal.regime == "bullish") == (_DIRECTION[side] > 0)
 
     def position_limit(self, base: float) -> float:
-        """The largest absolute position, of at most `base` >= 0."""
+        """The largest absolute position: `base` scaled by conviction. Raises ValueError for a `base` below 0."""
         if not base >= 0.0:
             raise ValueError(f"base is {base}, a limit must be at least 0")
         return base * self.signal.conviction
@@ -72,8 +69,10 @@ class RegimeOverlay:
 
 
 class TFTStrategy:
-    """A registered model that decides bar by bar. The first decision runs the smoothing from flat over the table
-    given; afterwards positions and regimes are carried from one decision to the next.
+    """A registered model that decides bar by bar.
+
+    The first decision runs the smoothing from flat over the whole table it is given; afterwards positions and regimes
+    are carried from one decision to the next.
     """
 
     def __init__(self, trained: TrainedModel, *, version: str = "") -> None:
@@ -91,10 +90,11 @@ class TFTStrategy:
         alias: str | None = None,
         version: str | int | None = None,
     ) -> Self:
-        """Load by stage, or by alias or version where one is given. Raises RegistryError if there is no such model.
+        """Load by stage, or by alias or version where one is given.
 
         The registry is MLflow's current one (`MLFLOW_TRACKING_URI`). The checkpoint is downloaded once and read from
         its safetensors; while the registry cannot be reached, the last version it named is used, with a warning.
+        Raises RegistryError if there is no such model.
         """
         asked = None if alias or version else stage
         found, folder = resolve_and_download(
@@ -103,11 +103,12 @@ class TFTStrategy:
         return cls(load_checkpoint(folder / ARTIFACT), version=found)
 
     def decide(self, bars: Any) -> dict[str, Signal]:
-        """Signals by symbol for the newest bar of `bars`, a long table (polars, pandas, or a mapping of arrays) with
-        the columns the model was trained on, `min_history_bars` bars or more; rows of other symbols are left out.
+        """Signals by symbol for the newest bar of `bars`.
 
-        Bars since the last decision are decided one after the other. Asked again for the same bar, the answer is the
-        same. Raises ValueError naming a column that is lacking, or if the table ends before the last decision.
+        `bars` is a long table (polars, pandas, or a mapping of arrays) with the columns the model was trained on and at
+        least `min_history_bars` bars; rows of other symbols are left out. Bars since the last decision are decided one
+        after the other; asked again for the same bar, the answer is the same. Raises ValueError naming a missing
+        column, or if the table ends before the last decision.
         """
         panel = self.predictor.table(as_columns(bars))
         newest = panel.times[-1]
@@ -156,7 +157,7 @@ class TFTStrategy:
 
 
 def as_columns(bars: Any) -> dict[str, NDArray[np.generic]]:
-    """A polars or pandas frame, or a mapping, as arrays by column name; times with a zone become UTC."""
+    """Arrays by column name of a polars or pandas frame or a mapping; times with a zone become UTC."""
     if isinstance(bars, pl.DataFrame):
         return {name: bars[name].to_numpy() for name in bars.columns}
     columns = {}
@@ -170,7 +171,10 @@ def as_columns(bars: Any) -> dict[str, NDArray[np.generic]]:
 
 
 def _bars_later(times: NDArray[np.datetime64], n_bars: int) -> np.datetime64:
-    """The earliest time of the bar `n_bars` after the last: weekdays where bars are days, else the usual spacing."""
+    """Earliest time of the bar that comes `n_bars` after the last of `times` (T,).
+
+    Daily bars count weekdays, or all days where the table has weekends; other bars are spaced as the median.
+    """
     days = times.astype("datetime64[D]")
     if (days.astype(times.dtype) == times).all():
         weekday_only = bool(np.is_busday(days).mean() > 0.99)

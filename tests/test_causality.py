@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from tests.conftest import CPU, small_panel, small_recipe
-from tft.backtest import RawForecast, Record, stitch
 from tft.checkpoint import TrainedModel
 from tft.fold_store import FoldFit
 from tft.folds import Fold
@@ -20,6 +19,7 @@ from tft.model import LossMode
 from tft.panel import Panel
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.predict import Prediction, Predictor
+from tft.record import RawForecast, Record, stitch
 from tft.train import Market, Recipe, fit_folds, forecast_fit
 
 N_BARS = 170
@@ -83,7 +83,7 @@ def test_the_backtest_up_to_t_does_not_see_what_comes_after_t(loss_mode: LossMod
             assert all(torch.equal(a.parameters[name], b.parameters[name]) for name in a.parameters)
             assert equal(a.scaler.mean, b.scaler.mean)
             assert equal(a.validation_position, b.validation_position)
-        rows = t - record.bars.start + 1
+        rows = t - record.bars[0] + 1
         for name in ("raw_position", "position"):
             assert equal(getattr(record, name)[:rows], getattr(other, name)[:rows])
         # and what was earned by then
@@ -104,7 +104,7 @@ def test_the_test_can_fail_what_happens_at_t_does_change_the_decision_of_t(t: in
     panel = the_panel()
     _, _, record = walk_forward(panel, (EARLIER, LATER), recipe)
     _, _, other = walk_forward(corrupted(panel, t - 1), (EARLIER, LATER), recipe)
-    row = t - record.bars.start
+    row = t - record.bars[0]
     assert equal(record.position[:row], other.position[:row])
     assert (record.raw_position[row] != other.raw_position[row]).all()
     assert (record.position[row] != other.position[row]).all()

@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 from mlflow.entities import Run as MlflowRun
 
-from pipeline.statistics.inference import sharpe_inference
+from pipeline.statistics.sharpe import sharpe_inference
 from pipeline.statistics.significance import best_of_epochs
 from pipeline.tracking.keys import PHASE_KEY
 from pipeline.tracking.runs import EXPERIMENT, FOLD_METRICS

@@ -1,172 +1,25 @@
-"""Folds to one stitched out-of-sample record.
+"""The walk-forward: each fold fitted, its test bars forecast, and what it leaves behind.
 
-Shapes: T bars of the panel, A instruments, V variables, E epochs, n bars of a block, M targets.
+Shapes: V variables, A instruments, E epochs, n bars of a block, M cells (bar, instrument) of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tft.fold_store import FoldFit
 from tft.folds import Fold
-from tft.metrics import MIN_BARS, Performance, performance, sharpe
+from tft.metrics import sharpe
 from tft.panel import Panel
-from tft.positions import Earnings, PositionsConfig, earnings, portfolio_return, position_path
+from tft.positions import PositionsConfig, portfolio_return, position_path
+from tft.record import RawForecast, Record, block_earnings
 from tft.train import EpochReport, Market, Recipe, forecast_fit, map_fits, one_each, selection_of_fit
 from tft.volatility import Timing
-
-Segment = Literal["development", "between", "holdout"]
-SEGMENTS: tuple[Segment, ...] = ("development", "between", "holdout")
-
-
-@dataclass(frozen=True, eq=False)
-class RawForecast:
-    """Raw positions (n, A) of one fold's test bars, NaN = no forecast."""
-
-    fold: Fold
-    bars: range
-    raw_position: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Record:
-    """The out-of-sample record over the bars [start, stop) of the panel; arrays (n, A) unless said otherwise."""
-
-    bars: range
-    times: NDArray[np.datetime64]
-    """(n,) of decision"""
-    symbols: tuple[str, ...]
-    fold: NDArray[np.int64]
-    """Index of the fold that owns the forecast; -1 where there is none and the position is carried."""
-    raw_position: NDArray[np.float64]
-    position: NDArray[np.float64]
-    earned: Earnings
-    segment: NDArray[np.str_]
-    """(n,)"""
-    timing: Timing
-
-    def net(self) -> NDArray[np.float64]:
-        """(n,) portfolio return by bar of decision, after costs; NaN where it is not known."""
-        return portfolio_return(self.earned.net)
-
-    def gross(self) -> NDArray[np.float64]:
-        """(n,) before costs."""
-        return portfolio_return(self.earned.gross)
-
-    def performance(self, segment: Segment) -> Performance | None:
-        """Figures over one segment; None where it has fewer than MIN_BARS known bars."""
-        return self._performance(self.segment == segment)
-
-    def _performance(self, rows: NDArray[np.bool_]) -> Performance | None:
-        return performance(
-            self.net()[rows],
-            self.gross()[rows],
-            self.position[rows],
-            self.earned.held_return[rows],
-            self.earned.change[rows],
-            periods_per_year=self.timing.periods_per_year,
-        )
-
-    def fold_sharpe(self, fold: int) -> float | None:
-        """Annual net Sharpe over the (bar, instrument) cells the fold owns; None under MIN_BARS bars."""
-        own = np.where(self.fold == fold, self.earned.net, np.nan)
-        returns = portfolio_return(own)
-        if np.isfinite(returns).sum() < MIN_BARS:
-            return None
-        return sharpe(returns, periods_per_year=self.timing.periods_per_year)
-
-    def to_columns(self) -> Mapping[str, NDArray[np.generic]]:
-        """Long table, one row per (bar, instrument) that holds a position, in order of time."""
-        row, asset = np.nonzero(np.isfinite(self.position))
-        cell = (row, asset)
-        return {
-            "time": self.times[row],
-            "symbol": np.array(self.symbols)[asset],
-            "fold": self.fold[cell],
-            "raw_position": self.raw_position[cell],
-            "position": self.position[cell],
-            "return": self.earned.held_return[cell],
-            "pnl": self.earned.net[cell],
-            "pnl_gross": self.earned.gross[cell],
-            "segment": self.segment[row],
-        }
-
-
-def segments(bars: range, *, n_development: int, timing: Timing) -> NDArray[np.str_]:
-    """(n,) development where the label ends before bar n_development, holdout from there on, between otherwise."""
-    decision = np.arange(bars.start, bars.stop)
-    return np.where(
-        decision + timing.label_bars < n_development,
-        "development",
-        np.where(decision >= n_development, "holdout", "between"),
-    )
-
-
-def stitch(
-    forecasts: Sequence[RawForecast],
-    panel: Panel,
-    sigma: NDArray[np.float64],
-    positions: PositionsConfig,
-    timing: Timing,
-    *,
-    n_development: int,
-) -> Record:
-    """One path per instrument across fold borders, starting flat at the first test bar.
-
-    Where test blocks overlap, a (bar, instrument) belongs to the most recently fitted fold that forecasts it. Bars
-    between test blocks that do not touch are no part of the record.
-    """
-    bars = range(min(f.bars.start for f in forecasts), max(f.bars.stop for f in forecasts))
-    raw = np.full((len(bars), len(panel.symbols)), np.nan)
-    owner = np.full(raw.shape, -1, dtype=np.int64)
-    for one in sorted(forecasts, key=lambda f: f.fold.index):
-        rows = slice(one.bars.start - bars.start, one.bars.stop - bars.start)
-        known = np.isfinite(one.raw_position)
-        raw[rows][known] = one.raw_position[known]
-        owner[rows][known] = one.fold.index
-    rows_of_panel = slice(bars.start, bars.stop)
-    traded = np.isfinite(panel.returns[rows_of_panel])
-    position = position_path(raw, sigma[rows_of_panel], positions, timing, traded=traded).position
-    earned = block_earnings(position, bars, panel.returns, positions, timing)
-    tested = np.zeros(len(bars), dtype=bool)
-    for one in forecasts:
-        tested[one.bars.start - bars.start : one.bars.stop - bars.start] = True
-    return Record(
-        bars=bars,
-        times=panel.times[bars.start : bars.stop],
-        symbols=panel.symbols,
-        fold=owner,
-        raw_position=raw,
-        position=_only(position, tested),
-        earned=Earnings(*(_only(getattr(earned, each.name), tested) for each in fields(Earnings))),
-        segment=segments(bars, n_development=n_development, timing=timing),
-        timing=timing,
-    )
-
-
-def _only(values: NDArray[np.float64], rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return np.where(rows[:, None], values, np.nan)
-
-
-def block_earnings(
-    position: NDArray[np.float64],
-    bars: range,
-    returns: NDArray[np.float64],
-    positions: PositionsConfig,
-    timing: Timing,
-) -> Earnings:
-    """What positions (n, A) of `bars` earn in returns (T, A); the last bars of the panel have no return yet."""
-    lead = timing.label_bars
-    known = returns[bars.start : bars.stop + lead]
-    longer = np.concatenate([position, np.full((len(known) - len(position), position.shape[1]), np.nan)])
-    earned = earnings(longer, known, positions, timing)
-    return Earnings(*(getattr(earned, each.name)[: len(position)] for each in fields(Earnings)))
 
 
 def validation_returns(
@@ -191,7 +44,7 @@ class FoldOutcome:
     """What a fitted fold leaves behind besides its weights."""
 
     forecast: RawForecast
-    """Of the test bars."""
+    """Raw positions of its test bars."""
     kept_epoch: int
     train_loss: NDArray[np.float64]
     """(E,)"""
@@ -204,7 +57,7 @@ class FoldOutcome:
     val_sharpe: float
     """Annual, net, at the kept epoch; NaN where it is not defined."""
     val_sharpe_best_epoch: float
-    """The best over epochs."""
+    """The best over epochs; NaN where none is defined."""
     vsn_weight: NDArray[np.float64]
     """(V,) mean over the validation rows in which the variable is present; NaN if in none"""
     vsn_weight_relative: NDArray[np.float64]
@@ -231,9 +84,9 @@ def walk(
 ) -> Iterator[tuple[FoldFit, FoldOutcome]]:
     """Fit the folds, forecast each one's test bars with its kept weights, and read its VSN off its validation rows.
 
-    In the order of the folds; `recipe`, `stack`, `keep` and `on_epoch` as in `fit_folds`; `positions` of all folds, or
-    one each. `test_until`: the last fold that tests any bars goes on forecasting up to this one, for the bars that have
-    no label yet.
+    Yields them in the order of the folds. `recipe`, `stack`, `keep` and `on_epoch` are those of `fit_folds`;
+    `positions` is one for all folds, or one each. `test_until`: the last fold that has a test block forecasts up to
+    this bar, so that the bars without a label have a forecast too.
     """
     recipes, all_positions = one_each(recipe, len(folds)), one_each(positions, len(folds))
     last = max((fold.index for fold in folds if fold.test), default=None)
@@ -313,6 +166,7 @@ class FoldRow:
 
 
 def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]) -> FoldRow:
+    """The fold's line of the fold table, its out-of-sample figures from `record`; `times` (T,) are the panel's."""
     fold = outcome.fold
     val_sharpe = _known(outcome.val_sharpe)
     oos_sharpe = record.fold_sharpe(fold.index) if len(fold.test) else None

@@ -1,4 +1,4 @@
-"""What is said of a series of portfolio returns. Shapes: T bars; NaN bars are left out everywhere."""
+"""Figures of a series of portfolio returns. Shapes: T bars, A instruments; NaN bars are left out everywhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 MIN_BARS = 10
 """Below this many bars no Sharpe is reported."""
+MIN_INFERENCE_BARS = 63
+"""Below this many bars nothing is inferred from a Sharpe: no standard error, interval or p-value."""
 
 
 def sharpe(returns: NDArray[np.float64], *, periods_per_year: float) -> float:

@@ -119,7 +119,8 @@ def models(path: str, overrides: Sequence[str], name: str, candidate: str) -> No
 def _promote(config: Config, name: str, candidate: str) -> str:
     """Apply the configured rule to a version on the bars of the configured table; returns what came of it."""
     from pipeline.data.table import load_panel
-    from pipeline.registry.versions import find_version, promote, versions
+    from pipeline.registry.promotion import promote
+    from pipeline.registry.versions import find_version, versions
 
     version = find_version(name, version=candidate)
     (tags,) = (one.tags for one in versions(name) if str(one.version) == version)

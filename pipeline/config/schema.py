@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 
 from tft.folds import WalkForwardConfig, bars_needed
-from tft.metrics import MIN_BARS
+from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS
 from tft.model import LOSS_MODES, ModelConfig
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.train import TrainingConfig
@@ -245,8 +245,6 @@ class RegistryConfig:
 Selection = Literal["holdout", "nested"]
 MIN_INNER_FOLDS = 3
 """Exploration folds that a choice needs to be made on, with `selection: nested`."""
-MIN_RECORD_BARS = 63
-"""Below this many bars a record allows no inference."""
 
 
 @dataclass(frozen=True)
@@ -345,11 +343,11 @@ class Config:
 
     @property
     def min_nested_bars(self) -> int:
-        """Bars of a table for which `selection: nested` has a record of MIN_RECORD_BARS with a label."""
+        """Bars of a table for which `selection: nested` has a record of MIN_INFERENCE_BARS with a label."""
         first_end = self.warm_up_bars + self.walk_forward.train_window
         first_fold = _ceil(max(0, self.min_inner_bars - first_end) / self.production.step_size)
         first_test = first_end + first_fold * self.production.step_size + self.purge_gap
-        return first_test + MIN_RECORD_BARS + self.timing.label_bars
+        return first_test + MIN_INFERENCE_BARS + self.timing.label_bars
 
     @property
     def min_bars(self) -> int:

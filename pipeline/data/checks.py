@@ -19,7 +19,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from pipeline.data.leaks import HONEST_IC, Suspect, suspects
-from pipeline.statistics.significance import MIN_INFERENCE_BARS
+from pipeline.statistics.sharpe import detectable_sharpe
+from tft.metrics import MIN_INFERENCE_BARS
 from tft.panel import Panel
 from tft.volatility import Timing
 
@@ -94,8 +95,7 @@ def _accepted(finding: Finding) -> Finding:
 def _too_few_bars(panel: Panel, timing: Timing, n_holdout_bars: int | None) -> Iterator[Finding]:
     least, check = MIN_INFERENCE_BARS, "too few bars"
     if n_holdout_bars is not None and n_holdout_bars < least:
-        # 5 % one-sided, 80 % power: the two normal quantiles add up to 2.49.
-        detectable = 2.49 * math.sqrt(timing.periods_per_year / max(n_holdout_bars, 1))
+        detectable = detectable_sharpe(max(n_holdout_bars, 1), timing.periods_per_year)
         yield Finding(
             "warning",
             check,

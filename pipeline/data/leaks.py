@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from scipy.stats import rankdata
 
+from tft.metrics import MIN_INFERENCE_BARS
 from tft.panel import Panel
 from tft.volatility import Timing, ewm_volatility, scaled_label
 
@@ -37,8 +38,6 @@ COPY_IC = 0.999
 """From here on a column is its target in all but scale and rounding."""
 MIN_COPY_BARS = 20
 """With fewer bars even a copy may be chance: nothing is tested."""
-MIN_BARS = 63
-"""With fewer bars only copies are told."""
 _CELLS_AT_ONCE = 2_000_000
 
 
@@ -74,7 +73,7 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
     |IC| - q * SE is above 0, with SE the HAC standard error (`_standard_errors`) and q the Student t quantile at
     FALSE_ALARMS / (2 * tests). Its degrees of freedom are those of the variance estimate, n / sum of squared lag
     weights (Priestley 1981, section 6.2.3), so that few bars, or labels that overlap, ask for more. A copy
-    needs MIN_COPY_BARS, all others MIN_BARS.
+    needs MIN_COPY_BARS, all others MIN_INFERENCE_BARS.
     """
     names, targets = _targets(panel, timing)
     ranks = _ranks(panel.features)
@@ -94,7 +93,7 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
             )
             value = ic[place, column, kind]
             least = np.abs(value) + stdtrit(freedom, FALSE_ALARMS / 2.0 / n_tests) * error
-            told = (least > 0.0) & ((n_bars >= MIN_BARS) | (np.abs(value) >= COPY_IC))
+            told = (least > 0.0) & ((n_bars >= MIN_INFERENCE_BARS) | (np.abs(value) >= COPY_IC))
             found += [
                 Suspect(
                     column=panel.feature_names[column[i]],

@@ -112,10 +112,7 @@ def _production_run(job: Job, parent: Run, reporter: Reporter, path: str) -> tup
 
 
 def _paired(baseline: ProductionRun, candidate: ProductionRun, *, holdout: bool) -> Pair:
-    years = [run.settings["periods_per_year"] for run in (baseline, candidate)]
-    if years[0] != years[1]:
-        raise ValueError(f"the runs have {years[0]:g} and {years[1]:g} periods_per_year: compare runs on the same bars")
-    return pair(baseline.book, candidate.book, "holdout" if holdout else "development")
+    return pair(baseline.record, candidate.record, "holdout" if holdout else "development")
 
 
 def _conclude(
@@ -143,7 +140,7 @@ def _conclude(
         for look in looks:
             ledger.enter(look)
     periods_per_year = float(baseline.settings["periods_per_year"])
-    comparison = compare(pair, periods_per_year=periods_per_year)
+    comparison = compare(pair)
     for look, figures in zip(looks, (comparison.baseline, comparison.candidate), strict=bool(looks)):
         ledger.enter(replace(look, sharpe=figures.sharpe))
 

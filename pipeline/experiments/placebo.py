@@ -26,9 +26,9 @@ from pipeline.reporting import luck_figures
 from pipeline.statistics.significance import monte_carlo_p_value, sequential_p_value
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run
-from tft.backtest import block_earnings
 from tft.metrics import sharpe
 from tft.positions import portfolio_return, position_path
+from tft.record import block_earnings
 from tft.volatility import ewm_volatility
 
 

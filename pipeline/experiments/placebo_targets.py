@@ -33,7 +33,7 @@ class PlaceboRepetition:
 
 
 def repetition(job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float], PlaceboRepetition]]:
-    """The job's table with the repetition's targets, and what makes a result of a walk-forward on it and its seconds."""
+    """The job's table with the repetition's targets, and what makes a result of a walk-forward on it."""
     null = NullTargets(job.data, job.config)
 
     def measure(walked: Walked, seconds: float) -> PlaceboRepetition:

@@ -19,15 +19,15 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.schema import MAX_REPETITIONS, MIN_RECORD_BARS
+from pipeline.config.schema import MAX_REPETITIONS
 from pipeline.data.table import Dataset
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.job import Job
 from pipeline.phases.prefilter import prefilter
 from pipeline.phases.production import Walked
 from pipeline.statistics.significance import sharpe_standard_error
-from tft.backtest import Record
-from tft.metrics import sharpe
+from tft.metrics import MIN_INFERENCE_BARS, sharpe
+from tft.record import Record
 from tft.volatility import Timing, held_return
 
 Array = NDArray[np.float64]
@@ -174,8 +174,7 @@ def plant(
 
 def oracle_sharpe(signal: Array, sigma: Array, returns: Array, record: Record, timing: Timing) -> float:
     """Annual, before costs, of holding signal / sigma (T, A) over the record's holdout bars."""
-    decided = slice(record.bars.start, record.bars.stop)
-    pnl = ((signal / sigma) * held_return(returns, timing))[decided].mean(axis=1)
+    pnl = ((signal / sigma) * held_return(returns, timing))[record.bars].mean(axis=1)
     return sharpe(pnl[record.segment == "holdout"], periods_per_year=timing.periods_per_year)
 
 
@@ -183,8 +182,9 @@ def holdout_p_value(record: Record) -> float:
     """One-sided p-value of the holdout's net Sharpe being above 0, by its HAC standard error."""
     net = record.net()[record.segment == "holdout"]
     net = net[np.isfinite(net)]
-    if len(net) < MIN_RECORD_BARS:
+    if len(net) < MIN_INFERENCE_BARS:
         raise ValueError(
-            f"the holdout has {len(net)} bars with a target, a p-value needs {MIN_RECORD_BARS}: raise holdout_fraction"
+            f"the holdout has {len(net)} bars with a target, a p-value needs {MIN_INFERENCE_BARS}: "
+            f"raise holdout_fraction"
         )
     return NormalDist().cdf(-sharpe(net, periods_per_year=1.0) / sharpe_standard_error(net))

@@ -18,9 +18,10 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.flow import JOB_KEY
 from pipeline.job import Job, flattened
-from pipeline.statistics.paired import Book
 from pipeline.tracking.finished import finished_runs
 from pipeline.tracking.runs import Run
+from tft.record import Record
+from tft.volatility import Timing
 
 RECORD = "oos_record.parquet"
 
@@ -37,7 +38,7 @@ class ProductionRun:
     """The configuration, flattened to `section.key`."""
     seed_sharpe_spread: float | None
     """Standard deviation of the Sharpes of its seeds, each alone; None with one seed."""
-    book: Book
+    record: Record
 
     @property
     def n_seeds(self) -> int:
@@ -66,15 +67,19 @@ def find_production_run(wanted: str) -> ProductionRun:
             f"production run {run_id} has no artifact {' and no '.join(missing)}: its files were deleted, run it again"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        record = pl.read_parquet(client.download_artifacts(run_id, RECORD, scratch))
+        table = pl.read_parquet(client.download_artifacts(run_id, RECORD, scratch))
+    settings = flattened(json.loads(Run(run_id).read_text("config.json")))
+    timing = Timing(
+        float(settings["periods_per_year"]), delay_bars=settings["execution_delay_bars"], horizon=settings["horizon"]
+    )
     return ProductionRun(
         run_id=run_id,
         experiment_id=run.info.experiment_id,
         name=run.info.run_name,
         tags=tags,
-        settings=flattened(json.loads(Run(run_id).read_text("config.json"))),
+        settings=settings,
         seed_sharpe_spread=run.data.metrics.get("seed_sharpe_spread"),
-        book=Book.from_table(record),
+        record=Record.from_columns({name: table[name].to_numpy() for name in table.columns}, timing),
     )
 
 

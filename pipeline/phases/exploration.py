@@ -10,9 +10,10 @@ import numpy as np
 
 from pipeline.config.schema import Config
 from pipeline.phases.training_data import TrainingData
-from tft.backtest import FoldRow, fold_row, stitch, walk
+from tft.backtest import FoldRow, fold_row, walk
 from tft.folds import Fold
 from tft.panel import Panel
+from tft.record import stitch
 from tft.train import EpochReport, Recipe
 from tft.windows import key
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.config.schema import MIN_RECORD_BARS, Config
+from pipeline.config.schema import Config
 from tft.folds import Fold, final_fold, walk_forward
+from tft.metrics import MIN_INFERENCE_BARS
 
 
 def exploration_folds(config: Config, n_development: int) -> list[Fold]:
@@ -39,14 +40,16 @@ def production_folds(config: Config, n_bars: int) -> list[Fold]:
         return folds
     reported = [fold for fold in folds if fold.validation.stop >= config.min_inner_bars]
     n_record = n_bars - config.timing.label_bars - reported[0].test.start if reported else 0
-    if n_record < MIN_RECORD_BARS:
+    if n_record < MIN_INFERENCE_BARS:
         remedy = (
             f"the table has {n_bars} bars, bring {config.min_nested_bars}, or shorten walk_forward.train_window or "
             f"exploration.step_size"
             if n_bars < config.min_nested_bars
             else f"raise production.max_folds ({production.max_folds})"
         )
-        raise ValueError(f"selection: nested leaves {n_record} bars of record, {MIN_RECORD_BARS} are needed: {remedy}")
+        raise ValueError(
+            f"selection: nested leaves {n_record} bars of record, {MIN_INFERENCE_BARS} are needed: {remedy}"
+        )
     return reported
 
 

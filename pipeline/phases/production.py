@@ -21,12 +21,13 @@ from pipeline.phases.pruning import Pruned
 from pipeline.phases.stitching import average, stitch_by_fold
 from pipeline.phases.training_data import TrainingData
 from pipeline.phases.tuning import Tuned
-from tft.backtest import FoldOutcome, Record, walk
+from tft.backtest import FoldOutcome, walk
 from tft.checkpoint import TrainedModel
 from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.panel import AHEAD, Panel
 from tft.positions import PositionsConfig
+from tft.record import Record
 from tft.train import EpochReport, Market, Recipe
 
 

@@ -12,17 +12,18 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from tft.backtest import FoldOutcome, RawForecast, Record, block_earnings, stitch, validation_returns
+from tft.backtest import FoldOutcome, validation_returns
 from tft.metrics import sharpe
 from tft.positions import Path as PositionPath
 from tft.positions import PositionsConfig, position_path
+from tft.record import RawForecast, Record, block_earnings, stitch
 from tft.train import Market
 
 
 def stitch_by_fold(
     forecasts: Sequence[RawForecast], positions: Mapping[int, PositionsConfig], market: Market, *, n_development: int
 ) -> Record:
-    """As `tft.backtest.stitch`, with a cap and a smoothing of each fold's own, by its index.
+    """As `tft.record.stitch`, with a cap and a smoothing of each fold's own, by its index.
 
     They rule from the first bar that the fold tests to the first of the next one; the path goes on across the border.
     Volatility target, leverage and costs are no part of what is tuned: they are the same for all.
@@ -30,13 +31,14 @@ def stitch_by_fold(
     panel, sigma, timing = market.panel, market.sigma, market.timing
     common = positions[forecasts[0].fold.index]
     record = stitch(forecasts, panel, sigma, common, timing, n_development=n_development)
-    borders = [*(one.bars.start for one in forecasts), record.bars.stop]
+    bars = range(forecasts[0].bars.start, forecasts[-1].bars.stop)
+    borders = [*(one.bars.start for one in forecasts), bars.stop]
     paths: list[NDArray[np.float64]] = []
     before: PositionPath | None = None
     for one, (start, stop) in zip(forecasts, pairwise(borders), strict=True):
         assert start <= stop <= one.bars.stop, "test blocks in order, without bars between them"
         before = position_path(
-            record.raw_position[start - record.bars.start : stop - record.bars.start],
+            record.raw_position[start - bars.start : stop - bars.start],
             sigma[start:stop],
             positions[one.fold.index],
             timing,
@@ -45,7 +47,7 @@ def stitch_by_fold(
         )
         paths.append(before.position)
     position = np.concatenate(paths)
-    earned = block_earnings(position, record.bars, panel.returns, common, timing)
+    earned = block_earnings(position, bars, panel.returns, common, timing)
     return replace(record, position=position, earned=earned)
 
 

@@ -14,9 +14,9 @@ from pipeline.config.schema import Config, ConfigError
 from pipeline.phases.candidates import Candidate, CandidateWalks
 from pipeline.phases.search import Report, ended, first_parameters, search, trials_allowed
 from pipeline.phases.training_data import TrainingData
-from tft.backtest import RawForecast, stitch
 from tft.folds import Fold
 from tft.metrics import sharpe
+from tft.record import RawForecast, stitch
 from tft.train import Recipe
 
 OOS_RETURNS = "oos_returns"
@@ -88,7 +88,7 @@ def tune(
         for number, outcome in enumerate(walks.outcomes(tried)):
             forecasts.append(outcome.forecast)
             record = stitch(forecasts, panel, market.sigma, tried.positions, config.timing, n_development=data.n_bars)
-            tested = np.concatenate([np.arange(f.bars.start, f.bars.stop) for f in forecasts]) - record.bars.start
+            tested = np.concatenate([np.arange(f.bars.start, f.bars.stop) for f in forecasts]) - record.bars[0]
             returns = record.net()[tested]
             value = sharpe(returns, periods_per_year=config.periods_per_year)
             if not np.isfinite(value):

@@ -24,8 +24,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
-from tft.backtest import FoldRow, Record, Segment
+from tft.backtest import FoldRow
 from tft.metrics import drawdown
+from tft.record import Record, Segment
 
 WIDTH_IN, DPI = 10.0, 150
 """Text of 10 points is then read well at a width of 1000 pixels, and stays sharp at twice that."""

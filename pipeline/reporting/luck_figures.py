@@ -16,10 +16,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pipeline.reporting.figures import BLUE, GREEN, GREY, SEGMENT_COLOURS, VERMILION, compounded, empty_figure
-from pipeline.statistics.baselines import BaselineRow
+from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.paired import as_p
 from pipeline.statistics.significance import SharpeDifference
-from tft.backtest import Record
+from tft.record import Record
 
 ORANGE, PURPLE, PALE = "#E69F00", "#CC79A7", "#E9E9E9"
 _STYLES = ((GREY, "-"), (ORANGE, "-"), (VERMILION, "--"), (GREEN, "-"), (PURPLE, "-."))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.config.schema import Config
-from pipeline.statistics.inference import Inference, SharpeInference
+from pipeline.statistics.inference import Inference
+from pipeline.statistics.sharpe import SharpeInference
 from tft.backtest import FoldRow
 from tft.metrics import Performance
 from tft.panel import Panel

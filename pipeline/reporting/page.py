@@ -20,11 +20,13 @@ from matplotlib.figure import Figure
 from pipeline.config.schema import Selection
 from pipeline.data.checks import Finding
 from pipeline.reporting.figures import RankedRow, bar_label
-from pipeline.statistics import baselines
-from pipeline.statistics.inference import Inference, SharpeInference
+from pipeline.statistics import baseline_comparison
+from pipeline.statistics.inference import Inference
+from pipeline.statistics.sharpe import SharpeInference
 from pipeline.tracking.ledger import Look
-from tft.backtest import FoldRow, Record, Segment
+from tft.backtest import FoldRow
 from tft.metrics import Performance
+from tft.record import Record, Segment
 
 FEATURES_SHOWN = 40
 SYMBOLS_SHOWN = 12
@@ -133,7 +135,7 @@ def render(
         looks=looks,
         findings=findings,
         baselines=inference.baselines,
-        baselines_said=baselines.verdict(inference.baselines),
+        baselines_said=baseline_comparison.verdict(inference.baselines),
         baselines_figure=_png(figures[BASELINES]) if BASELINES in figures else "",
         counts=(n_initial, n_prefiltered, n_selected),
         features=selected[:FEATURES_SHOWN],

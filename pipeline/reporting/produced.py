@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from pipeline.data.checks import Finding
 from pipeline.phases.production import Choice, Walked
 from pipeline.reporting import artifacts, figures, luck_figures, page
-from pipeline.statistics import baselines
-from pipeline.statistics.baselines import BaselineRow
+from pipeline.statistics import baseline_comparison
+from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.inference import Inference, metrics
 from pipeline.tracking.ledger import Look
 from pipeline.tracking.sink import Sink
-from tft.backtest import FoldOutcome, FoldRow, Record
+from tft.backtest import FoldOutcome, FoldRow
 from tft.metrics import Performance
+from tft.record import Record
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int
             "n_looks": len(result.looks),
         }
     )
-    sink.metrics(metrics(result.inference) | baselines.metrics(result.inference.baselines))
+    sink.metrics(metrics(result.inference) | baseline_comparison.metrics(result.inference.baselines))
     if rows := result.inference.baselines:
         names = [field.name for field in fields(BaselineRow)]
         sink.table("baselines.json", {name: [getattr(row, name) for row in rows] for name in names})

@@ -1,7 +1,7 @@
-"""What a simple rule would have given on the same bars, delay, volatility scaling and costs.
+"""Simple rules and regressions in the model's place: same bars, delay, volatility scaling and costs.
 
-A baseline makes raw positions in [-1, 1] from information up to and including their bar; from there on it takes the
-model's own path (`tft.backtest.stitch`, say), so that the forecast is all that differs. Rules read past returns alone;
+A baseline makes raw positions in [-1, 1] from information up to and including their bar. From there on it goes the
+model's own way (such as `tft.record.stitch`), so that only the forecast differs. Rules read past returns alone;
 regressions read the model's columns and are fitted anew in every fold, on the rows the model trains on.
 
 Shapes: T bars, A instruments, F features, M cells (bar, instrument) of a block that have a feature.
@@ -9,9 +9,7 @@ Shapes: T bars, A instruments, F features, M cells (bar, instrument) of a block 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -21,11 +19,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from sklearn.linear_model import Ridge
 
-from pipeline.statistics.significance import MIN_INFERENCE_BARS, sharpe_difference
-from tft.backtest import RawForecast, Record, Segment
 from tft.folds import Fold
-from tft.metrics import MIN_BARS, performance, sharpe
 from tft.panel import Panel
+from tft.record import RawForecast, Record
 from tft.scaling import Scaler
 from tft.volatility import Timing, scaled_label
 
@@ -63,9 +59,6 @@ TREE_PARAMETERS = {
 """Shallow trees and small steps: a fold has few cells, and little in them can be known."""
 
 
-# ---- the baselines
-
-
 def run_baselines(
     panel: Panel,
     folds: Sequence[Fold],
@@ -79,8 +72,8 @@ def run_baselines(
     """The out-of-sample record of every baseline, over the folds' test bars.
 
     `features`: the columns of `panel` that the regressions read, fold by fold. `sigma` (T, A) scales labels. `stitched`
-    and `test_until`: what makes the model's own record of its forecasts, and how far the last fold forecasts, as in
-    `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
+    turns forecasts into a record, as it does for the model's own. `test_until`: bar up to which the last fold
+    forecasts, as in `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
     """
     tested = [fold.test for fold in folds]
     if test_until is not None:
@@ -103,9 +96,9 @@ def run_baselines(
 
 
 def time_series_momentum(returns: Array, *, lookback_bars: int) -> Array:
-    """(T, A) sign of the return of the past year, `lookback_bars`: Moskowitz, Ooi & Pedersen 2012, section 4.
+    """(T, A) sign of the return over the past `lookback_bars`: Moskowitz, Ooi & Pedersen 2012, section 4, with a year.
 
-    Of the simple return: what cash would have earned is not known here. NaN with less history than that.
+    It is the simple return and not the one in excess of cash, which is not known here. NaN with less history.
     """
     price = _price(returns)
     past = np.full_like(price, np.nan)
@@ -116,9 +109,10 @@ def time_series_momentum(returns: Array, *, lookback_bars: int) -> Array:
 def macd(returns: Array) -> Array:
     """(T, A) mean response of three trend signals in about +-0.96: Baz et al. 2015, the trend signal.
 
-    Difference of two exponentially weighted averages of the price, half-lives log(1/2) / log(1 - 1/n), over the
-    price's standard deviation of 63 bars; that over its own of 252 bars; response x exp(-x^2/4) / 0.89. NaN until all
-    of them are known, and where the price has not moved for as long.
+    A trend is the difference of two exponentially weighted averages of the price, with half-lives
+    log(1/2) / log(1 - 1/n), divided by the price's standard deviation over 63 bars; x is the trend divided by its own
+    standard deviation over 252 bars; the response is x exp(-x^2/4) / 0.89. NaN until all of them are known, and where
+    the price has not moved for as long.
     """
     price = pd.DataFrame(_price(returns))
     spread = price.rolling(PRICE_BARS).std()
@@ -133,7 +127,7 @@ def macd(returns: Array) -> Array:
 
 
 def _price(returns: Array) -> Array:
-    """(T, A) what 1 invested has grown to at each close; bars without a trade carry it, NaN before the first trade."""
+    """(T, A) value at each close of 1 invested; carried over bars without a trade, NaN before the first trade."""
     started = np.maximum.accumulate(np.isfinite(returns), axis=0)
     return np.where(started, np.cumprod(1.0 + np.nan_to_num(returns, nan=0.0), axis=0), np.nan)
 
@@ -161,8 +155,8 @@ def _regressed(
 ) -> Iterator[tuple[str, Array]]:
     """Raw positions (n, A) of each regression over `bars`, fitted on the fold's training and validation blocks.
 
-    2 Phi(mu / sigma) - 1 with the standard deviation of the residuals of training for sigma, as from the `joint_mle`
-    head. NaN where no feature is there.
+    They are 2 Phi(mu / sigma) - 1, as from the `joint_mle` head, where sigma is the standard deviation of the training
+    residuals. NaN where no feature is known.
     """
     columns = [panel.feature_names.index(name) for name in names]
 
@@ -195,7 +189,7 @@ def _regressed(
 
 
 def ridge(train: Cells, validation: Cells, penalties: Sequence[float] = PENALTIES) -> Forecast:
-    """Linear, a missing feature counting as its mean, with the penalty of least squared error on validation cells."""
+    """Ridge regression with the penalty of least squared error on validation cells; a missing feature is its mean."""
     many = np.asarray(penalties)
     x = np.nan_to_num(train.x.astype(np.float64), nan=0.0)
     # One target a penalty: all of them are solved from one product of x with itself.
@@ -210,7 +204,7 @@ def ridge(train: Cells, validation: Cells, penalties: Sequence[float] = PENALTIE
 
 
 def boosted_trees(train: Cells, validation: Cells) -> Forecast:
-    """LightGBM's gradient-boosted trees, as many as the squared error on validation cells asks for."""
+    """LightGBM's gradient-boosted trees; training stops where the squared error on validation cells stops falling."""
     import lightgbm
 
     data = lightgbm.Dataset(train.x, train.y, params=dict(TREE_PARAMETERS))
@@ -222,152 +216,3 @@ def boosted_trees(train: Cells, validation: Cells) -> Forecast:
         callbacks=[lightgbm.early_stopping(TREE_PATIENCE, verbose=False)],
     )
     return lambda x: np.asarray(grown.predict(x, num_threads=1))
-
-
-# ---- the model against them
-
-
-@dataclass(frozen=True)
-class BaselineRow:
-    """One baseline over one segment, and the model against it, both on the bars whose net return is known for both.
-
-    Names that end in _annual are annual, Sharpes and differences per year by sqrt(periods per year). None: undefined.
-    """
-
-    baseline: str
-    segment: str
-    n_bars: int
-    """Common known bars: what every figure of this row is computed on."""
-    sharpe_annual: float | None
-    """Net of costs, of the baseline."""
-    sharpe_gross_annual: float | None
-    turnover_annual: float | None
-    max_drawdown: float | None
-    """Of the baseline, net, as a negative fraction."""
-    model_sharpe_annual: float | None
-    """Net, of the model on these bars: the headline Sharpe unless the baseline begins later."""
-    difference_annual: float | None
-    """Net Sharpe of the model minus that of the baseline."""
-    difference_se_annual: float | None
-    """HAC standard error; None, as all that follows, under MIN_INFERENCE_BARS bars."""
-    interval_low_annual: float | None
-    interval_high_annual: float | None
-    """95 % interval of the difference, by studentised block bootstrap."""
-    p_value: float | None
-    """Two-sided, of no difference."""
-    detectable_annual: float | None
-    """The smallest true difference found with 80 % power at 5 % two-sided."""
-    remark: str
-    """A sentence on what is None and why; empty where nothing is."""
-
-
-def against(model: Record, baselines: Mapping[str, Record], segment: Segment) -> tuple[BaselineRow, ...]:
-    """The model beside each baseline on one segment: a row each, in the order given.
-
-    The paired difference is `significance.sharpe_difference` of the net portfolio returns, made annual.
-    """
-    return tuple(_row(model, name, baseline, segment) for name, baseline in baselines.items())
-
-
-def _row(model: Record, name: str, baseline: Record, segment: Segment) -> BaselineRow:
-    assert baseline.bars == model.bars, "a baseline is made over the model's bars"
-    periods_per_year = model.timing.periods_per_year
-    annual = float(np.sqrt(periods_per_year))
-    model_net, net = model.net(), baseline.net()
-    rows = (model.segment == segment) & np.isfinite(model_net) & np.isfinite(net)
-    n_bars = int(rows.sum())
-    figures = performance(
-        net[rows],
-        baseline.gross()[rows],
-        baseline.position[rows],
-        baseline.earned.held_return[rows],
-        baseline.earned.change[rows],
-        periods_per_year=periods_per_year,
-    )
-    model_sharpe = _known(sharpe(model_net[rows], periods_per_year=periods_per_year)) if figures else None
-    own_sharpe = _known(figures.sharpe) if figures else None
-    compared, remark = None, ""
-    if not n_bars:
-        remark = "It has no position on any bar of the segment whose return is known."
-    elif figures is None:
-        remark = f"{n_bars} common bars are too few for a Sharpe: {MIN_BARS} are the least."
-    elif n_bars < MIN_INFERENCE_BARS:
-        remark = f"{n_bars} common bars are too few for any inference: {MIN_INFERENCE_BARS} are the least."
-    elif unmoved := [who for who, series in (("model", model_net), ("baseline", net)) if _is_constant(series[rows])]:
-        remark = f"No inference: the return of the {' and of the '.join(unmoved)} is the same on every bar."
-    else:
-        try:
-            compared = sharpe_difference(model_net[rows], net[rows])
-        except ValueError as error:  # returns of a few values, say, have no standard error: that is for the reader
-            remark = f"No inference: {error}."
-    return BaselineRow(
-        baseline=name,
-        segment=segment,
-        n_bars=n_bars,
-        sharpe_annual=own_sharpe,
-        sharpe_gross_annual=_known(figures.sharpe_gross) if figures else None,
-        turnover_annual=figures.turnover if figures else None,
-        max_drawdown=figures.max_drawdown if figures else None,
-        model_sharpe_annual=model_sharpe,
-        difference_annual=None if model_sharpe is None or own_sharpe is None else model_sharpe - own_sharpe,
-        difference_se_annual=compared.standard_error * annual if compared else None,
-        interval_low_annual=compared.interval[0] * annual if compared else None,
-        interval_high_annual=compared.interval[1] * annual if compared else None,
-        p_value=compared.p_value if compared else None,
-        detectable_annual=compared.detectable * annual if compared else None,
-        remark=remark,
-    )
-
-
-def metrics(rows: Sequence[BaselineRow]) -> dict[str, float | None]:
-    """By the name they are logged under: `baseline_<name>_sharpe`, `_difference` and `_p_value`, Sharpes annual."""
-    named: dict[str, float | None] = {}
-    for row in rows:
-        prefix = f"baseline_{re.sub('[^a-z0-9]+', '_', row.baseline.lower())}"
-        named[f"{prefix}_sharpe"] = row.sharpe_annual
-        named[f"{prefix}_difference"] = row.difference_annual
-        named[f"{prefix}_p_value"] = row.p_value
-    return named
-
-
-def _is_constant(returns: Array) -> bool:
-    return bool(returns.std() <= 1e-12 * np.abs(returns).max())
-
-
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def verdict(rows: Sequence[BaselineRow]) -> str:
-    """One sentence on the model against simple rules; empty without rows.
-
-    To beat a rule is to have a 95 % interval above 0. To beat all of them takes no correction for their number: each
-    must be beaten.
-    """
-    if not rows:
-        return ""
-    low, high, difference = (
-        {row.baseline: value for row in rows if (value := getattr(row, name)) is not None}
-        for name in ("interval_low_annual", "interval_high_annual", "difference_annual")
-    )
-    compared = [row for row in rows if row.baseline in low]
-    if not compared:
-        return "The model could not be compared with any simple rule."
-    missed = [row for row in compared if not low[row.baseline] > 0.0]
-    if not missed:
-        return f"The model beats every simple rule beyond chance: {_listed([row.baseline for row in compared])}."
-    named = "any simple rule" if len(missed) == len(compared) else _listed([row.baseline for row in missed])
-    sentence = f"The model does not beat {named} beyond chance"
-    if worse := [row for row in missed if high[row.baseline] < 0.0]:
-        sentence += f", and is worse beyond chance than {_with_sharpes(worse)}"
-    elif equal := [row for row in missed if difference[row.baseline] <= 0.0]:
-        sentence += f"; at least as well did {_with_sharpes(equal)}"
-    return f"{sentence}."
-
-
-def _with_sharpes(rows: Sequence[BaselineRow]) -> str:
-    return _listed([f"{row.baseline} (Sharpe {row.sharpe_annual:z.2f})" for row in rows])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,4 +1,4 @@
-"""Two out-of-sample records bar by bar, on the bars that both own, and what luck alone would have given.
+"""Two out-of-sample records compared bar by bar on the bars that both have, and what luck alone would have given.
 
 Shapes: n bars, A instruments. Sharpes are annual and net.
 """
@@ -7,89 +7,46 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.statistics.significance import MIN_INFERENCE_BARS, SharpeDifference, sharpe_difference
-from tft.metrics import MIN_BARS, Performance, performance, sharpe
+from pipeline.statistics.difference import SharpeDifference, sharpe_difference
+from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS, Performance, sharpe
 from tft.positions import portfolio_return
+from tft.record import Record
 
 Compared = Literal["development", "holdout"]
 
 
 @dataclass(frozen=True, eq=False)
-class Book:
-    """An out-of-sample record as arrays (n, A): NaN where no position is held, fold -1 where none made a forecast."""
-
-    times: NDArray[np.datetime64]
-    symbols: tuple[str, ...]
-    segment: NDArray[np.str_]
-    """(n,)"""
-    fold: NDArray[np.int64]
-    position: NDArray[np.float64]
-    change: NDArray[np.float64]
-    """Absolute change of position, the first one from flat."""
-    held_return: NDArray[np.float64]
-    net: NDArray[np.float64]
-    gross: NDArray[np.float64]
-
-    @classmethod
-    def from_table(cls, table: pl.DataFrame) -> Book:
-        """From the long table of `oos_record.parquet`."""
-        times, row = np.unique(table["time"].to_numpy(), return_inverse=True)
-        symbols, asset = np.unique(table["symbol"].to_numpy().astype(str), return_inverse=True)
-
-        def wide(column: str, missing: float) -> NDArray[Any]:
-            values = table[column].to_numpy()
-            out = np.full((len(times), len(symbols)), missing, dtype=values.dtype)
-            out[row, asset] = values
-            return out
-
-        segment = np.empty(len(times), dtype="<U16")
-        segment[row] = table["segment"].to_numpy().astype(str)
-        position = wide("position", np.nan)
-        change = np.abs(np.diff(np.nan_to_num(position), axis=0, prepend=0.0))
-        return cls(
-            times=times,
-            symbols=tuple(symbols.tolist()),
-            segment=segment,
-            fold=wide("fold", -1),
-            position=position,
-            change=np.where(np.isfinite(position), change, np.nan),
-            held_return=wide("return", np.nan),
-            net=wide("pnl", np.nan),
-            gross=wide("pnl_gross", np.nan),
-        )
-
-    def rows(self, rows: NDArray[np.int64]) -> Book:
-        cells = {name: getattr(self, name)[rows] for name in self.__dataclass_fields__ if name != "symbols"}
-        return Book(symbols=self.symbols, **cells)
-
-
-@dataclass(frozen=True, eq=False)
 class Pair:
-    """Two records cut to the bars of one segment that both own and whose return is known in both."""
+    """Two records cut to the bars of one segment that both have and whose return is known in both."""
 
     segment: Compared
-    baseline: Book
-    candidate: Book
+    baseline: Record
+    candidate: Record
 
     @property
     def times(self) -> NDArray[np.datetime64]:
+        """(n,) of decision"""
         return self.baseline.times
 
     def net(self) -> NDArray[np.float64]:
         """(2, n) portfolio returns after costs: means over the instruments by bar of decision."""
-        return np.stack([portfolio_return(book.net) for book in (self.baseline, self.candidate)])
+        return np.stack([self.baseline.net(), self.candidate.net()])
 
 
-def pair(baseline: Book, candidate: Book, segment: Compared) -> Pair:
-    """Bars that both records put into `segment`. Raises ValueError for other instruments or returns, and for fewer
-    common bars than a Sharpe needs.
+def pair(baseline: Record, candidate: Record, segment: Compared) -> Pair:
+    """The bars that both records count to `segment`, with a known return in both.
+
+    Raises ValueError where the records hold different instruments, have different bars a year, state different returns
+    for the same decision, or have fewer common bars than a Sharpe needs.
     """
+    years = [record.timing.periods_per_year for record in (baseline, candidate)]
+    if years[0] != years[1]:
+        raise ValueError(f"the runs have {years[0]:g} and {years[1]:g} periods_per_year: compare runs on the same bars")
     if baseline.symbols != candidate.symbols:
         only = sorted(set(baseline.symbols) ^ set(candidate.symbols))
         raise ValueError(
@@ -98,7 +55,7 @@ def pair(baseline: Book, candidate: Book, segment: Compared) -> Pair:
         )
     times, of_baseline, of_candidate = np.intersect1d(baseline.times, candidate.times, return_indices=True)
     a, b = baseline.rows(of_baseline), candidate.rows(of_candidate)
-    known = np.isfinite(portfolio_return(a.net)) & np.isfinite(portfolio_return(b.net))
+    known = np.isfinite(a.net()) & np.isfinite(b.net())
     common = np.flatnonzero(known & (a.segment == segment) & (b.segment == segment))
     if len(common) < MIN_BARS:
         other = "holdout" if segment == "development" else "development"
@@ -109,13 +66,14 @@ def pair(baseline: Book, candidate: Book, segment: Compared) -> Pair:
             f"holdout={'true' if other == 'holdout' else 'false'}"
         )
     a, b = a.rows(common), b.rows(common)
-    differ = ~np.isclose(a.held_return, b.held_return, rtol=1e-6, atol=1e-9, equal_nan=True)
-    differ &= np.isfinite(a.held_return) & np.isfinite(b.held_return)
+    held, other_held = a.earned.held_return, b.earned.held_return
+    differ = ~np.isclose(held, other_held, rtol=1e-6, atol=1e-9, equal_nan=True)
+    differ &= np.isfinite(held) & np.isfinite(other_held)
     if differ.any():
         bar, asset = np.argwhere(differ)[0]
         raise ValueError(
-            f"{a.symbols[asset]} decided at bar {times[common][bar]} earns a return of {a.held_return[bar, asset]:.6g} "
-            f"in one run and of {b.held_return[bar, asset]:.6g} in the other: compare runs on the same returns and "
+            f"{a.symbols[asset]} decided at bar {times[common][bar]} earns a return of {held[bar, asset]:.6g} "
+            f"in one run and of {other_held[bar, asset]:.6g} in the other: compare runs on the same returns and "
             f"with the same execution_delay_bars"
         )
     return Pair(segment, a, b)
@@ -123,7 +81,7 @@ def pair(baseline: Book, candidate: Book, segment: Compared) -> Pair:
 
 @dataclass(frozen=True)
 class FoldPair:
-    """Two folds on the bars that both own."""
+    """A fold of each record on the bars that both own. Times are ISO."""
 
     baseline: int
     candidate: int
@@ -136,7 +94,7 @@ class FoldPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two records show on the bars of a pair."""
+    """What two records show on the bars of a pair. Times are ISO."""
 
     segment: Compared
     n_bars: int
@@ -151,9 +109,9 @@ class Comparison:
     folds: tuple[FoldPair, ...]
 
 
-def compare(pair: Pair, *, periods_per_year: float) -> Comparison:
-    """Both runs' figures on the pair's bars, and the paired Sharpe difference with what the sample could detect."""
-    net = pair.net()
+def compare(pair: Pair) -> Comparison:
+    """Both records' figures on the pair's bars, and the paired Sharpe difference with what the sample could detect."""
+    net, periods_per_year = pair.net(), pair.baseline.timing.periods_per_year
     difference, no_inference = None, ""
     still = [name for name, one in zip(("baseline", "candidate"), net, strict=True) if one.std() == 0.0]
     if net.shape[1] < MIN_INFERENCE_BARS:
@@ -163,9 +121,8 @@ def compare(pair: Pair, *, periods_per_year: float) -> Comparison:
     else:
         difference = annualised(sharpe_difference(net[1], net[0]), periods_per_year)
 
-    def figures(book: Book) -> Performance:
-        net, gross = portfolio_return(book.net), portfolio_return(book.gross)
-        found = performance(net, gross, book.position, book.held_return, book.change, periods_per_year=periods_per_year)
+    def figures(record: Record) -> Performance:
+        found = record.performance(pair.segment)
         assert found is not None, "a pair has bars enough for a Sharpe"
         return found
 
@@ -178,20 +135,23 @@ def compare(pair: Pair, *, periods_per_year: float) -> Comparison:
         candidate=figures(pair.candidate),
         difference=difference,
         no_inference=no_inference,
-        folds=fold_pairs(pair, periods_per_year=periods_per_year),
+        folds=fold_pairs(pair),
     )
 
 
-def fold_pairs(pair: Pair, *, periods_per_year: float) -> tuple[FoldPair, ...]:
-    """Each two folds that own MIN_BARS common bars or more: one line a fold where the test blocks are the same ones,
-    and no more than a few bars fewer where a purge gap has moved them.
+def fold_pairs(pair: Pair) -> tuple[FoldPair, ...]:
+    """Every fold of the baseline with every fold of the candidate that owns at least MIN_BARS bars with it.
+
+    Where both have the same test blocks that is one pair a fold; where a purge gap has moved them, one pair a fold
+    with a few bars fewer.
     """
     a, b = pair.baseline, pair.candidate
+    periods_per_year = a.timing.periods_per_year
     owned = (a.fold >= 0) & (b.fold >= 0)
     found = []
     for one, other in np.unique(np.stack([a.fold[owned], b.fold[owned]], axis=1), axis=0).tolist():
         cells = (a.fold == one) & (b.fold == other)
-        net = [portfolio_return(np.where(cells, book.net, np.nan)) for book in (a, b)]
+        net = [portfolio_return(np.where(cells, record.earned.net, np.nan)) for record in (a, b)]
         bars = np.flatnonzero(np.isfinite(net[0]) & np.isfinite(net[1]))
         if len(bars) >= MIN_BARS:
             sharpes = [sharpe(returns[bars], periods_per_year=periods_per_year) for returns in net]
@@ -201,7 +161,7 @@ def fold_pairs(pair: Pair, *, periods_per_year: float) -> tuple[FoldPair, ...]:
 
 
 def annualised(difference: SharpeDifference, periods_per_year: float) -> SharpeDifference:
-    """A paired difference per bar in annual units."""
+    """The difference of two per-bar Sharpes as that of two annual ones."""
     root = math.sqrt(periods_per_year)
     low, high = difference.interval
     return SharpeDifference(
@@ -214,12 +174,12 @@ def annualised(difference: SharpeDifference, periods_per_year: float) -> SharpeD
 
 
 def as_p(p_value: float) -> str:
-    """As one writes it: two decimals, four where it is small."""
+    """A p-value as text: two decimals, four below 0.01."""
     return f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.4f}"
 
 
 def in_one_sentence(label: str, comparison: Comparison) -> str:
-    """What came of it, with what chance alone would have given."""
+    """The comparison in a sentence, with what the sample could have detected."""
     bars = f"{comparison.n_bars} {comparison.segment} bars"
     found = comparison.difference
     if found is None:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.testing import assert_array_equal
 
-from pipeline.assessment import _over, _trials
+from pipeline.assessment import _trials
 from pipeline.phases.tuning import Trial, Tuned
-from pipeline.statistics.baselines import against
+from pipeline.statistics.baseline_comparison import against
 from tests.pipeline.reporting.test_page import small_record
 
 
-def test_a_record_over_some_of_its_bars_is_their_part_of_it() -> None:
-    """Rows 40 to 149 of 160: times, segments and returns stay with their bars, and the holdout can be paired."""
+def test_the_part_of_a_record_over_the_untuned_bars_can_be_paired() -> None:
+    """Rows 40 to 149 of 160: 90 bars of the holdout have a known return in both."""
     record = small_record(160, holdout_bars=100)
-    part = _over(record, range(140, 250))
-    assert (part.bars, len(part.times)) == (range(140, 250), 110)
+    part = record.rows(np.isin(record.bars, np.arange(140, 250)))
     assert_array_equal(part.times, record.times[40:150])
-    assert_array_equal(part.segment, record.segment[40:150])
     assert_array_equal(part.net(), record.net()[40:150])
-    assert_array_equal(part.earned.change, record.earned.change[40:150])
     (row,) = against(part, {"the same": part}, "holdout")
     assert (row.n_bars, row.difference_annual, row.p_value) == (90, 0.0, 1.0)
 

@@ -50,6 +50,15 @@ def plain(signals: dict[str, Signal]) -> dict[str, tuple[Any, ...]]:
 # In a process of its own
 
 
+def test_nothing_of_the_pipelines_outside_world_is_loaded_before_the_registry_is_asked() -> None:
+    """A trader's process that decides from a checkpoint on disk pays for neither MLflow nor boto3."""
+    code = "import sys, pipeline.strategy; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    loaded = set(done.stdout.split())
+    assert {"pipeline", "tft", "polars", "torch"} <= loaded
+    assert loaded & {"mlflow", "boto3", "botocore", "matplotlib", "sklearn", "optuna", "jinja2", "pandas"} == set()
+
+
 def test_strategy_and_served_model_agree_in_a_new_process(
     whole_job: WholeJob, trained: TrainedModel, bars: pl.DataFrame, tmp_path: Path
 ) -> None:
@@ -141,7 +150,7 @@ def test_without_the_registry_the_last_known_version_decides(
     tmp_path: Path,
     bars: pl.DataFrame,
 ) -> None:
-    """With a warning that names it. What was never asked while the registry was there cannot be answered."""
+    """A warning names it. What was never asked while the registry was there cannot be answered."""
     address, process = web_registry
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -23,11 +23,11 @@ from pipeline.experiments.planted import (
 )
 from pipeline.statistics.significance import sharpe_standard_error
 from tests.conftest import small_panel
-from tft.backtest import RawForecast, Record, stitch
 from tft.folds import Fold
 from tft.metrics import sharpe
 from tft.model import ModelConfig
 from tft.positions import PositionsConfig
+from tft.record import RawForecast, Record, stitch
 from tft.volatility import Timing, ewm_volatility
 
 CONFIG = Config(data=DataConfig(feature_lookback_bars=10), model=ModelConfig(d_hidden=8, n_heads=2, seq_len=6))

@@ -24,10 +24,11 @@ from pipeline.phases.out_of_sample import Choice, choose, out_of_sample, record_
 from pipeline.tracking.progress import Quiet
 from pipeline.tracking.runs import Silent, parent_run
 from tests.conftest import CPU, ROOT, Workplace, artifacts, run_named, small_panel
-from tft.backtest import RawForecast, stitch, walk
+from tft.backtest import walk
 from tft.folds import Fold
 from tft.panel import AHEAD, Panel
 from tft.positions import PositionsConfig, volatility_scale
+from tft.record import RawForecast, stitch
 from tft.train import Market, Recipe, fit_folds
 from tft.volatility import Timing
 
@@ -335,7 +336,7 @@ def test_seeds_are_averaged_and_each_has_its_record(elsewhere: Path) -> None:
     walked = out_of_sample(job_of(plain_panel(), config))
     assert walked.selection == "nested" and walked.n_development == 0
     assert [fold.index for fold in walked.folds] == sorted(walked.choices) == [1, 2, 3]
-    assert walked.record.bars == range(80, 180) and set(walked.record.segment) == {"holdout"}
+    assert walked.record.bars.tolist() == list(range(80, 180)) and set(walked.record.segment) == {"holdout"}
     owner = walked.record.fold  # -1 where no selected column is present
     expected = np.broadcast_to(np.array([1] * 35 + [2] * 35 + [3] * 30)[:, None], owner.shape)
     np.testing.assert_array_equal(owner, np.where(owner < 0, -1, expected))
@@ -404,7 +405,7 @@ def test_the_untuned_configuration_walks_the_holdout_on_the_same_columns(elsewhe
     expected = stitch(
         forecasts, market.panel, market.sigma, HOLDOUT.positions, HOLDOUT.timing, n_development=job.n_development
     )
-    assert record.bars == expected.bars == range(115, 180)
+    assert record.bars.tolist() == expected.bars.tolist() == list(range(115, 180))
     np.testing.assert_array_equal(record.position, expected.position)
     np.testing.assert_array_equal(record.segment, expected.segment)
     clean = walked.record

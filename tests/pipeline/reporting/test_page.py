@@ -13,12 +13,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.reporting import page as report
-from pipeline.statistics.baselines import BaselineRow
-from pipeline.statistics.inference import FoldLuck, Inference, Looked, Trials, infer
+from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.epochs import FoldLuck
+from pipeline.statistics.inference import Inference, Looked, infer
+from pipeline.statistics.overfitting import Trials
 from pipeline.statistics.significance import sharpe_standard_error
 from pipeline.tracking.ledger import Look
-from tft.backtest import FoldRow, Record, segments
+from tft.backtest import FoldRow
 from tft.positions import Earnings
+from tft.record import Record, segments
 from tft.volatility import Timing
 
 HOSTILE = "px_<script>alert('1')</script>&\"x\""
@@ -92,7 +95,7 @@ def small_record(n_bars: int, *, holdout_bars: int = 20, seed: int = 0) -> Recor
     gross = position * held
     bars = range(100, 100 + n_bars)
     return Record(
-        bars=bars,
+        bars=np.arange(bars.start, bars.stop),
         times=np.datetime64("2023-01-01", "us") + np.arange(n_bars) * np.timedelta64(1, "D"),
         symbols=("A", "B"),
         fold=np.repeat(np.arange(n_bars)[:, None] // 10, 2, axis=1),

@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.statistics.paired import Book, Comparison, annualised, compare, fold_pairs, in_one_sentence, pair
+from pipeline.statistics.paired import Comparison, annualised, compare, fold_pairs, in_one_sentence, pair
 from pipeline.statistics.significance import SharpeDifference, sharpe_difference
 from tests.pipeline.reporting.test_page import small_record
-from tft.backtest import Record
 from tft.metrics import sharpe
+from tft.positions import Earnings
+from tft.record import Record
+from tft.volatility import Timing
 
 DAY = np.timedelta64(1, "D")
 START = np.datetime64("2024-01-01", "us")
@@ -50,49 +52,72 @@ HAND = table(
 )
 
 
-def noise(n_bars: int, seed: int, *, first_day: int = 0, fold_bars: int = 20, holdout_from: int | None = None) -> Book:
+def noise(
+    n_bars: int, seed: int, *, first_day: int = 0, fold_bars: int = 20, holdout_from: int | None = None
+) -> Record:
     """Two instruments whose returns are the same whatever the seed; positions are not."""
     rng, market = np.random.default_rng(seed), np.random.default_rng(99)
     returns = 0.01 * market.standard_normal((500, 2))[first_day : first_day + n_bars]
     position = rng.uniform(-0.5, 0.5, (n_bars, 2))
     days = np.arange(first_day, first_day + n_bars)
-    return Book(
+    return Record(
+        bars=days,
         times=START + days * DAY,
         symbols=("A", "B"),
         segment=np.where(days < (500 if holdout_from is None else holdout_from), "development", "holdout"),
         fold=np.repeat(np.arange(n_bars)[:, None] // fold_bars, 2, axis=1),
+        raw_position=position,
         position=position,
-        change=np.abs(np.diff(position, axis=0, prepend=0.0)),
-        held_return=returns,
-        net=position * returns - 1e-4,
-        gross=position * returns,
+        earned=Earnings(
+            held_return=returns,
+            gross=position * returns,
+            net=position * returns - 1e-4,
+            change=np.abs(np.diff(position, axis=0, prepend=0.0)),
+        ),
+        timing=Timing(),
     )
+
+
+def read(frame: pl.DataFrame) -> Record:
+    return Record.from_columns({name: frame[name].to_numpy() for name in frame.columns}, Timing())
+
+
+def scaled(record: Record, factor: float) -> Record:
+    """The record of one who holds `factor` times these positions."""
+    earned = replace(
+        record.earned,
+        **{name: factor * getattr(record.earned, name) for name in ("net", "gross")},
+        change=abs(factor) * record.earned.change,
+    )
+    return replace(record, position=factor * record.position, earned=earned)
 
 
 # ---- reading a record
 
 
 def test_a_table_becomes_arrays_with_gaps() -> None:
-    book = Book.from_table(HAND.sample(fraction=1.0, shuffle=True, seed=3))  # the order of its rows does not matter
+    read_back = read(HAND.sample(fraction=1.0, shuffle=True, seed=3))  # the order of its rows does not matter
     nan = np.nan
-    assert book.symbols == ("A", "B")
-    np.testing.assert_array_equal(book.times, START + np.arange(5) * DAY)
-    assert book.segment.tolist() == ["development"] * 4 + ["holdout"]
-    np.testing.assert_array_equal(book.fold, [[0, -1], [0, 0], [0, -1], [1, 1], [1, 1]])
-    np.testing.assert_array_equal(book.position, [[0.5, nan], [0.1, -0.2], [0.1, nan], [0.3, 0.3], [0.2, -0.2]])
-    np.testing.assert_array_equal(book.net, [[0.01, nan], [0.001, -0.01], [0.003, nan], [0.03, nan], [0.02, -0.02]])
+    assert read_back.symbols == ("A", "B")
+    np.testing.assert_array_equal(read_back.times, START + np.arange(5) * DAY)
+    assert read_back.segment.tolist() == ["development"] * 4 + ["holdout"]
+    np.testing.assert_array_equal(read_back.fold, [[0, -1], [0, 0], [0, -1], [1, 1], [1, 1]])
+    np.testing.assert_array_equal(read_back.position, [[0.5, nan], [0.1, -0.2], [0.1, nan], [0.3, 0.3], [0.2, -0.2]])
+    np.testing.assert_array_equal(
+        read_back.earned.net, [[0.01, nan], [0.001, -0.01], [0.003, nan], [0.03, nan], [0.02, -0.02]]
+    )
     # The first change is from flat, as is the one after a bar without a position.
-    np.testing.assert_allclose(book.change, [[0.5, nan], [0.4, 0.2], [0.0, nan], [0.2, 0.3], [0.1, 0.5]])
+    np.testing.assert_allclose(read_back.earned.change, [[0.5, nan], [0.4, 0.2], [0.0, nan], [0.2, 0.3], [0.1, 0.5]])
 
 
 def test_a_record_and_its_table_have_the_same_figures() -> None:
     record: Record = small_record(160, holdout_bars=80)
-    book = Book.from_table(pl.DataFrame(dict(record.to_columns())))
-    np.testing.assert_allclose(book.change, record.earned.change)
-    other = replace(book, position=-book.position, net=-book.net, gross=-book.gross)
+    read_back = read(pl.DataFrame(dict(record.to_columns())))
+    np.testing.assert_allclose(read_back.earned.change, record.earned.change)
+    other = scaled(read_back, -1.0)
     for segment in ("development", "holdout"):
         # Where all bars are common the comparison says of a run what production says of it.
-        comparison = compare(pair(book, other, segment), periods_per_year=252)  # type: ignore[arg-type]
+        comparison = compare(pair(read_back, other, segment))  # type: ignore[arg-type]
         expected = record.performance(segment)  # type: ignore[arg-type]
         assert expected is not None
         names = {"n_bars", "sharpe", "sharpe_gross", "annual_return", "max_drawdown", "turnover", "hit_rate"}
@@ -107,8 +132,8 @@ def test_a_record_and_its_table_have_the_same_figures() -> None:
 
 def test_only_bars_of_the_segment_that_both_own_are_paired(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.statistics.paired.MIN_BARS", 1)
-    baseline = Book.from_table(HAND)
-    candidate = Book.from_table(
+    baseline = read(HAND)
+    candidate = read(
         table(
             """
             1 A 7  0.3  0.01  0.003 development
@@ -149,9 +174,17 @@ def test_records_without_development_bars_point_to_the_holdout() -> None:
         pair(noise(100, 0, holdout_from=70), clean, "development")
 
 
+def test_other_bars_a_year_are_refused() -> None:
+    hourly = replace(noise(100, 1), timing=Timing(periods_per_year=1638.0))
+    with pytest.raises(
+        ValueError, match=r"^the runs have 252 and 1638 periods_per_year: compare runs on the same bars"
+    ):
+        pair(noise(100, 0), hourly, "development")
+
+
 def test_other_returns_are_refused() -> None:
     shifted = noise(100, 1)
-    shifted.held_return[41, 1] += 0.001
+    shifted.earned.held_return[41, 1] += 0.001
     with pytest.raises(ValueError, match=r"^B decided at bar 2024-02-11.*in one run and of .* in the other"):
         pair(noise(100, 0), shifted, "development")
 
@@ -161,8 +194,8 @@ def test_other_returns_are_refused() -> None:
 
 def test_the_difference_is_that_of_significance_in_annual_units() -> None:
     baseline, candidate = noise(150, 0), noise(150, 1, first_day=10)
-    comparison = compare(pair(baseline, candidate, "development"), periods_per_year=252)
-    a, b = baseline.net[10:].mean(axis=1), candidate.net[:-10].mean(axis=1)
+    comparison = compare(pair(baseline, candidate, "development"))
+    a, b = baseline.earned.net[10:].mean(axis=1), candidate.earned.net[:-10].mean(axis=1)
     expected, root = sharpe_difference(b, a), math.sqrt(252)
     found = comparison.difference
     assert found is not None and comparison.n_bars == 140 and comparison.no_inference == ""
@@ -178,12 +211,12 @@ def test_the_difference_is_that_of_significance_in_annual_units() -> None:
 
 def test_turnover_and_drawdown_are_those_of_the_common_bars() -> None:
     baseline, candidate = noise(80, 0), noise(80, 1, first_day=5)
-    comparison = compare(pair(baseline, candidate, "development"), periods_per_year=252)
+    comparison = compare(pair(baseline, candidate, "development"))
     changes, worst, highest, wealth = 0.0, 0.0, 1.0, 1.0
     for t in range(5, 80):
         for asset in range(2):
             changes += abs(baseline.position[t, asset] - baseline.position[t - 1, asset])
-        wealth *= 1.0 + (baseline.net[t, 0] + baseline.net[t, 1]) / 2
+        wealth *= 1.0 + (baseline.earned.net[t, 0] + baseline.earned.net[t, 1]) / 2
         highest = max(highest, wealth)
         worst = min(worst, wealth / highest - 1.0)
     assert comparison.baseline.turnover == pytest.approx(changes / (75 * 2) * 252)
@@ -192,7 +225,7 @@ def test_turnover_and_drawdown_are_those_of_the_common_bars() -> None:
 
 @pytest.mark.parametrize(("n_bars", "inferred"), [(62, False), (63, True)])
 def test_under_63_bars_nothing_is_inferred(n_bars: int, inferred: bool) -> None:
-    comparison = compare(pair(noise(n_bars, 0), noise(n_bars, 1), "development"), periods_per_year=252)
+    comparison = compare(pair(noise(n_bars, 0), noise(n_bars, 1), "development"))
     assert (comparison.difference is not None) == inferred
     assert math.isfinite(comparison.baseline.sharpe) and math.isfinite(comparison.candidate.sharpe)
     said = in_one_sentence("new against old", comparison)
@@ -201,15 +234,15 @@ def test_under_63_bars_nothing_is_inferred(n_bars: int, inferred: bool) -> None:
 
 
 def test_a_run_that_never_traded_has_nothing_to_test() -> None:
-    book = noise(100, 1)
-    flat = replace(book, position=0.0 * book.position, net=0.0 * book.net, gross=0.0 * book.gross)
-    comparison = compare(pair(noise(100, 0), flat, "development"), periods_per_year=252)
+    traded = noise(100, 1)
+    flat = scaled(traded, 0.0)
+    comparison = compare(pair(noise(100, 0), flat, "development"))
     assert comparison.difference is None and comparison.candidate.sharpe == 0.0
     assert comparison.no_inference == "the returns of the candidate never move, so that there is nothing to test"
 
 
 def test_equal_series_are_said_to_be_equal() -> None:
-    comparison = compare(pair(noise(100, 0), noise(100, 0), "development"), periods_per_year=252)
+    comparison = compare(pair(noise(100, 0), noise(100, 0), "development"))
     expected = "x against y: no difference, the returns on 100 development bars are the same or in a fixed proportion."
     assert in_one_sentence("x against y", comparison) == expected
 
@@ -217,24 +250,24 @@ def test_equal_series_are_said_to_be_equal() -> None:
 def test_folds_are_compared_on_the_bars_that_both_own() -> None:
     # Same blocks: one line a fold, with the Sharpe of the whole block.
     baseline, candidate = noise(60, 0), noise(60, 1)
-    rows = fold_pairs(pair(baseline, candidate, "development"), periods_per_year=252)
+    rows = fold_pairs(pair(baseline, candidate, "development"))
     assert [(row.baseline, row.candidate, row.n_bars) for row in rows] == [(0, 0, 20), (1, 1, 20), (2, 2, 20)]
     assert (rows[1].first[:10], rows[1].last[:10]) == ("2024-01-21", "2024-02-09")
     assert rows[1].sharpe_candidate == pytest.approx(
-        sharpe(candidate.net[20:40].mean(axis=1), periods_per_year=252), rel=1e-12
+        sharpe(candidate.earned.net[20:40].mean(axis=1), periods_per_year=252), rel=1e-12
     )
     # Blocks that a gap has moved by 5 bars: 15 of 20 bars remain; the 5 of neighbouring folds are too few for a line.
     moved = noise(60, 1, first_day=5)
-    rows = fold_pairs(pair(baseline, moved, "development"), periods_per_year=252)
+    rows = fold_pairs(pair(baseline, moved, "development"))
     assert [(row.baseline, row.candidate, row.n_bars) for row in rows] == [(0, 0, 15), (1, 1, 15), (2, 2, 15)]
     assert rows[0].sharpe_baseline == pytest.approx(
-        sharpe(baseline.net[5:20].mean(axis=1), periods_per_year=252), rel=1e-12
+        sharpe(baseline.earned.net[5:20].mean(axis=1), periods_per_year=252), rel=1e-12
     )
 
 
 def test_the_sentence() -> None:
     one = annualised(SharpeDifference(0.01, 0.02, 0.704, (-0.03, 0.05), 0.056), 100.0)
-    comparison = compare(pair(noise(70, 0), noise(70, 1), "development"), periods_per_year=252)
+    comparison = compare(pair(noise(70, 0), noise(70, 1), "development"))
     comparison = Comparison(**(vars(comparison) | {"difference": one, "n_bars": 441}))
     assert in_one_sentence("purge gap 5 against 0", comparison) == (
         "purge gap 5 against 0: Sharpe difference +0.10 ± 0.20 (95 % -0.30 to 0.50, p = 0.70), on 441 development "

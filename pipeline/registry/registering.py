@@ -1,0 +1,139 @@
+"""From a checkpoint on disk to a registered version: the logged model, its signature, its card."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import mlflow
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
+
+import tft
+from pipeline.config.schema import RegistryConfig
+from pipeline.registry.promotion import promote
+from pipeline.registry.versions import ARTIFACT, quiet_mlflow, unreachable
+from pipeline.tracking.runs import Run
+from tft.checkpoint import TrainedModel
+from tft.panel import AHEAD, Panel
+
+OUTPUT_NUMBERS = (
+    *("position", "raw_position", "probability_up", "mu", "sigma"),
+    *("q05", "q10", "q25", "q50", "q75", "q90", "q95"),
+)
+"""Columns of the served model's output that hold numbers."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What became of a checkpoint in the registry."""
+
+    version: str
+    """Empty if it could not be registered."""
+    promoted: bool
+    reason: str
+    """Why it was promoted, or was not."""
+    trouble: tuple[str, ...] = ()
+    """Sentences on what failed and where the checkpoint is."""
+
+
+def register_and_promote(
+    folder: Path,
+    trained: TrainedModel,
+    config: RegistryConfig,
+    *,
+    run: Run,
+    panel: Panel,
+    holdout_sharpe: float | None,
+    card: str,
+) -> Registered:
+    """Register the checkpoint in `folder` and promote it by the configured rule.
+
+    `panel` and `holdout_sharpe` (annual, None without a holdout) are what the rule judges by; `card` describes the
+    version, in Markdown. A registry that cannot be reached is reported in `trouble`, not raised: the training is
+    finished and its checkpoint is on disk.
+    """
+    try:
+        registered = register(folder, trained, config.name, run=run, card=card)
+    except unreachable() as error:
+        reason = " ".join(str(error).split())[:300]
+        return Registered(
+            "",
+            False,
+            "not registered",
+            (f"the model could not be registered as {config.name} ({reason}): its checkpoint is safe in {folder}",),
+        )
+    try:
+        promoted, why = promote(
+            config.name, registered, rule=config.promote, panel=panel, holdout_sharpe=holdout_sharpe
+        )
+    except unreachable() as error:
+        reason = " ".join(str(error).split())[:300]
+        return Registered(
+            registered,
+            False,
+            "not promoted",
+            (f"version {registered} of {config.name} is registered but could not be promoted ({reason})",),
+        )
+    return Registered(registered, promoted, why)
+
+
+def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, card: str) -> str:
+    """Log the checkpoint as a pyfunc model of the active run, with nothing pickled in it, and register the model.
+
+    Returns the version; raises what `unreachable` lists.
+    """
+    script = Path(__file__).with_name("served_model.py")
+    client = MlflowClient()
+    with quiet_mlflow(), tempfile.TemporaryDirectory() as scratch:
+        checkpoint = Path(scratch) / ARTIFACT  # MLflow keeps the folder's own name
+        shutil.copytree(folder, checkpoint)
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(script),
+            artifacts={ARTIFACT: str(checkpoint)},
+            code_paths=[str(Path(tft.__file__).parent)],
+            pip_requirements=[
+                f"{package}=={installed_version(package).split('+')[0]}"
+                for package in ("mlflow", "torch", "numpy", "pandas", "safetensors")
+            ],
+            signature=signature(trained),
+            registered_model_name=name,
+            metadata={"fit_end": trained.fit_end, "data_sha256": trained.data_sha256},
+        )
+        # MLflow writes down where the script was taken from; loading looks for it beside MLmodel, by its name.
+        stored = client.get_logged_model(info.model_id).artifact_location
+        described = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{stored}/MLmodel", dst_path=scratch))
+        described.write_text(described.read_text().replace(str(script.resolve()), script.name))
+        client.log_model_artifact(info.model_id, str(described))
+    version = str(info.registered_model_version)
+    client.update_model_version(name, version, description=card)
+    for metric, value in trained.metrics.items():
+        client.set_model_version_tag(name, version, metric, f"{value:.4f}")
+    for tag, text in {"run_id": run.run_id, "fit_end": trained.fit_end, "data_sha256": trained.data_sha256}.items():
+        client.set_model_version_tag(name, version, tag, text)
+    return version
+
+
+def signature(trained: TrainedModel) -> ModelSignature:
+    """Names of the input columns, and names and types of the output columns.
+
+    Types of the input are left open: a table's whole numbers, flags and dates are read as they were in training.
+    """
+    plain = [name for name in trained.feature_names if not name.endswith(AHEAD)]
+    usual = ("date", "timestamp", "symbol", "ret_1d", "close")
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name) for name in dict.fromkeys((*plain, *trained.known))]
+    # The model itself says which of these it lacks: one of the first two, the symbol, and one of the last two.
+    inputs += [ColSpec(AnyType(), trained.key_columns.get(name, name), required=False) for name in usual]
+    outputs: list[ColSpec | TensorSpec] = [
+        ColSpec("string", "symbol"),
+        ColSpec("datetime", "time"),
+        *(ColSpec("double", n) for n in OUTPUT_NUMBERS),
+    ]
+    outputs.append(ColSpec("string", "regime"))
+    return ModelSignature(Schema(inputs), Schema(outputs))

@@ -1,0 +1,81 @@
+"""The verdict on a production run, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.sharpe import SIGNIFICANT, SharpeInference
+
+
+def verdict(
+    holdout: SharpeInference | None,
+    baselines: Sequence[BaselineRow] = (),
+    *,
+    selection: Literal["holdout", "nested"] = "holdout",
+) -> str:
+    """What the run's one number that nothing was selected on is worth, in a sentence.
+
+    `holdout` is that number, None for a run without a holdout; `baselines` are the rows of simple rules beside it.
+    """
+    name = "Holdout Sharpe" if selection == "holdout" else "Nested out-of-sample Sharpe"
+    if holdout is None:
+        return "There is no holdout with a known return: no number of this run is out-of-sample."
+    assert holdout.detectable_sharpe is not None  # it has bars
+    smallest = f"the smallest Sharpe that this sample could have detected is {holdout.detectable_sharpe:.1f}"
+    if holdout.sharpe is None:
+        return f"{name} undefined: {holdout.undefined}; {smallest}."
+    if holdout.p_value_deflated is None:
+        return f"{name} {holdout.sharpe:z.2f}: {holdout.undefined}; {smallest}."
+    assert holdout.standard_error is not None and holdout.high is not None
+    figure = f"{name} {holdout.sharpe:z.2f} ± {holdout.standard_error:.2f}"
+    p = _p_text(holdout)
+    if holdout.p_value_deflated < SIGNIFICANT:
+        said = f"{figure}: more than luck alone would give ({p})"
+        if holdout.sharpe < holdout.detectable_sharpe:  # such a find owes something to luck even where it is true
+            said = f"{said}; {smallest}"
+    elif holdout.high < 0.0:
+        said = f"{figure}: it lost more than luck alone explains ({p}); {smallest}"
+    elif holdout.sharpe <= 0.0:
+        said = f"{figure}: no sign of skill ({p}); {smallest}"
+    else:
+        assert holdout.bars_needed is not None
+        years = holdout.bars_needed * holdout.years / holdout.n_bars
+        said = f"{figure}: not distinguishable from luck ({p}); {_years(years)} of this would be needed; {smallest}"
+    return f"{said}{_against_baselines(baselines)}."
+
+
+def _p_text(one: SharpeInference) -> str:
+    p = one.p_value_deflated
+    assert p is not None
+    text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    return text if one.n_trials == 1 else f"{text}, as one of {one.n_trials} configurations that have looked at it"
+
+
+def _years(years: float) -> str:
+    if years > 1000.0:
+        return "more than 1,000 years"
+    return f"about {years:.0f} years" if years >= 9.5 else f"about {years:.1f} years"
+
+
+def _against_baselines(rows: Sequence[BaselineRow]) -> str:
+    """The clause on simple rules; empty where none could be compared."""
+    compared = [
+        (row.difference_annual, row)
+        for row in rows
+        if row.segment == "holdout" and row.difference_annual is not None and row.interval_low_annual is not None
+    ]
+    level = sorted(
+        ((difference, row) for difference, row in compared if (row.interval_low_annual or 0.0) <= 0.0),
+        key=lambda pair: pair[0],
+    )
+    if not compared:
+        return ""
+    if not level:
+        return f"; it beats {' and '.join(row.baseline for _, row in compared)}"
+    difference, worst = level[0]
+    error = "" if worst.difference_se_annual is None else f" ± {worst.difference_se_annual:.2f}"
+    names = [f"{worst.baseline} (difference {difference:z.2f}{error})", *(row.baseline for _, row in level[1:])]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return f"; it does not {'clearly ' if difference > 0.0 else ''}beat {listed}"

@@ -1,0 +1,110 @@
+"""Two checkpoints of opposite opinions, a registry of its own for each file, and the way into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from pipeline.config.schema import RegistryConfig
+from pipeline.registry.promotion import Rule
+from pipeline.registry.registering import Registered, register_and_promote
+from pipeline.registry.versions import versions
+from pipeline.tracking.runs import Run
+from tests.conftest import small_panel
+from tft.checkpoint import CheckpointManager, TrainedModel
+from tft.model import ModelConfig, TemporalFusionTransformer
+from tft.panel import Panel
+from tft.positions import PositionsConfig, RegimeConfig
+from tft.scaling import Scaler
+from tft.volatility import Timing
+
+FIT_END = 162
+"""The last bar of the fit; the panel's last is 319."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store of this file's own; each test uses its own model name in it."""
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture
+def client(store: Path, mlflow_uri: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(store / "cache"))
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    monkeypatch.chdir(store)
+    mlflow_uri(f"sqlite:///{store / 'mlflow.db'}")
+    return MlflowClient()
+
+
+@pytest.fixture(scope="module")
+def panel() -> Panel:
+    """Its first feature says nearly all about the return in which the position is held."""
+    return small_panel(320, 2, 3, signal=0.9)
+
+
+@pytest.fixture(scope="module")
+def good(panel: Panel) -> TrainedModel:
+    """An untrained network whose random opinion happens to follow the signal; said to be fitted on bars 0 to 162."""
+    config = ModelConfig(d_hidden=8, n_heads=2, seq_len=6, n_context=0)
+    torch.manual_seed(6)
+    network = TemporalFusionTransformer(config, n_variables=3, n_assets=2, loss_mode="joint_mle")
+    return TrainedModel(
+        config=config,
+        loss_mode="joint_mle",
+        feature_names=panel.feature_names,
+        known=(),
+        symbols=panel.symbols,
+        scaler=Scaler.fit(panel.features),
+        parameters={name: value.detach()[None].clone() for name, value in network.named_parameters()},
+        timing=Timing(),
+        positions=PositionsConfig(cost_bps=0.0, position_smooth=0.0),
+        regime=RegimeConfig(),
+        seed=5,
+        fit_end=str(panel.times[FIT_END]),
+        data_sha256="0" * 64,
+    )
+
+
+@pytest.fixture(scope="module")
+def bad(good: TrainedModel) -> TrainedModel:
+    """The same network with the sign of mu turned: it takes the opposite positions."""
+    turned = dict(good.parameters)
+    for name in ("windows.head.weight", "windows.head.bias"):
+        turned[name] = turned[name].clone()
+        turned[name][..., 0] *= -1.0
+    return replace(good, parameters=turned)
+
+
+def deliver(
+    trained: TrainedModel,
+    panel: Panel,
+    folder: Path,
+    name: str,
+    promote: Rule,
+    *,
+    holdout_sharpe: float | None = 1.0,
+) -> Registered:
+    """Save, register and promote, as the production phase does."""
+    CheckpointManager(folder).save(trained)
+    with mlflow.start_run() as active:
+        return register_and_promote(
+            folder,
+            trained,
+            RegistryConfig(name, promote),
+            run=Run(active.info.run_id),
+            panel=panel,
+            holdout_sharpe=holdout_sharpe,
+            card=f"# Card of {folder.name}",
+        )
+
+
+def standing(client: MlflowClient, name: str) -> dict[str, tuple[str, list[str]]]:
+    """(stage, aliases) by version."""
+    return {str(one.version): (one.current_stage or "", list(one.aliases)) for one in versions(name)}
