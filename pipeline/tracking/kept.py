@@ -1,0 +1,48 @@
+"""What is kept on this machine against a crash: pieces of a store as folders."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tft.checkpoint import aside_of, write_folder_atomically
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """A `tft.runtime.store.Store` in a folder, which need not exist yet: a piece is a folder of files below it."""
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def put(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Write a piece, whole or not at all, in place of the one of that name. Raises OSError."""
+        write_folder_atomically(self.root / name, files)
+
+    def get(self, name: str) -> dict[str, bytes] | None:
+        """The files of a piece by name; None where there is no such piece."""
+        return {file.name: file.read_bytes() for file in self._files(name)} or None
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a piece, and with it all of its files."""
+        return bool(self._files(name))
+
+    def within(self, name: str) -> LocalStore:
+        """The store in the folder of this name."""
+        return LocalStore(self.root / name)
+
+    def drop(self, name: str) -> None:
+        """Remove a piece, or a store below this one with all that is in it. What is not there needs no removing."""
+        for folder in (self.root / name, aside_of(self.root / name)):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def _files(self, name: str) -> list[Path]:
+        folder = self.root / name
+        if not folder.exists():
+            folder = aside_of(folder)  # the process was killed while it replaced the piece
+        return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
