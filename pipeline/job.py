@@ -27,8 +27,9 @@ from pipeline.tracking.runs import Run, Silent, git_commit
 from tft.checkpoint import write_folder_atomically
 from tft.folds import Fold, walk_forward
 from tft.kernels.selection import kernels_for
+from tft.market import Market
 from tft.panel import AHEAD, Panel
-from tft.train import EpochReport, Market
+from tft.train import EpochReport
 
 JOB_KEY = "job_key"
 FITS = Path("checkpoints") / "fits"

@@ -12,7 +12,7 @@ from pipeline.config.schema import Config, DataConfig, SampleConfig
 from pipeline.data.sample import write_sample
 from pipeline.data.table import Dataset, load_panel
 from pipeline.tracking.progress import Reporter
-from tft.train import choose_device
+from tft.market import choose_device
 
 
 def prepare(config: Config, reporter: Reporter) -> tuple[Dataset, torch.device]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,10 +14,12 @@ from numpy.typing import NDArray
 
 from tft.fold_store import FoldFit
 from tft.folds import Fold
+from tft.market import Market
 from tft.metrics import MIN_BARS, Performance, performance, sharpe
 from tft.panel import Panel
 from tft.positions import Earnings, PositionsConfig, earnings, portfolio_return, position_path
-from tft.train import EpochReport, Market, Recipe, forecast_fit, map_fits, one_each, selection_of_fit
+from tft.runtime.store import Store
+from tft.train import EpochReport, Recipe, forecast_fit, map_fits, per_fold, selection_of_fit
 from tft.volatility import Timing
 
 Segment = Literal["development", "between", "holdout"]
@@ -226,16 +227,16 @@ def walk(
     *,
     test_until: int | None = None,
     stack: int | None = None,
-    keep: Path | None = None,
+    store: Store | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Iterator[tuple[FoldFit, FoldOutcome]]:
     """Fit the folds, forecast each one's test bars with its kept weights, and read its VSN off its validation rows.
 
-    In the order of the folds; `recipe`, `stack`, `keep` and `on_epoch` as in `fit_folds`; `positions` of all folds, or
+    In the order of the folds; `recipe`, `stack`, `store` and `on_epoch` as in `fit_folds`; `positions` of all folds, or
     one each. `test_until`: the last fold that tests any bars goes on forecasting up to this one, for the bars that have
     no label yet.
     """
-    recipes, all_positions = one_each(recipe, len(folds)), one_each(positions, len(folds))
+    recipes, all_positions = per_fold(recipe, len(folds)), per_fold(positions, len(folds))
     last = max((fold.index for fold in folds if fold.test), default=None)
 
     def followed(number: int, fit: FoldFit) -> tuple[FoldFit, FoldOutcome]:
@@ -244,7 +245,7 @@ def walk(
             bars = range(bars.start, max(test_until, bars.stop))
         return fit, _outcome(fit, market, recipes[number], all_positions[number], bars)
 
-    return map_fits(followed, market, folds, recipe, stack=stack, keep=keep, on_epoch=on_epoch)
+    return map_fits(followed, market, folds, recipe, stack=stack, store=store, on_epoch=on_epoch)
 
 
 def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsConfig, test_bars: range) -> FoldOutcome:

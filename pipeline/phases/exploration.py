@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.job import Job
 from pipeline.phases import prefilter
 from pipeline.reporting import figures as plots
+from pipeline.tracking.kept import LocalStore
 from pipeline.tracking.runs import Run, log_folds
 from tft.backtest import FoldRow, fold_row, stitch, walk
 from tft.panel import Panel, group_of
@@ -89,8 +90,8 @@ def _explore(job: Job, kept: tuple[str, ...]) -> Explored:
     folds = job.folds(job.n_development, step_size=config.exploration.step_size, max_folds=config.exploration.max_folds)
     job.reporter.start("exploration", len(folds) * recipe.epochs)
     on_epoch = job.epoch_reporter(len(folds), recipe.epochs)
-    keep = job.fits_folder("exploration")
-    walked = walk(market, folds, recipe, config.positions, keep=keep, on_epoch=on_epoch)
+    store = LocalStore(job.fits_folder("exploration"))
+    walked = walk(market, folds, recipe, config.positions, store=store, on_epoch=on_epoch)
     outcomes = [outcome for _, outcome in walked]
     record = stitch(
         [outcome.forecast for outcome in outcomes],

@@ -24,13 +24,15 @@ from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.tuning import Tuned
 from pipeline.reporting.figures import bar_label
+from pipeline.tracking.kept import LocalStore
 from tft.backtest import FoldOutcome, RawForecast, Record, block_earnings, stitch, validation_returns, walk
 from tft.fold_store import FoldFit
 from tft.folds import Fold, final_fold
+from tft.market import Market
 from tft.metrics import sharpe
 from tft.positions import Path as PositionPath
 from tft.positions import PositionsConfig, position_path
-from tft.train import EpochReport, Market, Recipe
+from tft.train import EpochReport, Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,10 +224,10 @@ def _walk(
         test_until = len(market.panel.times) if last in folds else None
         outcomes: list[list[FoldOutcome]] = []
         for recipe in recipes(config):
-            kept = keep / f"{sha256[:16]}-seed-{recipe.seed}" if keep else None
+            store = LocalStore(keep / f"{sha256[:16]}-seed-{recipe.seed}") if keep else None
             of_seed = []
             for fit, outcome in walk(
-                market, folds, recipe, config.positions, test_until=test_until, keep=kept, on_epoch=on_epoch
+                market, folds, recipe, config.positions, test_until=test_until, store=store, on_epoch=on_epoch
             ):
                 if fit.fold.test:
                     of_seed.append(outcome)

@@ -21,10 +21,11 @@ from tft.backtest import (
     walk,
 )
 from tft.folds import Fold, walk_forward
+from tft.market import Market
 from tft.metrics import MIN_BARS, Performance
 from tft.panel import Panel
 from tft.positions import PositionsConfig
-from tft.train import Market, fit_folds, forecast_fit, selection_of_fit
+from tft.train import fit_folds, forecast_fit, selection_of_fit
 from tft.volatility import Timing, ewm_volatility
 
 POSITIONS = PositionsConfig(max_position=0.6, position_smooth=0.4, cost_bps=7.0, max_leverage=1.2)
