@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 
 from tests.conftest import CPU, small_panel, small_recipe
 from tests.tft.fitting import FOLDS, distance, fitted, identical, market_of
-from tft.fold_stack import MAX_GRADIENT_NORM, SMOOTHING_EPOCHS, Recipe, TrainingConfig, initial_parameters
+from tft.fold_stack import MAX_GRADIENT_NORM, SMOOTHING_EPOCHS, FoldStack, Recipe, TrainingConfig, initial_parameters
 from tft.folds import Fold
 from tft.loss import training_loss
 from tft.model import LOSS_MODES, LossMode
@@ -69,6 +71,24 @@ def test_an_epoch_equals_plain_torch_with_clip_grad_norm_and_adam() -> None:
     assert close.float().mean() > 0.97
     assert (unclipped - expected).abs().median() > 10 * (ours - expected).abs().median()
     assert ((unclipped - expected).abs() < 1e-4).float().mean() < 0.5
+
+
+def test_a_stack_that_nobody_holds_frees_its_tensors_at_once() -> None:
+    """Without waiting for the collector of circles: the next stack needs the memory."""
+    stack = FoldStack(market_of(small_panel()), FOLDS, [small_recipe(epochs=2)] * 3)
+    stack.start_epoch(0)
+    stack.step(0)
+    stack.draw_ahead()
+    stack.end_epoch(stack.validate())
+    weights, held = weakref.ref(stack.flat), weakref.ref(stack)
+    gc.disable()
+    try:
+        fits = stack.results()
+        del stack
+        assert held() is None and weights() is None
+    finally:
+        gc.enable()
+    assert [fit.fold for fit in fits] == list(FOLDS)
 
 
 # Early stopping and the epoch that is kept
