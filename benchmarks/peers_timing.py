@@ -310,11 +310,12 @@ def time_peer(build: Callable[[Setting], Peer], setting: Setting, device: torch.
 
 def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
     """An epoch through `fit_folds`, less its validation forecast, by its steps; then `forecast_fit` over all bars."""
-    from tft import train
+    from tft.fold_stack import FoldStack
     from tft.folds import Fold
+    from tft.market import Market
     from tft.model import ModelConfig
     from tft.panel import Panel
-    from tft.train import Market, Recipe, TrainingConfig, fit_folds, forecast_fit
+    from tft.train import EpochReport, Recipe, TrainingConfig, fit_folds, forecast_fit
     from tft.volatility import Timing
 
     features, returns = numbers(setting)
@@ -351,7 +352,7 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
     recipe = Recipe(model, training, Timing(), 1 + setting.repeats, SEED)
 
     forecast_s: list[float] = []
-    validate = train.validate
+    validate = FoldStack.validate
 
     def timed(*arguments: Any, **named: Any) -> Any:
         synchronise(device)  # the steps before it are not its own
@@ -361,15 +362,15 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
         forecast_s.append(time.perf_counter() - started)
         return result
 
-    train.validate = timed
+    FoldStack.validate = timed
     epoch_s: list[float] = []
 
-    def on_epoch(report: train.EpochReport) -> None:
+    def on_epoch(report: EpochReport) -> None:
         if report.epoch:  # the first is a warm-up
             epoch_s.append(report.seconds)
 
     (fit, *_) = fit_folds(market, folds, recipe, stack=setting.stack, on_epoch=on_epoch)
-    train.validate = validate
+    FoldStack.validate = validate
     step_s = [(whole - float(np.median(forecast_s))) / n_steps for whole in epoch_s]
     with (Path(__file__).resolve().parents[1] / "pyproject.toml").open("rb") as file:
         own_version = tomllib.load(file)["project"]["version"]

@@ -49,11 +49,13 @@ import torch
 from benchmarks.flops import step_flops
 from pipeline.phases.trials import Candidate, TrialWalks
 from tft import backtest, record
+from tft.fold_store import FoldFit
 from tft.folds import Fold, WalkForwardConfig, final_fold, walk_forward
+from tft.market import Market, choose_device
 from tft.model import ModelConfig
 from tft.panel import Panel
 from tft.positions import PositionsConfig
-from tft.train import EpochReport, FoldFit, Market, Recipe, TrainingConfig, choose_device, one_each
+from tft.train import EpochReport, Recipe, TrainingConfig, per_fold
 from tft.volatility import Timing
 from tft.windows import CONTEXT_POOL_BARS
 
@@ -130,7 +132,7 @@ class Meter:
         map_fits = backtest.map_fits
 
         def watched(
-            follow: Callable[[int, FoldFit], Any],
+            function: Callable[[int, FoldFit], Any],
             market: Market,
             folds: Sequence[Fold],
             recipe: Recipe | Sequence[Recipe],
@@ -141,7 +143,7 @@ class Meter:
             fit = Fit(self.phase(), torch.get_num_threads() if market.device.type == "cpu" else 1)
             self.fits.append(fit)
             by_index = {fold.index: fold for fold in folds}
-            alike = one_each(recipe, len(folds))[0]  # what recipes differ in leaves the arithmetic as it is
+            alike = per_fold(recipe, len(folds))[0]  # what recipes differ in leaves the arithmetic as it is
 
             def report(epoch: EpochReport) -> None:
                 if epoch.folds not in fit.stacks:
@@ -152,7 +154,7 @@ class Meter:
                 if on_epoch:
                     on_epoch(epoch)
 
-            return map_fits(follow, market, folds, recipe, on_epoch=report, **options)
+            return map_fits(function, market, folds, recipe, on_epoch=report, **options)
 
         backtest.map_fits = watched
         try:

@@ -46,10 +46,12 @@ import numpy as np
 import torch
 
 from benchmarks.reference_run import noise_panel, peak_bytes, reset_peaks, work_of
-from tft import train
+from tft.fold_stack import FoldStack
+from tft.fold_store import FoldFit
 from tft.folds import Fold
+from tft.market import Market, choose_device
 from tft.model import ModelConfig
-from tft.train import EpochReport, FoldFit, Market, Recipe, TrainingConfig, choose_device, fit_folds, forecast_fit
+from tft.train import EpochReport, Recipe, TrainingConfig, fit_folds, forecast_fit
 from tft.volatility import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,7 +141,7 @@ def watched_fit(
     market: Market, folds: Sequence[Fold], recipe: Recipe, stack: int
 ) -> tuple[list[float], list[FoldFit], list[float]]:
     """Seconds of each epoch of a stack, the fits, seconds of each validation forecast; without the first epochs."""
-    validate, forecast_s = train.validate, dict[int, list[float]]()  # by thread, which fits stack after stack
+    validate, forecast_s = FoldStack.validate, dict[int, list[float]]()  # by thread, which fits stack after stack
     epoch_s: list[float] = []
 
     def timed(*arguments: object, **named: object) -> object:
@@ -154,14 +156,14 @@ def watched_fit(
         if report.epoch:
             epoch_s.append(report.seconds)
 
-    train.validate = timed  # type: ignore[assignment]
+    FoldStack.validate = timed  # type: ignore[assignment, method-assign]
     try:
         fits = list(fit_folds(market, folds, recipe, stack=stack, on_epoch=on_epoch))
     finally:
-        train.validate = validate
+        FoldStack.validate = validate  # type: ignore[method-assign]
     later = [one for own in forecast_s.values() for number, one in enumerate(own) if number % recipe.epochs]
     if len(later) != len(epoch_s):
-        raise RuntimeError(f"{len(epoch_s)} epochs but {len(later)} forecasts: each should end with tft.train.validate")
+        raise RuntimeError(f"{len(epoch_s)} epochs but {len(later)} forecasts: each should end with FoldStack.validate")
     return epoch_s, fits, later
 
 

@@ -47,13 +47,14 @@ from loop_tft import LoopTFT
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tft import train
+from tft.fold_stack import MAX_GRADIENT_NORM, FoldStack
 from tft.folds import Fold
 from tft.loss import training_loss
+from tft.market import Market, choose_device
 from tft.model import ModelConfig, TemporalFusionTransformer
 from tft.panel import Panel
 from tft.scaling import Scaler
-from tft.train import EpochReport, Market, Recipe, TrainingConfig, fit_folds
+from tft.train import EpochReport, Recipe, TrainingConfig, fit_folds
 from tft.volatility import Timing
 
 PURGE_BARS = 5
@@ -158,7 +159,7 @@ class Fitted(NamedTuple):
 
 
 def time_fit(market: Market, folds: Sequence[Fold], recipe: Recipe, stack: int | None, n_steps: int) -> Fitted:
-    training: Any = train
+    training: Any = FoldStack
     validate, forecast_s = training.validate, []
     reports: list[tuple[float, EpochReport]] = []
 
@@ -177,7 +178,7 @@ def time_fit(market: Market, folds: Sequence[Fold], recipe: Recipe, stack: int |
         fits = list(fit_folds(market, folds, recipe, stack=stack, on_epoch=on_epoch))
     finally:
         training.validate = validate
-    assert len(forecast_s) == len(reports), "every epoch ends with one call of tft.train.validate"
+    assert len(forecast_s) == len(reports), "every epoch ends with one call of FoldStack.validate"
     counted = [(ended, report) for ended, report in reports if report.epoch > 0] or reports
     busy = sum(report.seconds for _, report in counted)
     span = max(ended for ended, _ in counted) - min(ended - report.seconds for ended, report in counted)
@@ -225,7 +226,7 @@ class LoopTimer:
         )
         self.optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.loop.parameters(), train.MAX_GRADIENT_NORM)
+        torch.nn.utils.clip_grad_norm_(self.loop.parameters(), MAX_GRADIENT_NORM)
         self.optimiser.step()
 
 
@@ -380,7 +381,7 @@ def main(
     with_loop: bool,
     loop_steps: int,
 ) -> None:
-    where, n_threads = train.choose_device(device), torch.get_num_threads()
+    where, n_threads = choose_device(device), torch.get_num_threads()
     on_gpu = where.type == "cuda"
     torch.backends.cudnn.allow_tf32 = False  # nn.LSTM's only; products are float32 unless asked
     recipe = Recipe(ModelConfig(), TrainingConfig(patience=0), Timing(), epochs, 7)

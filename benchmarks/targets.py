@@ -42,12 +42,14 @@ from benchmarks.reference_run import (
 from pipeline.config.schema import PruningConfig
 from pipeline.phases.exploration import Explored
 from pipeline.phases.pruning import prune
+from pipeline.tracking.kept import LocalStore
 from tft.backtest import walk
 from tft.folds import WalkForwardConfig, walk_forward
+from tft.market import Market, choose_device
 from tft.model import ModelConfig
 from tft.positions import PositionsConfig
 from tft.record import stitch
-from tft.train import Market, Recipe, TrainingConfig, choose_device, fit_folds
+from tft.train import Recipe, TrainingConfig, fit_folds
 from tft.volatility import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,10 +113,10 @@ def record_s() -> float:
     market = Market(noise_panel(N_BARS, N_INSTRUMENTS, N_SELECTED), timing, choose_device("auto"))
     recipe = Recipe(model, TrainingConfig(), timing, 1, SEED)
     with tempfile.TemporaryDirectory() as folder:
-        for _ in fit_folds(market, folds, recipe, keep=Path(folder)):
+        for _ in fit_folds(market, folds, recipe, store=LocalStore(Path(folder))):
             pass
         started = time.perf_counter()
-        walked = walk(market, folds, recipe, PositionsConfig(), keep=Path(folder))
+        walked = walk(market, folds, recipe, PositionsConfig(), store=LocalStore(Path(folder)))
         forecasts = [outcome.forecast for _, outcome in walked]
         record = stitch(forecasts, market.panel, market.sigma, PositionsConfig(), timing, n_development=0)
         elapsed = time.perf_counter() - started

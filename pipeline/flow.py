@@ -41,6 +41,7 @@ from pipeline.tracking.runs import Run
 from pipeline.tracking.sink import Silent, Sink
 from tft.backtest import fold_row
 from tft.checkpoint import CheckpointManager, TrainedModel
+from tft.runtime.store import Store
 
 Result = TypeVar("Result")
 
@@ -95,7 +96,7 @@ def prefilter(job: Job, sink: Sink, reporter: Reporter) -> Finished[Prefiltered]
         sink,
         reporter,
         settings={"prefilter": asdict(config)},
-        compute=lambda run, keep: prefiltering.prefilter(job.development_panel, config),
+        compute=lambda run, store: prefiltering.prefilter(job.development_panel, config),
         draw=artifacts.prefilter,
     )
 
@@ -107,11 +108,11 @@ def exploration(
     before = filtered or prefilter(job, sink, reporter)
     config = job.config
 
-    def compute(run: Sink, keep: Path) -> Explored:
+    def compute(run: Sink, store: Store) -> Explored:
         folds, epochs = exploration_folds(config, job.n_development), config.exploration.epochs
         reporter.start("exploration", len(folds) * epochs)
         data = job.development.select(before.result.kept)
-        return exploring.explore(data, config, folds, keep=keep, on_epoch=reporter.epochs(epochs))
+        return exploring.explore(data, config, folds, store=store, on_epoch=reporter.epochs(epochs))
 
     return run_phase(
         "exploration",
@@ -144,7 +145,7 @@ def pruning(job: Job, sink: Sink, reporter: Reporter, explored: Finished[Explore
         reporter,
         settings={"pruning": asdict(config)},
         upstream=[before.key],
-        compute=lambda run, keep: pruning_phase.prune(before.result, config),
+        compute=lambda run, store: pruning_phase.prune(before.result, config),
         draw=draw,
     )
 
@@ -158,7 +159,7 @@ def tuning(job: Job, sink: Sink, reporter: Reporter, pruned: Finished[Pruned] | 
     settings = config.training_settings() | {"tuning": searched}
     key = _key("tuning", job, settings, [before.key])
 
-    def compute(run: Sink, keep: Path) -> Tuned:
+    def compute(run: Sink, store: Store) -> Tuned:
         folds = tuning_folds(config, job.n_development)
         name = f"tuning-{key[:16]}"
         study = open_study(f"{name}-{run.run_id[:8]}" if job.fresh else name, storage=STORAGE if run.shows else None)
@@ -232,13 +233,13 @@ def out_of_sample(
     sink: Sink,
     reporter: Reporter,
     *,
-    keep: Path,
+    store: Store,
     chosen: Choice | None = None,
     with_final_fit: bool = False,
 ) -> Walked:
     """Choose and walk forward: the whole job's record, without anything that judges or registers it.
 
-    keep: where finished folds wait in case the process dies · chosen: what phases 1-4 decided, if they have run ·
+    store: where finished folds wait in case the process dies · chosen: what phases 1-4 decided, if they have run ·
     with_final_fit: fit what is deployed beside the folds. Raises ValueError where `selection: nested` finds too few
     bars.
     """
@@ -265,7 +266,7 @@ def out_of_sample(
         list(zip(folds, choices, strict=True)),
         final=final,
         n_development=0 if nested else job.n_development,
-        keep=keep,
+        store=store,
         on_epoch=reporter.epochs(epochs),
     )
 
@@ -299,7 +300,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
     with sink.phase("production") as run:
         _describe(run, job, settings)
         reporter.say("production: running")
-        walked = out_of_sample(job, sink, reporter, keep=kept.folds(key), chosen=choice, with_final_fit=True)
+        walked = out_of_sample(job, sink, reporter, store=kept.folds(key), chosen=choice, with_final_fit=True)
         look = enter_look(job, walked, run_id=sink.run_id, key=key)
         refitted = producing.folds_to_refit_untuned(walked)
         if refitted:
@@ -309,7 +310,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             job.all_bars,
             job.config,
             walked,
-            keep=kept.folds(key),
+            store=kept.folds(key),
             on_epoch=reporter.epochs(job.config.production.epochs),
         )
         assessment = assess(job, choice, walked, untuned, look)
@@ -402,7 +403,7 @@ def run_phase(
     *,
     settings: dict[str, Any],
     upstream: Sequence[str] = (),
-    compute: Callable[[Sink, Path], Result],
+    compute: Callable[[Sink, Store], Result],
     draw: Callable[[Sink, Result], None],
     complete: Callable[[Result], bool] = lambda result: True,
 ) -> Finished[Result]:
@@ -410,7 +411,7 @@ def run_phase(
     its own, so that every production run shows all of its phases.
 
     settings: the part of the configuration that the phase reads · upstream: keys of the results it starts from ·
-    compute: takes the phase's run and the folder where finished folds wait in case the process dies · complete: a
+    compute: takes the phase's run and the store in which finished folds wait in case the process dies · complete: a
     result that is not serves this job and is not found again.
     """
     key, kept = _key(name, job, settings, upstream), Kept()

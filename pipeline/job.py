@@ -19,8 +19,8 @@ from pipeline.phases.training_data import TrainingData
 from pipeline.tracking.commit import git_commit
 from pipeline.tracking.keys import key_of
 from tft.kernels.selection import kernels_for
+from tft.market import choose_device
 from tft.panel import AHEAD, Panel
-from tft.train import choose_device
 
 PHASES = ("prefilter", "exploration", "pruning", "tuning", "production")
 

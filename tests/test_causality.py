@@ -15,12 +15,13 @@ from tft.checkpoint import TrainedModel
 from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.forecast import Forecasts
+from tft.market import Market
 from tft.model import LossMode
 from tft.panel import Panel
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.predict import Prediction, Predictor
 from tft.record import RawForecast, Record, stitch
-from tft.train import Market, Recipe, fit_folds, forecast_fit
+from tft.train import Recipe, fit_folds, forecast_fit
 
 N_BARS = 170
 EARLIER = Fold(0, range(20, 70), range(75, 90), range(95, 120))

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tft.fold_store import FoldFit
 from tft.folds import Fold
+from tft.market import Market
 from tft.metrics import sharpe
 from tft.panel import Panel
 from tft.positions import PositionsConfig, portfolio_return, position_path
 from tft.record import RawForecast, Record, block_earnings
-from tft.train import EpochReport, Market, Recipe, forecast_fit, map_fits, one_each, selection_of_fit
+from tft.runtime.store import Store
+from tft.train import EpochReport, Recipe, forecast_fit, map_fits, per_fold, selection_of_fit
 from tft.volatility import Timing
 
 
@@ -79,7 +80,7 @@ def walk(
     *,
     test_until: int | None = None,
     stack: int | None = None,
-    keep: Path | None = None,
+    store: Store | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Iterator[tuple[FoldFit, FoldOutcome]]:
     """Fit the folds, forecast each one's test bars with its kept weights, and read its VSN off its validation rows.
@@ -87,8 +88,11 @@ def walk(
     Yields them in the order of the folds. `recipe`, `stack`, `keep` and `on_epoch` are those of `fit_folds`;
     `positions` is one for all folds, or one each. `test_until`: the last fold that has a test block forecasts up to
     this bar, so that the bars without a label have a forecast too.
+    In the order of the folds; `recipe`, `stack`, `store` and `on_epoch` as in `fit_folds`; `positions` of all folds, or
+    one each. `test_until`: the last fold that tests any bars goes on forecasting up to this one, for the bars that have
+    no label yet.
     """
-    recipes, all_positions = one_each(recipe, len(folds)), one_each(positions, len(folds))
+    recipes, all_positions = per_fold(recipe, len(folds)), per_fold(positions, len(folds))
     last = max((fold.index for fold in folds if fold.test), default=None)
 
     def followed(number: int, fit: FoldFit) -> tuple[FoldFit, FoldOutcome]:
@@ -97,7 +101,7 @@ def walk(
             bars = range(bars.start, max(test_until, bars.stop))
         return fit, _outcome(fit, market, recipes[number], all_positions[number], bars)
 
-    return map_fits(followed, market, folds, recipe, stack=stack, keep=keep, on_epoch=on_epoch)
+    return map_fits(followed, market, folds, recipe, stack=stack, store=store, on_epoch=on_epoch)
 
 
 def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsConfig, test_bars: range) -> FoldOutcome:

@@ -1,6 +1,6 @@
 """Checkpoints: a folder with `model.safetensors` and a readable `meta.json`, written whole or not at all.
 
-Nothing is pickled. Shapes: S seeds (networks whose positions are averaged), V variables.
+Nothing in it is pickled. Shapes: S seeds (networks whose positions are averaged), V variables.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class TrainedModel:
     symbols: tuple[str, ...]
     scaler: Scaler
     parameters: Mapping[str, Tensor]
-    """(S, ...) by name"""
+    """By name, each (S, ...): one network for each seed."""
     timing: Timing
     positions: PositionsConfig
     regime: RegimeConfig
     seed: int
-    """Of the context draws."""
+    """Seeds the draw of contexts; network s draws with seed + s."""
     fit_end: str
     """Time (ISO) of the last bar that a label of the fit or of the selection before it reaches."""
     data_sha256: str
@@ -71,7 +71,7 @@ class TrainedModel:
         return max(reach, MEMORY_BARS, self.config.seq_len) + 1
 
     def network(self) -> TemporalFusionTransformer:
-        """The network these parameters belong to; its own initial ones mean nothing."""
+        """An untrained network of the kind that the parameters belong to."""
         with torch.random.fork_rng(devices=[]):
             return TemporalFusionTransformer(
                 self.config,
@@ -81,18 +81,19 @@ class TrainedModel:
             )
 
 
-def _aside(folder: Path) -> Path:
-    """Where the old folder waits while the new one takes its place."""
+def aside_of(folder: Path) -> Path:
+    """Where the old content of a folder waits while the new one takes its place."""
     return folder.with_name(f".{folder.name}.was")
 
 
 def write_folder_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write `files` as `folder`, parents included: readers see the old folder or the new one, never a part.
 
-    Killed between its last two steps it leaves the old folder aside, where `load_checkpoint` finds it.
+    A process killed between the last two steps leaves the old content in `aside_of(folder)`, where readers look for a
+    folder that is not there. Raises OSError.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(folder)
+    aside = aside_of(folder)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for name, content in files.items():
@@ -114,15 +115,17 @@ def write_folder_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file, from tensors on whatever device."""
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def _readable(values: NDArray[np.float32]) -> list[float | None]:
+    """Numbers for JSON, null for those that are not finite."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def _digest(meta: Mapping[str, Any]) -> str:
-    """SHA-256 of what meta.json says, however it is laid out."""
+    """SHA-256 of the content of meta.json, whatever its layout."""
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
@@ -182,8 +185,8 @@ class CheckpointManager:
 def load_checkpoint(folder: str | Path) -> TrainedModel:
     """Read and verify a checkpoint folder. Raises CheckpointError naming the file and what is wrong with it."""
     folder = Path(folder)
-    if not folder.exists() and _aside(folder).exists():
-        folder = _aside(folder)  # a write was killed between moving the old folder aside and the new one in
+    if not folder.exists() and aside_of(folder).exists():
+        folder = aside_of(folder)  # a write was killed between moving the old folder aside and the new one in
     try:
         meta: Any = json.loads((folder / META).read_bytes())
         weights = (folder / WEIGHTS).read_bytes()

@@ -1,4 +1,4 @@
-"""A fitted fold, and finished folds on disk until their phase is delivered.
+"""A fitted fold, and finished folds in a store, from which training goes on after a process has died.
 
 Shapes: E epochs run, A instruments.
 """
@@ -8,102 +8,109 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
-from tft.checkpoint import tensors_to_bytes, write_folder_atomically
+from tft.checkpoint import tensors_to_bytes
 from tft.folds import Fold
+from tft.runtime.store import Store
 from tft.scaling import Scaler
 
-SIZE = "stacks-of-"
+TENSORS = "fit.safetensors"
+NUMBERS = "fit.json"
+STACK_SIZE = "stack-size"
+"""The piece that holds the stack size in use, in one file of the same name."""
 
 
 @dataclass(frozen=True, eq=False)
 class FoldFit:
-    """One fitted fold, weights of the kept epoch."""
+    """One fitted fold, with the weights of the epoch that is kept."""
 
     fold: Fold
     scaler: Scaler
     parameters: dict[str, Tensor]
-    """On the CPU, by name."""
+    """By name, on the CPU."""
     kept_epoch: int
     """Counted from 0."""
     train_loss: NDArray[np.float64]
     """(E,) mean over steps"""
     validation_score: NDArray[np.float64]
-    """(E,) not smoothed"""
+    """(E,) not smoothed; lower is better"""
     validation_position: NDArray[np.float32]
     """(E, n_validation, A) raw positions after each epoch; NaN where there is no target"""
     skipped_steps: int
     """Updates left out because a gradient was not finite."""
     seconds: float
-    """Wall time of the fold's stack, shared equally."""
+    """Wall time of the fold's stack, shared equally among its folds."""
     stack: tuple[int, ...]
-    """Indices of the folds that were trained as one, this one included; one comes again with each recipe it has."""
+    """Indices of the folds that were trained as one, this one included; a fold fitted with several recipes is listed
+    once for each."""
 
 
-def _stack_folder(keep: Path, fold: int, stack: Sequence[int]) -> Path:
-    return keep / f"fold-{fold}-of-{'-'.join(str(other) for other in stack)}"
-
-
-def keep_size(keep: Path, size: int) -> None:
-    """Note the stack size in use: an empty folder's name, made in one step."""
-    (keep / f"{SIZE}{size}").mkdir(parents=True, exist_ok=True)
-
-
-def kept_size(keep: Path) -> int | None:
-    """The smallest size noted, None where none was."""
-    return min((int(path.name.removeprefix(SIZE)) for path in keep.glob(f"{SIZE}*")), default=None)
-
-
-def kept_composition(keep: Path, folds: Sequence[Fold]) -> Sequence[Fold] | None:
-    """The first of these folds and those it was trained with, if that stack is there whole."""
-    for size in range(len(folds), 0, -1):
-        indices = [fold.index for fold in folds[:size]]
-        if all(_stack_folder(keep, index, indices).is_dir() for index in indices):
-            return folds[:size]
-    return None
-
-
-def keep(folder: Path, fit: FoldFit) -> None:
-    """Write a fit into `folder`; raises OSError."""
+def write_fit(store: Store, fit: FoldFit) -> None:
+    """Keep a fit, as one piece of the store. Raises OSError."""
     tensors = {f"parameters.{name}": value for name, value in fit.parameters.items()}
     for name in ("train_loss", "validation_score", "validation_position"):
         tensors[name] = torch.from_numpy(getattr(fit, name))
     tensors |= {"scaler.mean": torch.from_numpy(fit.scaler.mean), "scaler.std": torch.from_numpy(fit.scaler.std)}
     numbers = {"kept_epoch": fit.kept_epoch, "skipped_steps": fit.skipped_steps, "seconds": fit.seconds}
-    content = {"fit.safetensors": tensors_to_bytes(tensors), "fit.json": json.dumps(numbers).encode()}
-    write_folder_atomically(_stack_folder(folder, fit.fold.index, fit.stack), content)
+    files = {TENSORS: tensors_to_bytes(tensors), NUMBERS: json.dumps(numbers).encode()}
+    store.put(_name(fit.fold.index, fit.stack), files)
 
 
-def kept(keep: Path, stack: Sequence[Fold]) -> list[FoldFit] | None:
-    """The stack's fits if every one of them is there."""
-    indices = tuple(fold.index for fold in stack)
-    folders = [_stack_folder(keep, index, indices) for index in indices]
-    if not all(folder.is_dir() for folder in folders):
-        return None
+def read_stack(store: Store, folds: Sequence[Fold]) -> list[FoldFit] | None:
+    """The fits of a stack of exactly these folds; None unless every one of them is in the store."""
+    stack = tuple(fold.index for fold in folds)
     fits = []
-    for fold, folder in zip(stack, folders, strict=True):
-        tensors = load_file(folder / "fit.safetensors")
-        fits.append(
-            FoldFit(
-                fold=fold,
-                scaler=Scaler(tensors["scaler.mean"].numpy(), tensors["scaler.std"].numpy()),
-                parameters={
-                    name.removeprefix("parameters."): value
-                    for name, value in tensors.items()
-                    if name.startswith("parameters.")
-                },
-                train_loss=tensors["train_loss"].numpy(),
-                validation_score=tensors["validation_score"].numpy(),
-                validation_position=tensors["validation_position"].numpy(),
-                stack=indices,
-                **json.loads((folder / "fit.json").read_text()),
-            )
-        )
+    for fold in folds:
+        files = store.get(_name(fold.index, stack))
+        if files is None:
+            return None
+        fits.append(_fit_of(files, fold, stack))
     return fits
+
+
+def finished_stack(store: Store, folds: Sequence[Fold]) -> Sequence[Fold] | None:
+    """The longest run of folds, from the first of `folds` on, that was trained as one stack and is in the store whole;
+    None if there is none.
+    """
+    for size in range(len(folds), 0, -1):
+        stack = [fold.index for fold in folds[:size]]
+        if all(store.exists(_name(index, stack)) for index in stack):
+            return folds[:size]
+    return None
+
+
+def note_stack_size(store: Store, size: int) -> None:
+    """Note the stack size in use, in place of an earlier one: sizes only go down. Raises OSError."""
+    store.put(STACK_SIZE, {STACK_SIZE: str(size).encode()})
+
+
+def noted_stack_size(store: Store) -> int | None:
+    """The stack size noted last; None if none was."""
+    files = store.get(STACK_SIZE)
+    return None if files is None else int(files[STACK_SIZE])
+
+
+def _name(fold: int, stack: Sequence[int]) -> str:
+    """A fit's name in the store: what a fold becomes depends on the folds it was trained with."""
+    return f"fold-{fold}-of-{'-'.join(str(index) for index in stack)}"
+
+
+def _fit_of(files: dict[str, bytes], fold: Fold, stack: tuple[int, ...]) -> FoldFit:
+    tensors = load(files[TENSORS])
+    prefix = "parameters."
+    return FoldFit(
+        fold=fold,
+        scaler=Scaler(tensors["scaler.mean"].numpy(), tensors["scaler.std"].numpy()),
+        parameters={name.removeprefix(prefix): tensors[name] for name in sorted(tensors) if name.startswith(prefix)},
+        train_loss=tensors["train_loss"].numpy(),
+        validation_score=tensors["validation_score"].numpy(),
+        validation_position=tensors["validation_position"].numpy(),
+        stack=stack,
+        **json.loads(files[NUMBERS]),
+    )

@@ -1,4 +1,4 @@
-"""A model and a panel to predictive distributions, in fixed blocks.
+"""From a model and a panel to predictive distributions, in blocks of a fixed shape.
 
 Every matrix product has the same shape whether one decision is asked for or a whole backtest, so that a live decision
 equals the backtest's to the last bit on the same machine.
@@ -30,12 +30,12 @@ GROUP_BLOCKS = 256
 
 @dataclass(frozen=True, eq=False)
 class Forecasts:
-    """Of M targets, in units of sigma_t * sqrt(horizon)."""
+    """Forecasts of M targets; the distribution is that of the label, in units of sigma_t * sqrt(horizon)."""
 
     position: NDArray[np.float64]
     """(M,) raw, in [-1, 1]"""
     distribution: NDArray[np.float64]
-    """(M, D) mu, sigma | quantiles | nothing"""
+    """(M, D): mu and sigma, or the quantiles, or nothing (D = 0), by loss mode"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,22 +50,25 @@ class _Group:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is to be forecast and what that takes: made once, used for any weights."""
+    """The targets to forecast and the cells and windows that takes: made once, used with any weights."""
 
     n_targets: tuple[int, ...]
-    """Of each fold."""
+    """Targets of each fold; what its blocks hold beyond them is padding."""
     groups: tuple[_Group, ...]
 
     @property
     def n_blocks(self) -> int:
-        """Of targets."""
+        """Blocks of TARGET_BLOCK targets, the same number for every fold."""
         return sum(group.windows.shape[1] for group in self.groups)
 
 
 def plan(
     spaces: Sequence[WindowSpace], targets: Sequence[NDArray[np.int64]], *, seed: int, device: torch.device
 ) -> Plan:
-    """Plan for each fold's targets (flat cells, (M_k,)). Contexts are drawn by (seed, symbol, timestamp, slot)."""
+    """The plan for forecasting each fold's targets, flat cells (M_k,).
+
+    Contexts are drawn by (seed, symbol, timestamp, slot), whatever else is forecast.
+    """
     n_assets, n_context = len(spaces[0].symbols), spaces[0].n_context
     n_blocks = max(1, -(-max(len(cells) for cells in targets) // TARGET_BLOCK))
     size = n_blocks * TARGET_BLOCK
@@ -92,7 +95,7 @@ def plan(
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """One CPU thread for what is inside.
+    """On a CPU, compute what is inside with one thread.
 
     Work is spread over cores fold by fold, never within an operation: at these sizes threads wait for each other
     longer than they work, and with more than one a row's last bits would hang on where it lies in its block.
@@ -118,7 +121,7 @@ def forecast(
 ) -> list[Forecasts]:
     """Forecasts of each fold's targets, K folds side by side.
 
-    parameters (K, ...) by name · mean, std (K, V) of each fold's scaler.
+    `parameters` by name, each (K, ...); `mean`, `std` (K, V) of each fold's scaler.
     """
     return by_fold(plan, *forecast_tensors(model, parameters, panel, mean, std, plan))
 
@@ -132,7 +135,10 @@ def forecast_tensors(
     std: Tensor,
     plan: Plan,
 ) -> tuple[Tensor, Tensor]:
-    """The same on the device: positions (K, M) and distributions (K, M, D), padded; it can be recorded."""
+    """Like `forecast`, but left on the device: positions (K, M) and distributions (K, M, D), padded to whole blocks.
+
+    Nothing waits for the host, so that it can be recorded as a graph.
+    """
     n_folds = len(plan.n_targets)
     positions, distributions = [], []
     with one_thread(panel.rows.device):
@@ -156,7 +162,7 @@ def forecast_tensors(
 
 
 def by_fold(plan: Plan, positions: Tensor, distributions: Tensor) -> list[Forecasts]:
-    """What `forecast_tensors` gives, without the padding, on the host."""
+    """Positions (K, M) and distributions (K, M, D) of `forecast_tensors` by fold, without the padding, on the host."""
     position, distribution = (tensor.double().cpu().numpy() for tensor in (positions, distributions))
     return [Forecasts(position[k, :m], distribution[k, :m]) for k, m in enumerate(plan.n_targets)]
 
@@ -170,7 +176,7 @@ def _encode(
     std: Tensor,
     static: Tensor,
 ) -> Cells:
-    """Each distinct cell (K, N) once, CELL_BLOCK at a time; without VSN weights, which can outgrow the panel."""
+    """The cells (K, N) encoded, CELL_BLOCK at a time; without their VSN weights, which can outgrow the panel."""
     blocks: list[tuple[Tensor, Tensor]] = []
     for own in cells.split(CELL_BLOCK, dim=1):
         x, present, asset = panel.cells(own, mean, std)

@@ -1,11 +1,11 @@
-"""A checkpoint and the latest bars to positions and regimes.
+"""From a checkpoint and the latest bars to positions and regimes.
 
 Shapes: T bars of the table given, n bars decided, A instruments, S seeds, D parameters of the distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from tft.forecast import forecast, plan
 from tft.model import QUANTILE_LEVELS, probability_up
 from tft.panel import Panel
 from tft.positions import Path, next_regime, position_path
+from tft.table import Columns, panel_of
 from tft.volatility import ewm_volatility
 from tft.windows import DevicePanel, WindowSpace
 
@@ -27,7 +28,7 @@ REGIMES: dict[int, Regime] = {1: "bullish", -1: "bearish", 0: "neutral"}
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Carried from one decision to the next."""
+    """What one decision hands on to the next."""
 
     time: np.datetime64
     path: Path
@@ -37,17 +38,20 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Decisions of n bars; arrays (n, A), NaN where an instrument has no forecast. Returns, not scaled."""
+    """Decisions of n bars. Arrays are (n, A), NaN where an instrument has no forecast; mu, sigma and quantiles are in
+    units of the return over the horizon.
+    """
 
     times: NDArray[np.datetime64]
     symbols: tuple[str, ...]
     raw_position: NDArray[np.float64]
     position: NDArray[np.float64]
     probability_up: NDArray[np.float64] | None
-    """None in `sharpe` mode, like the next three where a mode does not give them."""
+    """None in `sharpe` mode; the next three likewise where the loss mode does not give them."""
     mu: NDArray[np.float64] | None
     """Expected return over the horizon."""
     sigma: NDArray[np.float64] | None
+    """Standard deviation of that return."""
     quantiles: NDArray[np.float64] | None
     """(n, A, 7) at QUANTILE_LEVELS"""
     regime: NDArray[np.int64]
@@ -55,11 +59,11 @@ class Prediction:
 
 
 class TooFewBars(ValueError):
-    """The table given does not hold a single look-back window."""
+    """The table does not hold a single look-back window that ends at a bar to decide."""
 
 
 class Predictor:
-    """Runs a trained model on tables of bars. Every forecast has one fixed shape, in backtest and live alike."""
+    """A trained model, ready for tables of bars. Every forecast has one fixed shape, in backtest and live alike."""
 
     def __init__(self, trained: TrainedModel, device: torch.device | None = None) -> None:
         self.trained = trained
@@ -140,7 +144,9 @@ class Predictor:
     def _public(
         self, distributions: NDArray[np.float64], cells: NDArray[np.int64], unit: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64] | None, ...]:
-        """Distributions (S, M, D) of cells (M,) -> probability_up, mu, sigma (n, A), quantiles (n, A, 7)."""
+        """Distributions (S, M, D) of cells (M,) -> probability_up, mu, sigma (n, A) and quantiles (n, A, 7), each None
+        where the loss mode does not give it. `unit` (n, A) turns labels into returns.
+        """
         if self.trained.loss_mode == "sharpe":
             return None, None, None, None
         if self.trained.loss_mode == "joint_mle":
@@ -159,12 +165,14 @@ class Predictor:
         grids = [_grid(level, cells, unit.shape) * unit for level in mean_quantiles.T]
         return _grid(up, cells, unit.shape), None, None, np.stack(grids, axis=-1)
 
-    def table(self, columns: Mapping[str, NDArray[np.generic]]) -> Panel:
-        """A long table like the one the model was trained on to a panel. Raises ValueError naming a lacking column."""
+    def table(self, columns: Columns) -> Panel:
+        """The panel of a long table with the columns that the model was trained on. Raises ValueError naming those
+        that are missing.
+        """
         trained = self.trained
-        own = {name: canonical for canonical, name in trained.key_columns.items()}
-        return Panel.from_columns(
-            {own.get(name, name): values for name, values in columns.items()},
+        return panel_of(
+            columns,
+            key_columns=trained.key_columns,
             feature_names=trained.feature_names,
             symbols=trained.symbols,
             known=trained.known,

@@ -1,157 +1,193 @@
-"""Training: one loop, many folds side by side.
+"""Training: the loop over epochs and steps, and many folds side by side.
 
-On a CPU every core trains a fold of its own; on a GPU K folds are one stacked model and a step is one recorded graph.
-Gradient norm, clipping, early stopping and the kept weights are each fold's own; a fold that has stopped, or has fewer
-batches than the others, is masked out of the update, never compacted away.
+On a CPU every core trains a fold of its own; on a GPU K folds are one stacked model (fold_stack.py).
 
-Shapes: K stacked folds, P parameters of one model, E epochs run, B batch, T bars, A instruments, V variables.
+Shapes: M targets, V variables.
 """
 
 from __future__ import annotations
 
-import math
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from tft.fold_store import FoldFit, keep_size, kept, kept_composition, kept_size
-from tft.fold_store import keep as keep_fit
+from tft.fold_stack import EpochReport, FoldStack, Recipe, TrainingConfig, network
+from tft.fold_store import FoldFit, finished_stack, note_stack_size, noted_stack_size, read_stack, write_fit
 from tft.folds import Fold
-from tft.forecast import TARGET_BLOCK, Forecasts, Plan, by_fold, forecast, forecast_tensors, plan, selection_weights
-from tft.kernels.adam import adam
-from tft.kernels.noise import Noise
-from tft.loss import training_loss, validation_score
-from tft.model import LOSS_MODES, LossMode, ModelConfig, Output, TemporalFusionTransformer, stacked
+from tft.forecast import TARGET_BLOCK, Forecasts, forecast, plan, selection_weights
+from tft.market import Market
+from tft.model import TemporalFusionTransformer
 from tft.panel import Panel
-from tft.runtime.graph import Captured
+from tft.runtime.store import Store
 from tft.runtime.threads import side_by_side
-from tft.scaling import Scaler
-from tft.volatility import Timing, ewm_volatility, scaled_label
-from tft.windows import CONTEXT_POOL_BARS, DevicePanel, TrainingSampler, WindowSpace, key
+from tft.windows import CONTEXT_POOL_BARS
 
-MAX_GRADIENT_NORM = 1.0
-SMOOTHING_EPOCHS = 5
-"""Early stopping goes by the mean validation score of this many epochs."""
+__all__ = ["EpochReport", "Recipe", "TrainingConfig", "fit_folds", "map_fits"]
+
 MAX_STACK = 20
-"""Fits trained as one on a GPU, memory permitting: by then launching is a small part of a step."""
+"""Folds trained as one on a GPU, memory permitting: by then launching kernels is a small part of a step."""
 GPU_SHARE = 0.8
-"""Of the free memory, what a stack may take by its own reckoning."""
-Each = TypeVar("Each")
-MAX_RECORDED_BLOCKS = 32
-"""Of validation targets: a graph of more would take longer to record than it saves."""
-_initialising = threading.Lock()
-"""Initial weights are drawn from the global generator, which threads share."""
+"""Part of the free memory that a stack may take by its own reckoning."""
 
+Value = TypeVar("Value")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a fold is fitted."""
+def train_stack(
+    market: Market,
+    folds: Sequence[Fold],
+    recipes: Sequence[Recipe],
+    report: Callable[[EpochReport | None], None],
+) -> list[FoldFit]:
+    """Train folds as one stack, each with its own recipe, until the epochs are over or every fold has stopped.
 
-    lr: float = 0.0027
-    batch_size: int = 16
-    loss_mode: LossMode = "joint_mle"
-    mle_weight: float = 0.186
-    patience: int = 15
-    """Epochs without a better smoothed validation score before a fold stops; 0 never stops."""
-
-    def faults(self) -> list[str]:
-        found = []
-        if self.lr <= 0.0:
-            found.append(f"training.lr is {self.lr}, it must be positive")
-        if self.batch_size < 2:
-            found.append(f"training.batch_size is {self.batch_size}, the least is 2")
-        if self.loss_mode not in LOSS_MODES:
-            found.append(f"training.loss_mode is {self.loss_mode!r}, it must be one of {', '.join(LOSS_MODES)}")
-        if self.mle_weight < 0.0:
-            found.append(f"training.mle_weight is {self.mle_weight}, it must be at least 0")
-        if self.patience < 0:
-            found.append(f"training.patience is {self.patience}, the least is 0 (never stop)")
-        return found
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what a fit does, besides the data and the fold."""
-
-    model: ModelConfig
-    training: TrainingConfig
-    timing: Timing
-    epochs: int
-    seed: int
-
-    @property
-    def common(self) -> Recipe:
-        """What recipes of one stack agree on: all but learning rate, weight of the likelihood, and dropout."""
-        return replace(
-            self, model=replace(self.model, dropout=0.0), training=replace(self.training, lr=1.0, mle_weight=0.0)
-        )
-
-
-class EpochReport(NamedTuple):
-    """What is known after an epoch of a stack."""
-
-    folds: tuple[int, ...]
-    epoch: int
-    train_loss: tuple[float, ...]
-    validation_score: tuple[float, ...]
-    n_active: int
-    seconds: float
-
-
-class Market:
-    """A panel made ready for fitting and forecasting: on the device once, volatility and labels computed once.
-
-    `sigma` (T, A) scales labels and positions; by default the volatility of the panel's own returns.
+    `report` is called after every epoch, and with None before every step: it may raise to end the work.
     """
-
-    def __init__(
-        self, panel: Panel, timing: Timing, device: torch.device, sigma: NDArray[np.float64] | None = None
-    ) -> None:
-        self.panel, self.timing, self.device = panel, timing, device
-        self.sigma = ewm_volatility(panel.returns) if sigma is None else sigma  # (T, A)
-        assert self.sigma.shape == panel.returns.shape
-        self.y = scaled_label(panel.returns, self.sigma, timing)  # (T, A), NaN where there is no label
-        self.on_device = DevicePanel(panel.features, device)
-        self.y_on_device = torch.from_numpy(np.nan_to_num(self.y, nan=0.0).astype(np.float32).reshape(-1)).to(device)
-
-        self._spaces: dict[tuple[bytes, int, int], WindowSpace] = {}
-
-    def space(self, scaler: Scaler, config: ModelConfig) -> WindowSpace:
-        panel, usable = self.panel, np.isfinite(scaler.std)
-        key = (usable.tobytes(), config.seq_len, config.n_context)
-        if key not in self._spaces:  # nearly always the same for all folds
-            self._spaces[key] = WindowSpace.of(
-                panel.features, panel.times, panel.symbols, scaler, seq_len=config.seq_len, n_context=config.n_context
-            )
-        return self._spaces[key]
+    stack = FoldStack(market, folds, recipes)
+    for epoch in range(stack.recipe.epochs):
+        stack.start_epoch(epoch)
+        for number in range(stack.n_steps):
+            report(None)
+            stack.step(number)
+        stack.draw_ahead()
+        ended = stack.end_epoch(stack.validate())
+        report(ended)
+        if not ended.n_active:
+            break
+    return stack.results()
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises ValueError for a device this machine does not have."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but no GPU is available here: use auto or cpu")
+def fit_folds(
+    market: Market,
+    folds: Sequence[Fold],
+    recipe: Recipe | Sequence[Recipe],
+    *,
+    stack: int | None = None,
+    store: Store | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> Iterator[FoldFit]:
+    """Fit every fold and yield each, in order, as soon as its stack is done.
+
+    `recipe` is one for all folds, or one for each; those of a stack must have the same `common`. On a CPU as many
+    stacks are fitted at once as torch has threads, each by one, which lends its core to the others when no stack is
+    left; on a GPU one after the other. The result of a fold depends on the market, the fold, its recipe and the
+    composition of its stack (`stack` folds, by default as many as can be trained as one, evenly shared), on nothing
+    else. With a `store`, finished folds are kept there, and a stack whose folds are all there is read back instead of
+    fitted: the store must belong to this market and to these folds and recipes, and has place for one fit of a fold.
+    `on_epoch` is called in the caller's thread. Raises ValueError for a fold without training or validation targets,
+    FloatingPointError for one whose validation score is never finite.
+    """
+    return map_fits(lambda number, fit: fit, market, folds, recipe, stack=stack, store=store, on_epoch=on_epoch)
+
+
+def map_fits(
+    function: Callable[[int, FoldFit], Result],
+    market: Market,
+    folds: Sequence[Fold],
+    recipe: Recipe | Sequence[Recipe],
+    *,
+    stack: int | None = None,
+    store: Store | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> Iterator[Result]:
+    """Fit every fold and yield `function(number, fit)` of each in order, `number` being its place in `folds`.
+
+    On a CPU the function is called in the thread that fitted the fold. The rest is as in `fit_folds`.
+    """
+    report = on_epoch or (lambda one: None)
+    recipes = per_fold(recipe, len(folds))
+    assert store is None or len({fold.index for fold in folds}) == len(folds), (
+        "fits are kept by the index of their fold"
+    )
+    if market.device.type != "cpu":
+        for number, fit in enumerate(_fit_stacks_in_turn(market, folds, recipes, stack, store, report)):
+            yield function(number, fit)
+        return
+    size = stack or 1
+
+    def fit_stack(start: int, report: Callable[[EpochReport | None], None]) -> list[Result]:
+        own = slice(start, start + size)
+        fits = _read_or_train(market, folds[own], recipes[own], store, report)
+        return [function(number, fit) for number, fit in enumerate(fits, start)]
+
+    work = [partial(fit_stack, start) for start in range(0, len(folds), size)]
+    for results in side_by_side(work, torch.get_num_threads(), report):
+        yield from results
+
+
+def _fit_stacks_in_turn(
+    market: Market,
+    folds: Sequence[Fold],
+    recipes: Sequence[Recipe],
+    stack: int | None,
+    store: Store | None,
+    report: Callable[[EpochReport], None],
+) -> Iterator[FoldFit]:
+    """One stack after the other, as on a GPU. A stack that does not fit into the device's memory is halved; the size is
+    noted in the store, for a process that goes on later.
+    """
+    noted = noted_stack_size(store) if store is not None and not stack else None
+    size = stack or noted or evenly(len(folds), largest_stack(market, folds, recipes[0]))
+    start = 0
+    while start < len(folds):
+        own = folds[start : start + size]
+        if store is not None and not stack:
+            own = finished_stack(store, folds[start:]) or own
+            if size != noted:
+                with _warned_where_not_kept(store):
+                    note_stack_size(store, size)
+                noted = size
+        try:
+            own_recipes = recipes[start : start + len(own)]
+            fits = _read_or_train(market, own, own_recipes, store, lambda one: report(one) if one else None)
+        except torch.cuda.OutOfMemoryError as error:
+            if size == 1:
+                raise ValueError(
+                    f"fold {own[0].index} does not fit into the memory of {torch.cuda.get_device_name(market.device)}: "
+                    "lower training.batch_size, model.n_context or model.d_hidden, or the number of columns"
+                ) from error
+            fits = []
+        if not fits:  # outside the handler, whose traceback holds the tensors
+            torch.cuda.empty_cache()
+            size = -(-size // 2)
+            warnings.warn(f"out of GPU memory: going on with stacks of {size} folds", stacklevel=2)
+            continue
+        yield from fits
+        start += len(own)
+
+
+def _read_or_train(
+    market: Market,
+    folds: Sequence[Fold],
+    recipes: Sequence[Recipe],
+    store: Store | None,
+    report: Callable[[EpochReport | None], None],
+) -> list[FoldFit]:
+    """The fits of one stack: read back if they are in the store, otherwise made and kept there."""
+    if store is None:
+        return train_stack(market, folds, recipes, report)
+    fits = read_stack(store, folds)
+    if fits is None:
+        fits = train_stack(market, folds, recipes, report)
+        with _warned_where_not_kept(store):
+            for fit in fits:
+                write_fit(store, fit)
+    return fits
+
+
+@contextmanager
+def _warned_where_not_kept(store: Store) -> Iterator[None]:
+    """A store that cannot be written to ends no training: only a restart would have read it."""
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    n_gpus = torch.cuda.device_count()
-    if device is None or device.type not in ("cpu", "cuda") or (device.index or 0) >= max(1, n_gpus):
-        raise ValueError(f"device is {name!r}, which is none here: use auto, cpu" + ", cuda" * (n_gpus > 0))
-    return device
+        yield
+    except OSError as error:
+        warnings.warn(f"finished folds cannot be kept in {store} ({error.strerror or error})", stacklevel=4)
 
 
 def largest_stack(market: Market, folds: Sequence[Fold], recipe: Recipe) -> int:
@@ -185,302 +221,12 @@ def bytes_per_fold(recipe: Recipe, panel: Panel, n_training_bars: int) -> int:
     return n_parameters * 10 * 4 + cells + windows + forecasts
 
 
-def fit_folds(
-    market: Market,
-    folds: Sequence[Fold],
-    recipe: Recipe | Sequence[Recipe],
-    *,
-    stack: int | None = None,
-    keep: Path | None = None,
-    on_epoch: Callable[[EpochReport], None] | None = None,
-) -> Iterator[FoldFit]:
-    """Fit every fold and yield each, in order, as soon as its stack is done.
-
-    `recipe`: of all folds, or one each; those of a stack must have the same `common`. On a CPU as many stacks are
-    fitted at once as torch has threads, each by one, which lends its core to the others when no stack is left
-    (cores.py); on a GPU one after the other. The result of a fold depends on the market, the fold, its recipe and the
-    composition of its stack (`stack` folds, by default as many as can be trained as one, evenly shared), on nothing
-    else. With `keep`, finished folds are written to that folder, and a stack whose folds are all there is read back
-    instead of fitted: the folder must belong to this market and to these folds and recipes, and has place for one fit
-    of a fold. `on_epoch` is called in the caller's thread. Raises ValueError for a fold without training or validation
-    targets.
-    """
-    return map_fits(lambda number, fit: fit, market, folds, recipe, stack=stack, keep=keep, on_epoch=on_epoch)
-
-
-def map_fits(
-    follow: Callable[[int, FoldFit], Result],
-    market: Market,
-    folds: Sequence[Fold],
-    recipe: Recipe | Sequence[Recipe],
-    *,
-    stack: int | None = None,
-    keep: Path | None = None,
-    on_epoch: Callable[[EpochReport], None] | None = None,
-) -> Iterator[Result]:
-    """What `follow` makes of the number (in `folds`) and the fit of every fold, on a CPU in the thread that fitted it.
-
-    The rest as in `fit_folds`.
-    """
-    report = on_epoch or (lambda one: None)
-    recipes = one_each(recipe, len(folds))
-    assert keep is None or len({fold.index for fold in folds}) == len(folds), "fits are kept by the index of their fold"
-    if market.device.type != "cpu":
-        for number, fit in enumerate(_one_stack_after_the_other(market, folds, recipes, stack, keep, report)):
-            yield follow(number, fit)
-        return
-    size = stack or 1
-
-    def piece(start: int, report: Callable[[EpochReport | None], None]) -> list[Result]:
-        own = slice(start, start + size)
-        fits = _fitted(market, folds[own], recipes[own], keep, report)
-        return [follow(number, fit) for number, fit in enumerate(fits, start)]
-
-    work = [partial(piece, start) for start in range(0, len(folds), size)]
-    for results in side_by_side(work, torch.get_num_threads(), report):
-        yield from results
-
-
-def _one_stack_after_the_other(
-    market: Market,
-    folds: Sequence[Fold],
-    recipes: Sequence[Recipe],
-    stack: int | None,
-    keep: Path | None,
-    report: Callable[[EpochReport], None],
-) -> Iterator[FoldFit]:
-    """Stacks that do not fit into the device's memory are halved; the size is kept for a process that goes on later."""
-    size = stack or (kept_size(keep) if keep else None)
-    if not size:
-        size = evenly(len(folds), largest_stack(market, folds, recipes[0]))
-    start = 0
-    while start < len(folds):
-        own = folds[start : start + size]
-        if keep and not stack:
-            own = kept_composition(keep, folds[start:]) or own
-            keep_size(keep, size)
-        try:
-            own_recipes = recipes[start : start + len(own)]
-            fits = _fitted(market, own, own_recipes, keep, lambda one: report(one) if one else None)
-        except torch.cuda.OutOfMemoryError as error:
-            if size == 1:
-                raise ValueError(
-                    f"fold {own[0].index} does not fit into the memory of {torch.cuda.get_device_name(market.device)}: "
-                    "lower training.batch_size, model.n_context or model.d_hidden, or the number of columns"
-                ) from error
-            fits = []
-        if not fits:  # outside the handler, whose traceback holds the tensors
-            torch.cuda.empty_cache()
-            size = -(-size // 2)
-            warnings.warn(f"out of GPU memory: going on with stacks of {size} folds", stacklevel=2)
-            continue
-        yield from fits
-        start += len(own)
-
-
-def _fitted(
-    market: Market,
-    folds: Sequence[Fold],
-    recipes: Sequence[Recipe],
-    keep: Path | None,
-    report: Callable[[EpochReport | None], None],
-) -> list[FoldFit]:
-    """The fits of one stack, read back or made."""
-    fits = kept(keep, folds) if keep else None
-    if fits is None:
-        fits = _fit_stack(market, folds, recipes, report)
-        if keep:
-            try:
-                for fit in fits:
-                    keep_fit(keep, fit)
-            except OSError as error:  # only a restart would have read it
-                warnings.warn(f"finished folds cannot be kept in {keep} ({error.strerror})", stacklevel=2)
-    return fits
-
-
-def _fit_stack(
-    market: Market,
-    folds: Sequence[Fold],
-    recipes: Sequence[Recipe],
-    report: Callable[[EpochReport | None], None],
-) -> list[FoldFit]:
-    """`report` is called with None before every step: it may raise to end the work."""
-    started = time.perf_counter()
-    recipe = recipes[0].common
-    assert all(other.common == recipe for other in recipes), "a stack has one shape"
-    device, training = market.device, recipe.training
-    n_folds, n_assets = len(folds), len(market.panel.symbols)
-    lr = torch.tensor([[own.training.lr] for own in recipes], device=device)  # (K, 1)
-    mle_weight = torch.tensor([own.training.mle_weight for own in recipes], device=device)  # (K,)
-    dropout = [own.model.dropout for own in recipes]
-    scalers = [Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in folds]
-    spaces = [market.space(scaler, recipe.model) for scaler in scalers]
-    mean = torch.from_numpy(np.stack([scaler.mean for scaler in scalers])).to(device)  # (K, V)
-    std = torch.from_numpy(np.stack([scaler.std for scaler in scalers])).to(device)
-    labelled = np.isfinite(market.y)
-    sampler = TrainingSampler(spaces, folds, labelled, batch_size=training.batch_size, seed=recipe.seed, device=device)
-    held_out = [space.targets(fold.validation) for space, fold in zip(spaces, folds, strict=True)]
-    for fold, cells in zip(folds, held_out, strict=True):
-        if not labelled.reshape(-1)[cells].any():
-            raise ValueError(
-                f"fold {fold.index} has no validation target: between bars {fold.validation.start} and "
-                f"{fold.validation.stop - 1} no instrument has both a feature and a label; widen validation_window"
-            )
-
-    validation = plan(spaces, held_out, seed=recipe.seed, device=device)
-
-    model, flat = initial_parameters(market.panel, folds, recipe, device)
-    shapes = [(name, value.shape, value.numel()) for name, value in model.named_parameters()]
-    first_moment, second_moment = torch.zeros_like(flat), torch.zeros_like(flat)
-    n_updates = torch.zeros(n_folds, 1, device=device)
-    skipped = torch.zeros(n_folds, 1, device=device)
-    active = torch.ones(n_folds, 1, device=device)
-    total = torch.zeros(n_folds, device=device)
-    generator = torch.Generator(device)
-    noise = Noise.of(generator, dropout) if any(dropout) else None
-    best = flat.clone()
-    best_score = np.full(n_folds, np.inf)
-    kept_epoch = np.zeros(n_folds, dtype=int)
-    losses: list[NDArray[np.float64]] = []
-    scores: list[NDArray[np.float64]] = []
-    positions: list[list[NDArray[np.float32]]] = []
-
-    def step(cells: Tensor, windows: Tensor, has_context: Tensor, targets: Tensor, counted: Tensor) -> None:
-        """One update of every fold, in place: forward, loss, backward, clipping, Adam."""
-        x, present, asset = market.on_device.cells(cells, mean, std)
-        weights = flat.detach().requires_grad_()
-        output: Output
-        output, _ = stacked(model, _named(weights, shapes), "", x, present, asset, windows, has_context, noise=noise)
-        loss = training_loss(
-            output.position,
-            output.distribution,
-            market.y_on_device[targets],  # (K, B)
-            counted,
-            loss_mode=training.loss_mode,
-            mle_weight=mle_weight,
-            periods_per_year=market.timing.periods_per_year,
-        )  # (K,)
-        (gradient,) = torch.autograd.grad(loss.sum(), weights)
-        has_batch = (counted.sum(dim=1, keepdim=True) > 0).to(flat.dtype)
-        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (K, 1)
-        finite = torch.isfinite(norm).to(flat.dtype)
-        skipped.add_(active * has_batch * (1.0 - finite))
-        clip = (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)).nan_to_num(nan=0.0)
-        adam(flat, gradient, first_moment, second_moment, n_updates, clip, active * has_batch * finite, lr)
-        total.add_(loss.detach() * has_batch[:, 0])
-
-    on_device: Callable[[], tuple[Tensor, Tensor]] = partial(
-        forecast_tensors, model, _named(flat, shapes), market.on_device, mean, std, validation
-    )
-    recorded: Captured[None] | None = None
-    for epoch in range(recipe.epochs):
-        epoch_started = time.perf_counter()
-        sampler.start_epoch(epoch)
-        total.zero_()
-        if device.type == "cuda" and recorded is None:
-            changed = [flat, first_moment, second_moment, n_updates, skipped, total]
-            recorded = Captured(step, sampler.batch(0), changed=changed, generator=generator)
-        generator.manual_seed(key(recipe.seed, "dropout", epoch, *(fold.index for fold in folds)))
-        for number in range(sampler.n_steps):
-            report(None)
-            (recorded or step)(*sampler.batch(number))
-        if epoch + 1 < recipe.epochs:
-            sampler.draw(epoch + 1)  # while a GPU is at work
-
-        if device.type == "cuda" and not epoch and validation.n_blocks <= MAX_RECORDED_BLOCKS:
-            on_device = Captured(on_device)
-        forecasts = validate(on_device, validation)
-        losses.append(total.double().cpu().numpy() / np.array(sampler.steps_per_fold))
-        scores.append(
-            np.array([_score(f, market, cells, recipe) for f, cells in zip(forecasts, held_out, strict=True)])
-        )
-        positions.append(
-            [
-                _on_grid(f.position, cells, fold.validation, n_assets).astype(np.float32)
-                for f, cells, fold in zip(forecasts, held_out, folds, strict=True)
-            ]
-        )
-        smoothed = np.mean(scores[-SMOOTHING_EPOCHS:], axis=0)
-        was_active = active[:, 0].cpu().numpy() > 0.0
-        improved = was_active & (smoothed < best_score)
-        best_score = np.where(improved, smoothed, best_score)
-        kept_epoch[improved] = epoch
-        best = torch.where(torch.from_numpy(improved).to(device)[:, None], flat, best)
-        if training.patience:
-            active *= torch.from_numpy(epoch - kept_epoch < training.patience).to(device)[:, None]
-        n_active = int(active.sum())
-        report(
-            EpochReport(
-                tuple(fold.index for fold in folds),
-                epoch,
-                tuple(losses[-1].tolist()),
-                tuple(scores[-1].tolist()),
-                n_active,
-                time.perf_counter() - epoch_started,
-            )
-        )
-        if not n_active:
-            break
-
-    lost = [k for k in range(n_folds) if not np.isfinite(best_score[k])]
-    if lost:
-        indices = ", ".join(str(folds[k].index) for k in lost)
-        rates = ", ".join(dict.fromkeys(str(recipes[k].training.lr) for k in lost))
-        raise FloatingPointError(
-            f"the validation score of fold {indices} was never finite: lower training.lr ({rates}) or check the data"
-        )
-    n_skipped = skipped[:, 0].cpu().numpy().astype(int)
-    seconds = (time.perf_counter() - started) / n_folds
-    best_parameters = {name: value.cpu() for name, value in _named(best, shapes).items()}
-    return [
-        FoldFit(
-            fold=fold,
-            scaler=scalers[k],
-            parameters={name: value[k].clone() for name, value in best_parameters.items()},
-            kept_epoch=int(kept_epoch[k]),
-            train_loss=np.array([loss[k] for loss in losses]),
-            validation_score=np.array([score[k] for score in scores]),
-            validation_position=np.stack([epoch_positions[k] for epoch_positions in positions]),
-            skipped_steps=int(n_skipped[k]),
-            seconds=seconds,
-            stack=tuple(other.index for other in folds),
-        )
-        for k, fold in enumerate(folds)
-    ]
-
-
-def validate(on_device: Callable[[], tuple[Tensor, Tensor]], plan: Plan) -> list[Forecasts]:
-    """Each fold's forecasts after an epoch."""
-    return by_fold(plan, *on_device())
-
-
-def one_each(one_or_all: Each | Sequence[Each], n: int) -> Sequence[Each]:
-    """The same one n times, or n of them as they are given."""
-    if isinstance(one_or_all, Sequence):
-        assert len(one_or_all) == n
-        return one_or_all
-    return [one_or_all] * n
-
-
-def initial_parameters(
-    panel: Panel, folds: Sequence[Fold], recipe: Recipe, device: torch.device
-) -> tuple[TemporalFusionTransformer, Tensor]:
-    """The network and its initial parameters (K, P), drawn by (seed, fold)."""
-    networks = [network(panel, recipe, key(recipe.seed, "initial", fold.index)) for fold in folds]
-    rows = [torch.cat([value.detach().flatten() for value in one.parameters()]) for one in networks]
-    return networks[0].to(device), torch.stack(rows).to(device)
-
-
-def network(panel: Panel, recipe: Recipe, seed: int) -> TemporalFusionTransformer:
-    """With initial parameters drawn by the seed."""
-    with _initialising, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return TemporalFusionTransformer(
-            recipe.model,
-            n_variables=len(panel.feature_names),
-            n_assets=len(panel.symbols),
-            loss_mode=recipe.training.loss_mode,
-        )
+def per_fold(one_or_each: Value | Sequence[Value], n_folds: int) -> Sequence[Value]:
+    """A value for each fold: the one given, repeated, or those given."""
+    if isinstance(one_or_each, Sequence):
+        assert len(one_or_each) == n_folds
+        return one_or_each
+    return [one_or_each] * n_folds
 
 
 def fitted_network(fit: FoldFit, market: Market, recipe: Recipe) -> TemporalFusionTransformer:
@@ -491,7 +237,7 @@ def fitted_network(fit: FoldFit, market: Market, recipe: Recipe) -> TemporalFusi
 
 
 def forecast_fit(fit: FoldFit, market: Market, recipe: Recipe, bars: range) -> tuple[Forecasts, NDArray[np.int64]]:
-    """Forecasts of the fold's kept weights for `bars`, and the flat cells (M,) they are of."""
+    """Forecasts for `bars` with the fold's kept weights, and the flat cells (M,) that they are for."""
     device = market.device
     space = market.space(fit.scaler, recipe.model)
     cells = space.targets(bars)
@@ -510,35 +256,8 @@ def forecast_fit(fit: FoldFit, market: Market, recipe: Recipe, bars: range) -> t
 def selection_of_fit(
     fit: FoldFit, market: Market, recipe: Recipe, bars: range
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """VSN weights (M, V) of the fold's kept weights for `bars`, and the flat cells (M,) they are of."""
+    """VSN weights (M, V) for `bars` with the fold's kept weights, and the flat cells (M,) that they are for."""
     device = market.device
     cells = market.space(fit.scaler, recipe.model).targets(bars)
     mean, std = (torch.from_numpy(each).to(device) for each in (fit.scaler.mean, fit.scaler.std))
     return selection_weights(fitted_network(fit, market, recipe), market.on_device, mean, std, cells), cells
-
-
-def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[str, Tensor]:
-    """Parameters (K, ...) by name as views of flat (K, P); the backward of a split is one concatenation."""
-    parts = torch.split(flat, [size for _, _, size in shapes], dim=1)
-    return {name: part.reshape(-1, *shape) for (name, shape, _), part in zip(shapes, parts, strict=True)}
-
-
-def _score(forecasts: Forecasts, market: Market, cells: NDArray[np.int64], recipe: Recipe) -> float:
-    y = market.y.reshape(-1)[cells]
-    counted = np.isfinite(y)
-    score = validation_score(
-        torch.from_numpy(forecasts.position),
-        torch.from_numpy(forecasts.distribution),
-        torch.from_numpy(np.nan_to_num(y, nan=0.0)),
-        torch.from_numpy(counted.astype(np.float64)),
-        loss_mode=recipe.training.loss_mode,
-        periods_per_year=market.timing.periods_per_year,
-    )
-    return float(score) if math.isfinite(score) else math.inf
-
-
-def _on_grid(values: NDArray[np.float64], cells: NDArray[np.int64], bars: range, n_assets: int) -> NDArray[np.float64]:
-    """Values (M,) of flat cells on the grid (len(bars), A), NaN elsewhere."""
-    grid = np.full(len(bars) * n_assets, np.nan)
-    grid[cells - bars.start * n_assets] = values
-    return grid.reshape(len(bars), n_assets)

@@ -29,23 +29,24 @@ EMPTY = -1
 LISTED_STEPS = 32
 """Steps whose distinct cells are listed at a time, ahead of a GPU; a CPU lists its own step by step."""
 _ATTEMPTS = 8
-"""Draws for a slot before it stays empty: a draw fails where the instrument has no data at that bar."""
+"""Draws for a slot before it stays empty: a draw fails if the instrument has no data at that bar."""
 
 Keys = NDArray[np.uint64]
 
 
 def key(*parts: int | str) -> int:
-    """A 63-bit key of what it is given: the same in every process and version."""
+    """A 63-bit hash of the parts, the same in every process and version: the seed of what is drawn for them."""
     text = "\x1f".join(str(part) for part in parts).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 def symbol_keys(symbols: Sequence[str]) -> Keys:
+    """(A,) a key for each instrument, by its name alone."""
     return np.array([key("symbol", symbol) for symbol in symbols], dtype=np.uint64)
 
 
 def time_keys(times: NDArray[np.datetime64]) -> Keys:
-    """Microseconds since 1970, so that a date and a midnight timestamp agree."""
+    """(T,) microseconds since 1970, so that a date and a midnight timestamp agree."""
     return times.astype("datetime64[us]").astype(np.int64).astype(np.uint64)
 
 
@@ -59,16 +60,15 @@ def _mixed(x: Keys) -> Keys:
 
 @dataclass(frozen=True, eq=False)
 class WindowSpace:
-    """Where windows may lie in one fold's view of the panel.
-
-    present (T, A): at least one variable of the fold is there.
-    """
+    """Where windows may lie in one fold's view of the panel."""
 
     present: NDArray[np.bool_]
+    """(T, A) whether at least one of the variables that the fold can use is not missing"""
     times: Keys
     symbols: Keys
     seq_len: int
     n_context: int
+    """Contexts of a target."""
     pool_bars: int = CONTEXT_POOL_BARS
 
     @classmethod
@@ -82,12 +82,13 @@ class WindowSpace:
         seq_len: int,
         n_context: int,
     ) -> WindowSpace:
+        """The space of a panel, features (T, A, V), as a fold with this scaler sees it."""
         usable = np.isfinite(scaler.std)
         present = np.stack([(np.isfinite(bar) & usable).any(axis=-1) for bar in features])
         return cls(present, time_keys(times), symbol_keys(symbols), seq_len, n_context)
 
     def targets(self, bars: range) -> NDArray[np.int64]:
-        """Flat cells of `bars` with seq_len bars of history and something present, in order of time."""
+        """Flat cells (M,) of `bars` with seq_len bars of history and a variable present, in order of time."""
         first = max(bars.start, self.seq_len - 1)
         if first >= bars.stop:
             return np.empty(0, dtype=np.int64)
@@ -96,7 +97,7 @@ class WindowSpace:
         return cells
 
     def contexts(self, targets: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-        """Last cells (M, C) of the contexts of targets (M,); EMPTY where there is none.
+        """Last cells (M, C) of the contexts of targets (M,), EMPTY for a slot that got none.
 
         A counter-based draw by (seed, symbol, timestamp, slot): the same for a target whatever else is asked for.
         """
@@ -127,7 +128,7 @@ class WindowSpace:
 
 
 class Batch(NamedTuple):
-    """One step of K folds, on the device."""
+    """What one optimiser step of K folds sees, on the device."""
 
     cells: Tensor  # (K, N) flat cells
     windows: Tensor  # (K, W, L) rows of `cells`, the B targets' windows first
@@ -149,7 +150,7 @@ def window_cells(ends: Tensor, *, seq_len: int, n_assets: int) -> Tensor:
 
 
 class DevicePanel:
-    """The panel's variables on the device, once for all folds."""
+    """The panel's variables on the device, once for all folds, standardised by each as they are read."""
 
     def __init__(self, features: NDArray[np.float32], device: torch.device) -> None:
         self.n_assets = features.shape[1]
@@ -182,7 +183,7 @@ class TrainingSampler:
         seed: int,
         device: torch.device,
     ) -> None:
-        """labelled (T, A): the target has a label. Raises ValueError for a fold without a single training target."""
+        """`labelled` (T, A) says which cells have a label. Raises ValueError for a fold without a training target."""
         self.spaces, self.folds = spaces, folds
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.n_assets = labelled.shape[1]
@@ -229,7 +230,7 @@ class TrainingSampler:
         self._drawn = _Drawn(epoch, targets, contexts)
 
     def start_epoch(self, epoch: int) -> None:
-        """Draws now what was not drawn ahead."""
+        """Put the epoch's targets and contexts on the device, drawing them now unless that was done ahead."""
         if self._drawn is None or self._drawn.epoch != epoch:
             self.draw(epoch)
         assert self._drawn
@@ -241,7 +242,7 @@ class TrainingSampler:
         self._counted = torch.from_numpy(counted.astype(np.float32)).to(self.device)
 
     def batch(self, step: int) -> Batch:
-        """Of one step of the epoch; steps are asked for in order."""
+        """The batch of one step of the epoch; steps must be asked for in order."""
         targets, contexts = self._targets[:, step], self._contexts[:, step]
         if self.all_cells is not None:
             cells, windows = self.all_cells, self._flat(step, step + 1)[:, 0] - self.first_cell[:, None, None]
@@ -252,7 +253,7 @@ class TrainingSampler:
         return Batch(cells, windows, contexts >= 0, targets, self._counted[:, step])
 
     def _flat(self, start: int, stop: int) -> Tensor:
-        """Flat cells (K, steps, W, L) of every window of some steps."""
+        """Flat cells (K, steps, W, L) of every window of the steps from `start` up to `stop`."""
         ends = window_ends(self._targets[:, start:stop], self._contexts[:, start:stop])
         return window_cells(ends, seq_len=self.spaces[0].seq_len, n_assets=self.n_assets)
 
@@ -278,7 +279,9 @@ def distinct(flat: Tensor, capacity: int | None = None, *, multiple: int = 1) ->
 
 
 def _listed(cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The different ones, ascending, and each cell's place among them. Cells lie close: nothing has to be sorted."""
+    """Distinct cells, ascending, and the place of each given cell among them. Cells lie close together, so that marking
+    them in an array is faster than sorting.
+    """
     first = cells.min()
     back = cells - first
     there = np.zeros(back.max() + 1, dtype=np.bool_)

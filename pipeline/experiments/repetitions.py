@@ -145,7 +145,7 @@ def _repetition(common: _Common, item: tuple[int, str]) -> Any:
     if common.job.fresh:
         kept.drop_folds(key)
     data, measure = common.repeat(common.job, number)
-    walked = out_of_sample(common.job.on(data), Silent(kept), Quiet(), keep=kept.folds(key))
+    walked = out_of_sample(common.job.on(data), Silent(kept), Quiet(), store=kept.folds(key))
     result = measure(walked, time.perf_counter() - started)
     kept.keep_result(key, to_json(result))
     kept.drop_folds(key)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from tft.backtest import FoldOutcome, walk
 from tft.folds import Fold
+from tft.market import Market
 from tft.positions import PositionsConfig
-from tft.train import Market, Recipe, evenly, largest_stack
+from tft.train import Recipe, evenly, largest_stack
 
 
 class Candidate(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from tft.backtest import FoldRow, fold_row, walk
 from tft.folds import Fold
 from tft.panel import Panel
 from tft.record import stitch
+from tft.runtime.store import Store
 from tft.train import EpochReport, Recipe
 from tft.windows import key
 
@@ -74,18 +74,18 @@ def explore(
     config: Config,
     folds: Sequence[Fold],
     *,
-    keep: Path | None = None,
+    store: Store | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Explored:
     """Train on the columns of the development bars and on probes, and read the VSN weights of each fold.
 
-    keep: where finished folds wait in case the process dies.
+    store: where finished folds wait in case the process dies.
     """
     features = data.panel.feature_names
     panel, probes = with_probes(data.panel, config.exploration.n_probes, config.seed)
     market = replace(data, panel=panel).market(config.timing)
     recipe = Recipe(config.model, config.training, config.timing, config.exploration.epochs, config.seed)
-    walked = walk(market, folds, recipe, config.positions, keep=keep, on_epoch=on_epoch)
+    walked = walk(market, folds, recipe, config.positions, store=store, on_epoch=on_epoch)
     outcomes = [outcome for _, outcome in walked]
     record = stitch(
         [outcome.forecast for outcome in outcomes],

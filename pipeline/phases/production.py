@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,10 +24,12 @@ from tft.backtest import FoldOutcome, walk
 from tft.checkpoint import TrainedModel
 from tft.fold_store import FoldFit
 from tft.folds import Fold
+from tft.market import Market
 from tft.panel import AHEAD, Panel
 from tft.positions import PositionsConfig
 from tft.record import Record
-from tft.train import EpochReport, Market, Recipe
+from tft.runtime.store import Store
+from tft.train import EpochReport, Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +87,16 @@ def walk_forward(
     *,
     final: tuple[Fold, Choice] | None = None,
     n_development: int,
-    keep: Path | None = None,
+    store: Store | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Walked:
     """Fit every fold with its choice, forecast its test bars, and stitch the record.
 
     final: the fold of the final fit and its choice, fitted beside the others; without one there is none. n_development:
-    the first bar of the holdout. keep: where finished folds wait in case the process dies.
+    the first bar of the holdout. store: where finished folds wait in case the process dies.
     """
     to_fit = [*folds, *([final] if final else [])]
-    outcomes, by_seed, market, final_fits = _fit(data, config, to_fit, folds[-1][0], keep=keep, on_epoch=on_epoch)
+    outcomes, by_seed, market, final_fits = _fit(data, config, to_fit, folds[-1][0], store=store, on_epoch=on_epoch)
     choices = {fold.index: choice for fold, choice in folds}
     positions = {fold: choice.config.positions for fold, choice in choices.items()}
 
@@ -126,7 +127,7 @@ def untuned_record(
     config: Config,
     walked: Walked,
     *,
-    keep: Path | None = None,
+    store: Store | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Record | None:
     """The record of the untuned configuration on the same columns and folds, as far as they own holdout bars.
@@ -144,7 +145,7 @@ def untuned_record(
         if fold in outcomes
     }
     to_fit = [(fold, untuned[fold.index]) for fold in again]
-    refitted, *_ = _fit(data, config, to_fit, walked.folds[-1], keep=keep, on_epoch=on_epoch)
+    refitted, *_ = _fit(data, config, to_fit, walked.folds[-1], store=store, on_epoch=on_epoch)
     outcomes |= {outcome.fold.index: outcome for outcome in refitted}
     return stitch_by_fold(
         [outcome.forecast for outcome in outcomes.values()],
@@ -160,7 +161,7 @@ def _fit(
     to_fit: Sequence[tuple[Fold, Choice]],
     last: Fold,
     *,
-    keep: Path | None,
+    store: Store | None,
     on_epoch: Callable[[EpochReport], None] | None,
 ) -> tuple[list[FoldOutcome], list[list[FoldOutcome]], Market, list[FoldFit]]:
     """Outcomes of the tested folds, seeds averaged and seed by seed, the last one's market, and the fits, by seed, of
@@ -179,10 +180,10 @@ def _fit(
         test_until = len(market.panel.times) if last in folds else None
         outcomes: list[list[FoldOutcome]] = []
         for recipe in recipes(own):
-            kept = keep / f"{sha256[:16]}-seed-{recipe.seed}" if keep else None
+            own_store = store.within(f"{sha256[:16]}-seed-{recipe.seed}") if store else None
             of_seed = []
             for fit, outcome in walk(
-                market, folds, recipe, own.positions, test_until=test_until, keep=kept, on_epoch=on_epoch
+                market, folds, recipe, own.positions, test_until=test_until, store=own_store, on_epoch=on_epoch
             ):
                 if fit.fold.test:
                     of_seed.append(outcome)

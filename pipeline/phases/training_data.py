@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tft.market import Market
 from tft.panel import Panel
-from tft.train import Market
 from tft.volatility import Timing
 
 

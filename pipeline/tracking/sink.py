@@ -10,13 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
+from pipeline.tracking.kept import RESULT as RESULT
 from pipeline.tracking.kept import Kept
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-RESULT = "result.json"
-"""Artifact that holds a phase's result."""
 
 
 class Found(NamedTuple):

@@ -10,8 +10,9 @@ from tests.conftest import CPU, small_recipe
 from tests.tft.test_record import N_DEVELOPMENT, POSITIONS, the_panel
 from tft.backtest import fold_row, validation_returns, walk
 from tft.folds import Fold, walk_forward
+from tft.market import Market
 from tft.record import RawForecast, stitch
-from tft.train import Market, fit_folds, forecast_fit, selection_of_fit
+from tft.train import fit_folds, forecast_fit, selection_of_fit
 from tft.volatility import Timing, ewm_volatility
 
 # Validation

@@ -1,73 +1,24 @@
-"""The training loop: what a fit depends on, what it keeps, and that it learns."""
+"""Training: what a fit depends on, what goes on after a restart, and that it learns."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CPU, small_panel, small_recipe
+from tests.conftest import small_panel, small_recipe
+from tests.tft.fitting import FOLDS, MemoryStore, distance, fitted, identical, market_of
 from tft import train
-from tft.fold_store import FoldFit
+from tft.fold_store import FoldFit, note_stack_size, noted_stack_size
 from tft.folds import Fold
-from tft.loss import training_loss
+from tft.market import Market
 from tft.model import LOSS_MODES, LossMode
-from tft.panel import Panel
-from tft.train import (
-    MAX_GRADIENT_NORM,
-    SMOOTHING_EPOCHS,
-    EpochReport,
-    Market,
-    Recipe,
-    TrainingConfig,
-    choose_device,
-    evenly,
-    fit_folds,
-    forecast_fit,
-    initial_parameters,
-    largest_stack,
-    map_fits,
-)
-from tft.volatility import Timing
-from tft.windows import TrainingSampler
-
-FOLDS = (
-    Fold(0, range(20, 80), range(85, 100), range(105, 120)),
-    Fold(1, range(40, 70), range(75, 95), range(100, 115)),
-    Fold(2, range(50, 110), range(115, 130), range(135, 150)),
-)
-
-
-def market_of(panel: Panel) -> Market:
-    return Market(panel, Timing(), CPU)
-
-
-def fitted(panel: Panel, folds: tuple[Fold, ...], recipe: Recipe, *, stack: int = 1) -> list[FoldFit]:
-    return list(fit_folds(market_of(panel), folds, recipe, stack=stack))
-
-
-def identical(a: FoldFit, b: FoldFit) -> bool:
-    return (
-        a.parameters.keys() == b.parameters.keys()
-        and all(torch.equal(a.parameters[name], b.parameters[name]) for name in a.parameters)
-        and all(
-            np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True)
-            for name in ("train_loss", "validation_score", "validation_position")
-        )
-        and (a.kept_epoch, a.skipped_steps, a.fold) == (b.kept_epoch, b.skipped_steps, b.fold)
-        and np.array_equal(a.scaler.mean, b.scaler.mean, equal_nan=True)
-    )
-
-
-def distance(a: FoldFit, b: FoldFit) -> float:
-    return max(float((a.parameters[name] - b.parameters[name]).abs().max()) for name in a.parameters)
-
+from tft.train import EpochReport, Recipe, evenly, fit_folds, forecast_fit, largest_stack, map_fits
 
 # What a fit depends on
 
@@ -109,6 +60,11 @@ def test_a_stack_of_unequal_folds_fits_each_as_if_it_were_alone(n_context: int) 
 
 
 @pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
 def one_worker() -> Iterator[None]:
     """Folds one after the other."""
     before = torch.get_num_threads()
@@ -119,11 +75,11 @@ def one_worker() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_worker")
 @pytest.mark.parametrize("stack", [1, 2])
-def test_a_killed_walk_goes_on_from_its_finished_stacks(stack: int, tmp_path: Path) -> None:
+def test_a_killed_walk_goes_on_from_its_finished_stacks(stack: int, store: MemoryStore) -> None:
     """What was kept is read back bit for bit and not fitted again; a stack that lacks a fold is."""
     panel, recipe, folds = small_panel(), small_recipe(epochs=2), FOLDS
     whole = fitted(panel, folds, recipe, stack=stack)
-    started = fit_folds(market_of(panel), folds, recipe, stack=stack, keep=tmp_path)
+    started = fit_folds(market_of(panel), folds, recipe, stack=stack, store=store)
     for _ in range(stack):
         next(started)  # the first stack is finished, and the process dies
     started.close()
@@ -134,14 +90,14 @@ def test_a_killed_walk_goes_on_from_its_finished_stacks(stack: int, tmp_path: Pa
             folds,
             recipe,
             stack=stack,
-            keep=tmp_path,
+            store=store,
             on_epoch=lambda report: epochs.append(report.folds),
         )
     )
     assert all(identical(a, b) for a, b in zip(whole, resumed, strict=True))
     assert {fold for stacked in epochs for fold in stacked} == {fold.index for fold in folds[stack:]}
     epochs.clear()
-    list(fit_folds(market_of(panel), FOLDS, recipe, stack=3, keep=tmp_path, on_epoch=lambda r: epochs.append(r.folds)))
+    list(fit_folds(market_of(panel), FOLDS, recipe, stack=3, store=store, on_epoch=lambda r: epochs.append(r.folds)))
     assert set(epochs) == {(0, 1, 2)}  # another composition of stacks is fitted anew
 
 
@@ -161,8 +117,8 @@ def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[lis
             raise torch.cuda.OutOfMemoryError
         return real(market, folds, recipes, report)
 
-    real = train._fit_stack
-    monkeypatch.setattr(train, "_fit_stack", fit)
+    real = train.train_stack
+    monkeypatch.setattr(train, "train_stack", fit)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a small GPU")
     return tried
@@ -170,7 +126,7 @@ def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[lis
 
 @pytest.mark.usefixtures("one_worker")
 def test_a_stack_that_does_not_fit_is_halved_starts_again_and_the_size_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each fold is what it is in a stack of that composition, and a later process starts with that size."""
     panel, recipe = small_panel(), small_recipe(epochs=2)
@@ -179,14 +135,14 @@ def test_a_stack_that_does_not_fit_is_halved_starts_again_and_the_size_is_kept(
     tried = out_of_memory_above(monkeypatch, 2)
     monkeypatch.setattr(train, "largest_stack", lambda *arguments: 4)
     market, reports = market_of(panel), []
-    walk = train._one_stack_after_the_other(market, folds, [recipe] * 5, None, tmp_path, reports.append)
+    walk = train._fit_stacks_in_turn(market, folds, [recipe] * 5, None, store, reports.append)
     with pytest.warns(UserWarning, match="^out of GPU memory: going on with stacks of 2 folds$"):
         first = [next(walk), next(walk)]
     walk.close()  # the process dies
     assert tried == [[0, 1, 2], [0, 1]]  # five shared evenly
     assert [report.folds for report in reports] == [(0, 1, 2), (0, 1), (0, 1)]
     tried.clear()
-    resumed = list(train._one_stack_after_the_other(market, folds, [recipe] * 5, None, tmp_path, reports.append))
+    resumed = list(train._fit_stacks_in_turn(market, folds, [recipe] * 5, None, store, reports.append))
     assert tried == [[2, 3], [4]]
     assert [fit.stack for fit in resumed] == [(0, 1), (0, 1), (2, 3), (2, 3), (4,)]
     assert all(identical(a, b) for a, b in zip(expected, resumed, strict=True))
@@ -194,23 +150,44 @@ def test_a_stack_that_does_not_fit_is_halved_starts_again_and_the_size_is_kept(
 
 
 def test_a_finished_stack_is_read_back_whole_whatever_size_is_in_use_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     market, recipes = market_of(small_panel()), [small_recipe(epochs=1)] * 4
     folds = tuple(replace(FOLDS[i % 3], index=i) for i in range(4))
-    whole = list(train._one_stack_after_the_other(market, folds[:3], recipes, 3, tmp_path, lambda one: None))
-    train.keep_size(tmp_path, 1)
+    whole = list(train._fit_stacks_in_turn(market, folds[:3], recipes, 3, store, lambda one: None))
+    note_stack_size(store, 1)
     tried = out_of_memory_above(monkeypatch, 1)
-    fits = list(train._one_stack_after_the_other(market, folds, recipes, None, tmp_path, lambda one: None))
+    fits = list(train._fit_stacks_in_turn(market, folds, recipes, None, store, lambda one: None))
     assert tried == [[3]]
     assert all(identical(a, b) for a, b in zip(whole, fits, strict=False))
 
 
+def test_the_size_is_noted_once_it_changes_and_a_given_size_is_not(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market, recipes = market_of(small_panel()), [small_recipe(epochs=1)] * 3
+    list(train._fit_stacks_in_turn(market, FOLDS, recipes, 3, store, lambda one: None))
+    assert noted_stack_size(store) is None
+    out_of_memory_above(monkeypatch, 1)
+    monkeypatch.setattr(train, "largest_stack", lambda *arguments: 3)
+    other = MemoryStore()
+    with pytest.warns(UserWarning, match="^out of GPU memory"):
+        list(train._fit_stacks_in_turn(market, FOLDS, recipes, None, other, lambda one: None))
+    assert noted_stack_size(other) == 1
+    assert [name for name in other.written if not name.startswith("fold-")] == ["stack-size"] * 3  # 3, 2, 1
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_a_store_that_cannot_be_written_to_is_said_and_ends_no_training() -> None:
+    panel, recipe = small_panel(), small_recipe(epochs=1)
+    with pytest.warns(UserWarning, match=r"^finished folds cannot be kept in a full disk \(No space left on device\)$"):
+        fits = list(fit_folds(market_of(panel), FOLDS, recipe, store=MemoryStore(full=True)))
+    assert all(identical(a, b) for a, b in zip(fits, fitted(panel, FOLDS, recipe), strict=True))
+
+
 def test_a_single_fold_too_large_for_the_device_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     out_of_memory_above(monkeypatch, 0)
-    walk = train._one_stack_after_the_other(
-        market_of(small_panel()), FOLDS[1:2], [small_recipe()], 1, None, lambda one: None
-    )
+    walk = train._fit_stacks_in_turn(market_of(small_panel()), FOLDS[1:2], [small_recipe()], 1, None, lambda one: None)
     with pytest.raises(ValueError, match=r"^fold 1 does not fit into the memory of a small GPU: lower [^.]*[a-z_.]*"):
         list(walk)
 
@@ -231,20 +208,20 @@ def test_folds_side_by_side_are_bit_identical_to_folds_one_after_the_other() -> 
     assert reports[1][1] == reports[3][1] == [((fold,), epoch) for fold in range(3) for epoch in range(3)]
 
 
-def test_what_follows_a_fit_happens_in_its_thread_and_arrives_in_order(tmp_path: Path) -> None:
+def test_a_function_of_a_fit_is_called_in_its_thread_and_results_arrive_in_order(store: MemoryStore) -> None:
     """Just fitted or read back. An exception is raised when its fold's turn comes."""
 
-    def follow(number: int, fit: FoldFit) -> tuple[int, str]:
+    def function(number: int, fit: FoldFit) -> tuple[int, str]:
         assert fit.fold == FOLDS[number]
         if number == 2:
             raise LookupError("fold 2")
         return number, threading.current_thread().name.rstrip("0123456789")
 
     for _ in range(2):
-        followed = map_fits(follow, market_of(small_panel()), FOLDS, small_recipe(), keep=tmp_path)
-        assert [next(followed), next(followed)] == [(0, "fold-worker-"), (1, "fold-worker-")]
+        results = map_fits(function, market_of(small_panel()), FOLDS, small_recipe(), store=store)
+        assert [next(results), next(results)] == [(0, "fold-worker-"), (1, "fold-worker-")]
         with pytest.raises(LookupError, match="fold 2"):
-            next(followed)
+            next(results)
 
 
 def test_no_value_after_the_validation_labels_enters_a_fit() -> None:
@@ -275,108 +252,6 @@ def test_the_validation_block_does_not_enter_the_updates() -> None:
     (clean,), (dirty,) = fitted(small_panel(), (fold,), recipe), fitted(corrupt, (fold,), recipe)
     assert np.array_equal(clean.train_loss, dirty.train_loss)
     assert not np.array_equal(clean.validation_score, dirty.validation_score)
-
-
-# The update
-
-
-def by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, clip: bool = True) -> tuple[torch.Tensor, list[float]]:
-    """One epoch as anyone would write it: nn.Module, backward, clip_grad_norm_, torch.optim.Adam."""
-    market = market_of(panel)
-    (reference,) = fit_folds(market, [fold], replace(recipe, epochs=1))
-    space = market.space(reference.scaler, recipe.model)
-    sampler = TrainingSampler(
-        [space], [fold], np.isfinite(market.y), batch_size=recipe.training.batch_size, seed=recipe.seed, device=CPU
-    )
-    model, flat = initial_parameters(panel, [fold], recipe, CPU)
-    torch.nn.utils.vector_to_parameters(flat[0], model.parameters())
-    mean, std = torch.from_numpy(reference.scaler.mean)[None], torch.from_numpy(reference.scaler.std)[None]
-    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.training.lr)
-    norms = []
-    sampler.start_epoch(0)
-    for step in range(sampler.n_steps):
-        batch = sampler.batch(step)
-        x, present, asset = market.on_device.cells(batch.cells, mean, std)
-        output, _ = model(x[0], present[0], asset[0], batch.windows[0], batch.has_context[0])
-        y = torch.from_numpy(market.y.reshape(-1)[batch.targets[0].numpy()]).float()
-        assert torch.isfinite(y).all()
-        loss = training_loss(
-            output.position,
-            output.distribution,
-            y,
-            torch.ones_like(y),
-            loss_mode=recipe.training.loss_mode,
-            mle_weight=recipe.training.mle_weight,
-            periods_per_year=recipe.timing.periods_per_year,
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM if clip else 1e9)))
-        optimiser.step()
-    return torch.nn.utils.parameters_to_vector(model.parameters()).detach(), norms
-
-
-def test_an_epoch_equals_plain_torch_with_clip_grad_norm_and_adam() -> None:
-    panel, recipe = small_panel(), small_recipe(epochs=1, dropout=0.0)
-    (fit,) = fitted(panel, FOLDS[:1], recipe)
-    ours = torch.cat([value.flatten() for value in fit.parameters.values()])
-    expected, norms = by_plain_torch(panel, FOLDS[0], recipe)
-    unclipped, _ = by_plain_torch(panel, FOLDS[0], recipe, clip=False)
-    assert max(norms) > MAX_GRADIENT_NORM  # otherwise nothing is clipped
-    # A weight whose gradient is rounding noise moves by up to lr a step either way: such are few.
-    close = (ours - expected).abs() < 1e-4
-    assert close.float().mean() > 0.97
-    assert (unclipped - expected).abs().median() > 10 * (ours - expected).abs().median()
-    assert ((unclipped - expected).abs() < 1e-4).float().mean() < 0.5
-
-
-# Early stopping and the epoch that is kept
-
-
-def kept_by_hand(scores: np.ndarray, patience: int) -> tuple[int, int]:
-    """Epoch kept and epochs used, from the scores: the best mean of the last five, within patience."""
-    best, kept = np.inf, 0
-    for epoch in range(len(scores)):
-        smoothed = np.mean(scores[max(0, epoch - SMOOTHING_EPOCHS + 1) : epoch + 1])
-        if smoothed < best:
-            best, kept = smoothed, epoch
-        if patience and epoch - kept >= patience:
-            return kept, epoch + 1
-    return kept, len(scores)
-
-
-@pytest.mark.parametrize("loss_mode", LOSS_MODES)
-def test_the_kept_epoch_has_the_best_validation_score_smoothed_over_five_epochs(loss_mode: LossMode) -> None:
-    recipe = small_recipe(epochs=14, lr=0.02, loss_mode=loss_mode)
-    (fit,) = fitted(small_panel(), FOLDS[:1], recipe)
-    assert SMOOTHING_EPOCHS == 5
-    assert fit.validation_score.shape == (14,)
-    assert fit.kept_epoch == kept_by_hand(fit.validation_score, 0)[0]
-
-
-def test_a_stopped_fold_is_frozen_and_keeps_the_weights_of_its_own_epoch() -> None:
-    """Its weights are those of a run that ended at the kept epoch, though the other folds of the stack went on."""
-    panel, recipe = small_panel(), small_recipe(epochs=25, patience=3, lr=0.02)
-    fits = fitted(panel, FOLDS, recipe, stack=3)
-    used = [kept_by_hand(fit.validation_score, 3)[1] for fit in fits]
-    assert len({len(fit.validation_score) for fit in fits}) == 1
-    assert len(fits[0].validation_score) == max(used) < 25
-    assert min(used) < max(used)
-    for k, fit in enumerate(fits):
-        assert fit.kept_epoch == kept_by_hand(fit.validation_score, 3)[0]
-        after = fit.validation_position[used[k] - 1 :]
-        assert np.array_equal(after, np.broadcast_to(after[0], after.shape), equal_nan=True)
-        assert not np.array_equal(fit.validation_position[used[k] - 2], after[0], equal_nan=True)
-        ended = fitted(panel, FOLDS, replace(recipe, epochs=fit.kept_epoch + 1), stack=3)[k]
-        assert ended.kept_epoch == fit.kept_epoch
-        assert all(torch.equal(ended.parameters[name], fit.parameters[name]) for name in fit.parameters)
-
-
-def test_without_patience_no_fold_stops() -> None:
-    recipe = small_recipe(epochs=20, lr=0.05, patience=0)
-    fits = fitted(small_panel(), FOLDS, recipe)
-    assert [len(fit.train_loss) for fit in fits] == [20] * 3
-    assert min(fit.kept_epoch for fit in fits) < 20 - 3  # noise: a patience of 3 would have stopped it
 
 
 def test_the_kept_weights_give_the_validation_positions_of_the_kept_epoch() -> None:
@@ -432,46 +307,7 @@ def test_a_planted_signal_is_found_and_a_shuffled_target_is_not() -> None:
     assert abs(correlation["shuffled"]) < 0.2  # 256 cells: two standard errors are 0.125
 
 
-# Faults are said in one sentence
-
-
-def test_a_fold_without_a_training_target_is_refused() -> None:
-    panel = small_panel()
-    panel.features[20:80] = np.nan
-    with pytest.raises(ValueError, match=r"^fold 0 has no training target: between bars 20 and 79 [^.]+$"):
-        fitted(panel, FOLDS[:1], small_recipe())
-
-
-def test_a_fold_without_a_validation_target_is_refused() -> None:
-    panel = small_panel()
-    panel.features[85:100] = np.nan
-    with pytest.raises(ValueError, match=r"^fold 0 has no validation target: between bars 85 and 99 [^.]+$"):
-        fitted(panel, FOLDS[:1], small_recipe())
-
-
-def test_a_fold_whose_score_is_never_finite_is_named() -> None:
-    with pytest.raises(
-        FloatingPointError, match=r"^the validation score of fold 0 was never finite: lower training.lr"
-    ):
-        fitted(small_panel(), FOLDS[:1], small_recipe(lr=1e30))
-
-
-def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted() -> None:
-    """A label that is beyond all bounds spoils one step an epoch, not the fit."""
-    panel = small_panel(missing=0.0)
-    market = market_of(panel)
-    market.y_on_device[60 * 2] = torch.inf
-    (fit,) = fit_folds(market, FOLDS[:1], small_recipe(epochs=4))
-    assert 1 <= fit.skipped_steps <= 4
-    assert all(torch.isfinite(value).all() for value in fit.parameters.values())
-    assert np.isfinite(fit.validation_score).all()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is available")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^device is 'cuda', but no GPU is available here: use auto or cpu$"):
-        choose_device("cuda")
-    assert choose_device("auto") == choose_device("cpu") == CPU
+# How many folds are one stack
 
 
 def test_stacks_are_of_one_on_a_cpu() -> None:
@@ -485,75 +321,3 @@ def test_stacks_are_as_few_as_can_be_and_shared_evenly(n: int, largest: int, siz
     """Sixteen folds and the final fit are one stack."""
     assert evenly(n, largest) == size
     assert evenly(17, train.MAX_STACK) == 17
-
-
-def varied(recipe: Recipe, *, lr: float, mle_weight: float, dropout: float) -> Recipe:
-    return replace(
-        recipe,
-        model=replace(recipe.model, dropout=dropout),
-        training=replace(recipe.training, lr=lr, mle_weight=mle_weight),
-    )
-
-
-def test_folds_with_recipes_of_their_own_are_what_each_is_with_its_recipe() -> None:
-    """Two recipes for one fold, and one of another shape: bit for bit where each fold is trained alone."""
-    panel, recipe = small_panel(), small_recipe(epochs=2)
-    recipes = [
-        recipe,
-        varied(recipe, lr=0.003, mle_weight=0.7, dropout=0.3),
-        small_recipe(epochs=2, seq_len=4, batch_size=8),
-    ]
-    folds = (FOLDS[0], FOLDS[0], FOLDS[2])
-    fits = list(fit_folds(market_of(panel), folds, recipes))
-    for fold, own, fit in zip(folds, recipes, fits, strict=True):
-        assert identical(fitted(panel, (fold,), own)[0], fit)
-    assert not identical(fits[0], fits[1])
-
-
-def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -> None:
-    """Learning rate, weight of the likelihood and dropout are each fit's own, up to rounding; one fold is there thrice.
-
-    Where there is dropout, its draws depend on the stack: that fit is another than the one without.
-    """
-    panel, recipe = small_panel(), small_recipe(epochs=2, dropout=0.0, lr=0.001)
-    recipes = [
-        recipe,
-        varied(recipe, lr=0.0003, mle_weight=1.5, dropout=0.0),
-        recipe,
-        varied(recipe, lr=0.001, mle_weight=recipe.training.mle_weight, dropout=0.4),
-    ]
-    folds = (FOLDS[0], FOLDS[0], FOLDS[1], FOLDS[0])
-    *fits, noisy = fit_folds(market_of(panel), folds, recipes, stack=4)
-    assert [fit.stack for fit in fits] == [(0, 0, 1, 0)] * 3
-    assert np.abs(noisy.train_loss - fits[0].train_loss).min() > 1e-2
-    for fold, own, fit in zip(folds[:3], recipes[:3], fits, strict=True):
-        (alone,) = fitted(panel, (fold,), own)
-        # Adam moves a weight whose gradient is rounding noise by up to lr a step either way: such are few.
-        moved = torch.cat([(alone.parameters[name] - fit.parameters[name]).abs().flatten() for name in fit.parameters])
-        assert moved.median() < 1e-6
-        assert np.allclose(alone.train_loss, fit.train_loss, rtol=0.0, atol=1e-4)
-        assert np.allclose(alone.validation_score, fit.validation_score, rtol=0.0, atol=1e-4)
-    assert distance(fits[0], fits[1]) > 1e-3
-
-
-def test_only_the_fit_that_diverges_is_named() -> None:
-    recipe = small_recipe()
-    with pytest.raises(FloatingPointError, match=r"score of fold 0 was never finite: lower training.lr \(1e\+30\)"):
-        list(fit_folds(market_of(small_panel()), FOLDS[:1] * 2, [recipe, small_recipe(lr=1e30)], stack=2))
-
-
-@pytest.mark.parametrize(
-    ("config", "fault"),
-    [
-        (TrainingConfig(), None),
-        (TrainingConfig(lr=0.0), "training.lr is 0.0, it must be positive"),
-        (TrainingConfig(batch_size=1), "training.batch_size is 1, the least is 2"),
-        (TrainingConfig(loss_mode="mse"), "training.loss_mode is 'mse', it must be one of "),  # type: ignore[arg-type]
-        (TrainingConfig(mle_weight=-1.0), "training.mle_weight is -1.0, it must be at least 0"),
-        (TrainingConfig(patience=-1), "training.patience is -1, the least is 0"),
-    ],
-)
-def test_faults_of_the_configuration(config: TrainingConfig, fault: str | None) -> None:
-    found = config.faults()
-    assert len(found) == (fault is not None)
-    assert fault is None or found[0].startswith(fault)

@@ -14,8 +14,8 @@ from pipeline.config.schema import Config, DataConfig
 from pipeline.data.table import Dataset, panel_sha256
 from pipeline.experiments.null_targets import MIN_SHIFTS, NullTargets
 from tests.conftest import CPU, small_panel
+from tft.market import Market
 from tft.model import ModelConfig
-from tft.train import Market
 from tft.volatility import ewm_volatility, scaled_label
 
 

@@ -22,8 +22,8 @@ from tests.conftest import CPU, ROOT, small_panel, small_recipe
 from tft.backtest import FoldOutcome
 from tft.backtest import walk as walk_folds
 from tft.folds import Fold
+from tft.market import Market
 from tft.positions import PositionsConfig
-from tft.train import Market
 from tft.volatility import Timing
 
 FOLDS = (

@@ -26,10 +26,11 @@ from pipeline.tracking.runs import Silent, parent_run
 from tests.conftest import CPU, ROOT, Workplace, artifacts, run_named, small_panel
 from tft.backtest import walk
 from tft.folds import Fold
+from tft.market import Market
 from tft.panel import AHEAD, Panel
 from tft.positions import PositionsConfig, volatility_scale
 from tft.record import RawForecast, stitch
-from tft.train import Market, Recipe, fit_folds
+from tft.train import Recipe, fit_folds
 from tft.volatility import Timing
 
 NESTED_MICRO = ROOT / "configs" / "nested_micro.yaml"

@@ -184,7 +184,7 @@ def test_a_phase_is_hashed_with_every_module_that_python_loads_for_it(name: str)
 
 
 def test_versions_are_of_the_libraries_that_the_code_imports() -> None:
-    """Tuning imports Optuna and pydantic reads its configuration; pruning does not import Optuna; torch always counts."""
+    """Tuning imports Optuna, pruning does not; torch always counts; what only draws or keeps never does."""
     tuning = library_versions(("pipeline.phases.tuning",))
     assert tuning["optuna"] == metadata.version("optuna") and tuning["numpy"] == metadata.version("numpy")
     pruning = library_versions(("pipeline.phases.pruning",))

@@ -1,0 +1,250 @@
+"""A stack of folds: its update, the epoch it keeps, recipes of its own for each fold, and its faults."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import CPU, small_panel, small_recipe
+from tests.tft.fitting import FOLDS, distance, fitted, identical, market_of
+from tft.fold_stack import MAX_GRADIENT_NORM, SMOOTHING_EPOCHS, FoldStack, Recipe, TrainingConfig, initial_parameters
+from tft.folds import Fold
+from tft.loss import training_loss
+from tft.model import LOSS_MODES, LossMode
+from tft.panel import Panel
+from tft.train import fit_folds
+from tft.windows import TrainingSampler
+
+# The update
+
+
+def by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, clip: bool = True) -> tuple[torch.Tensor, list[float]]:
+    """One epoch as anyone would write it: nn.Module, backward, clip_grad_norm_, torch.optim.Adam."""
+    market = market_of(panel)
+    (reference,) = fit_folds(market, [fold], replace(recipe, epochs=1))
+    space = market.space(reference.scaler, recipe.model)
+    sampler = TrainingSampler(
+        [space], [fold], np.isfinite(market.y), batch_size=recipe.training.batch_size, seed=recipe.seed, device=CPU
+    )
+    model, flat = initial_parameters(panel, [fold], recipe, CPU)
+    torch.nn.utils.vector_to_parameters(flat[0], model.parameters())
+    mean, std = torch.from_numpy(reference.scaler.mean)[None], torch.from_numpy(reference.scaler.std)[None]
+    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.training.lr)
+    norms = []
+    sampler.start_epoch(0)
+    for step in range(sampler.n_steps):
+        batch = sampler.batch(step)
+        x, present, asset = market.on_device.cells(batch.cells, mean, std)
+        output, _ = model(x[0], present[0], asset[0], batch.windows[0], batch.has_context[0])
+        y = torch.from_numpy(market.y.reshape(-1)[batch.targets[0].numpy()]).float()
+        assert torch.isfinite(y).all()
+        loss = training_loss(
+            output.position,
+            output.distribution,
+            y,
+            torch.ones_like(y),
+            loss_mode=recipe.training.loss_mode,
+            mle_weight=recipe.training.mle_weight,
+            periods_per_year=recipe.timing.periods_per_year,
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM if clip else 1e9)))
+        optimiser.step()
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach(), norms
+
+
+def test_an_epoch_equals_plain_torch_with_clip_grad_norm_and_adam() -> None:
+    panel, recipe = small_panel(), small_recipe(epochs=1, dropout=0.0)
+    (fit,) = fitted(panel, FOLDS[:1], recipe)
+    ours = torch.cat([value.flatten() for value in fit.parameters.values()])
+    expected, norms = by_plain_torch(panel, FOLDS[0], recipe)
+    unclipped, _ = by_plain_torch(panel, FOLDS[0], recipe, clip=False)
+    assert max(norms) > MAX_GRADIENT_NORM  # otherwise nothing is clipped
+    # A weight whose gradient is rounding noise moves by up to lr a step either way: such are few.
+    close = (ours - expected).abs() < 1e-4
+    assert close.float().mean() > 0.97
+    assert (unclipped - expected).abs().median() > 10 * (ours - expected).abs().median()
+    assert ((unclipped - expected).abs() < 1e-4).float().mean() < 0.5
+
+
+def test_a_stack_that_nobody_holds_frees_its_tensors_at_once() -> None:
+    """Without waiting for the collector of circles: the next stack needs the memory."""
+    stack = FoldStack(market_of(small_panel()), FOLDS, [small_recipe(epochs=2)] * 3)
+    stack.start_epoch(0)
+    stack.step(0)
+    stack.draw_ahead()
+    stack.end_epoch(stack.validate())
+    weights, held = weakref.ref(stack.flat), weakref.ref(stack)
+    gc.disable()
+    try:
+        fits = stack.results()
+        del stack
+        assert held() is None and weights() is None
+    finally:
+        gc.enable()
+    assert [fit.fold for fit in fits] == list(FOLDS)
+
+
+# Early stopping and the epoch that is kept
+
+
+def kept_by_hand(scores: np.ndarray, patience: int) -> tuple[int, int]:
+    """Epoch kept and epochs used, from the scores: the best mean of the last five, within patience."""
+    best, kept = np.inf, 0
+    for epoch in range(len(scores)):
+        smoothed = np.mean(scores[max(0, epoch - SMOOTHING_EPOCHS + 1) : epoch + 1])
+        if smoothed < best:
+            best, kept = smoothed, epoch
+        if patience and epoch - kept >= patience:
+            return kept, epoch + 1
+    return kept, len(scores)
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_the_kept_epoch_has_the_best_validation_score_smoothed_over_five_epochs(loss_mode: LossMode) -> None:
+    recipe = small_recipe(epochs=14, lr=0.02, loss_mode=loss_mode)
+    (fit,) = fitted(small_panel(), FOLDS[:1], recipe)
+    assert SMOOTHING_EPOCHS == 5
+    assert fit.validation_score.shape == (14,)
+    assert fit.kept_epoch == kept_by_hand(fit.validation_score, 0)[0]
+
+
+def test_a_stopped_fold_is_frozen_and_keeps_the_weights_of_its_own_epoch() -> None:
+    """Its weights are those of a run that ended at the kept epoch, though the other folds of the stack went on."""
+    panel, recipe = small_panel(), small_recipe(epochs=25, patience=3, lr=0.02)
+    fits = fitted(panel, FOLDS, recipe, stack=3)
+    used = [kept_by_hand(fit.validation_score, 3)[1] for fit in fits]
+    assert len({len(fit.validation_score) for fit in fits}) == 1
+    assert len(fits[0].validation_score) == max(used) < 25
+    assert min(used) < max(used)
+    for k, fit in enumerate(fits):
+        assert fit.kept_epoch == kept_by_hand(fit.validation_score, 3)[0]
+        after = fit.validation_position[used[k] - 1 :]
+        assert np.array_equal(after, np.broadcast_to(after[0], after.shape), equal_nan=True)
+        assert not np.array_equal(fit.validation_position[used[k] - 2], after[0], equal_nan=True)
+        ended = fitted(panel, FOLDS, replace(recipe, epochs=fit.kept_epoch + 1), stack=3)[k]
+        assert ended.kept_epoch == fit.kept_epoch
+        assert all(torch.equal(ended.parameters[name], fit.parameters[name]) for name in fit.parameters)
+
+
+def test_without_patience_no_fold_stops() -> None:
+    recipe = small_recipe(epochs=20, lr=0.05, patience=0)
+    fits = fitted(small_panel(), FOLDS, recipe)
+    assert [len(fit.train_loss) for fit in fits] == [20] * 3
+    assert min(fit.kept_epoch for fit in fits) < 20 - 3  # noise: a patience of 3 would have stopped it
+
+
+# Faults are said in one sentence
+
+
+def test_a_fold_without_a_training_target_is_refused() -> None:
+    panel = small_panel()
+    panel.features[20:80] = np.nan
+    with pytest.raises(ValueError, match=r"^fold 0 has no training target: between bars 20 and 79 [^.]+$"):
+        fitted(panel, FOLDS[:1], small_recipe())
+
+
+def test_a_fold_without_a_validation_target_is_refused() -> None:
+    panel = small_panel()
+    panel.features[85:100] = np.nan
+    with pytest.raises(ValueError, match=r"^fold 0 has no validation target: between bars 85 and 99 [^.]+$"):
+        fitted(panel, FOLDS[:1], small_recipe())
+
+
+def test_a_fold_whose_score_is_never_finite_is_named() -> None:
+    with pytest.raises(
+        FloatingPointError, match=r"^the validation score of fold 0 was never finite: lower training.lr"
+    ):
+        fitted(small_panel(), FOLDS[:1], small_recipe(lr=1e30))
+
+
+def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted() -> None:
+    """A label that is beyond all bounds spoils one step an epoch, not the fit."""
+    panel = small_panel(missing=0.0)
+    market = market_of(panel)
+    market.y_on_device[60 * 2] = torch.inf
+    (fit,) = fit_folds(market, FOLDS[:1], small_recipe(epochs=4))
+    assert 1 <= fit.skipped_steps <= 4
+    assert all(torch.isfinite(value).all() for value in fit.parameters.values())
+    assert np.isfinite(fit.validation_score).all()
+
+
+# Recipes of their own
+
+
+def varied(recipe: Recipe, *, lr: float, mle_weight: float, dropout: float) -> Recipe:
+    return replace(
+        recipe,
+        model=replace(recipe.model, dropout=dropout),
+        training=replace(recipe.training, lr=lr, mle_weight=mle_weight),
+    )
+
+
+def test_folds_with_recipes_of_their_own_are_what_each_is_with_its_recipe() -> None:
+    """Two recipes for one fold, and one of another shape: bit for bit where each fold is trained alone."""
+    panel, recipe = small_panel(), small_recipe(epochs=2)
+    recipes = [
+        recipe,
+        varied(recipe, lr=0.003, mle_weight=0.7, dropout=0.3),
+        small_recipe(epochs=2, seq_len=4, batch_size=8),
+    ]
+    folds = (FOLDS[0], FOLDS[0], FOLDS[2])
+    fits = list(fit_folds(market_of(panel), folds, recipes))
+    for fold, own, fit in zip(folds, recipes, fits, strict=True):
+        assert identical(fitted(panel, (fold,), own)[0], fit)
+    assert not identical(fits[0], fits[1])
+
+
+def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -> None:
+    """Learning rate, weight of the likelihood and dropout are each fit's own, up to rounding; one fold is there thrice.
+
+    Where there is dropout, its draws depend on the stack: that fit is another than the one without.
+    """
+    panel, recipe = small_panel(), small_recipe(epochs=2, dropout=0.0, lr=0.001)
+    recipes = [
+        recipe,
+        varied(recipe, lr=0.0003, mle_weight=1.5, dropout=0.0),
+        recipe,
+        varied(recipe, lr=0.001, mle_weight=recipe.training.mle_weight, dropout=0.4),
+    ]
+    folds = (FOLDS[0], FOLDS[0], FOLDS[1], FOLDS[0])
+    *fits, noisy = fit_folds(market_of(panel), folds, recipes, stack=4)
+    assert [fit.stack for fit in fits] == [(0, 0, 1, 0)] * 3
+    assert np.abs(noisy.train_loss - fits[0].train_loss).min() > 1e-2
+    for fold, own, fit in zip(folds[:3], recipes[:3], fits, strict=True):
+        (alone,) = fitted(panel, (fold,), own)
+        # Adam moves a weight whose gradient is rounding noise by up to lr a step either way: such are few.
+        moved = torch.cat([(alone.parameters[name] - fit.parameters[name]).abs().flatten() for name in fit.parameters])
+        assert moved.median() < 1e-6
+        assert np.allclose(alone.train_loss, fit.train_loss, rtol=0.0, atol=1e-4)
+        assert np.allclose(alone.validation_score, fit.validation_score, rtol=0.0, atol=1e-4)
+    assert distance(fits[0], fits[1]) > 1e-3
+
+
+def test_only_the_fit_that_diverges_is_named() -> None:
+    recipe = small_recipe()
+    with pytest.raises(FloatingPointError, match=r"score of fold 0 was never finite: lower training.lr \(1e\+30\)"):
+        list(fit_folds(market_of(small_panel()), FOLDS[:1] * 2, [recipe, small_recipe(lr=1e30)], stack=2))
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        (TrainingConfig(), None),
+        (TrainingConfig(lr=0.0), "training.lr is 0.0, it must be positive"),
+        (TrainingConfig(batch_size=1), "training.batch_size is 1, the least is 2"),
+        (TrainingConfig(loss_mode="mse"), "training.loss_mode is 'mse', it must be one of "),  # type: ignore[arg-type]
+        (TrainingConfig(mle_weight=-1.0), "training.mle_weight is -1.0, it must be at least 0"),
+        (TrainingConfig(patience=-1), "training.patience is -1, the least is 0"),
+    ],
+)
+def test_faults_of_the_configuration(config: TrainingConfig, fault: str | None) -> None:
+    found = config.faults()
+    assert len(found) == (fault is not None)
+    assert fault is None or found[0].startswith(fault)

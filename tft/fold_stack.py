@@ -1,0 +1,341 @@
+"""A stack of folds that train as one model: its tensors, one optimiser step, the end of an epoch, the fits.
+
+Gradient norm, clipping, early stopping and the kept weights are each fold's own; a fold that has stopped, or has fewer
+batches than the others, is masked out of the update, never compacted away. On a GPU a step is one recorded graph.
+
+Shapes: K stacked folds, P parameters of one model, E epochs run, B batch, M targets, A instruments, V variables.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tft.fold_store import FoldFit
+from tft.folds import Fold
+from tft.forecast import Forecasts, by_fold, forecast_tensors, plan
+from tft.kernels.adam import adam
+from tft.kernels.noise import Noise
+from tft.loss import training_loss, validation_score
+from tft.market import Market
+from tft.model import LOSS_MODES, LossMode, ModelConfig, Output, TemporalFusionTransformer, stacked
+from tft.panel import Panel
+from tft.runtime.graph import Captured
+from tft.scaling import Scaler
+from tft.volatility import Timing
+from tft.windows import TrainingSampler, key
+
+MAX_GRADIENT_NORM = 1.0
+SMOOTHING_EPOCHS = 5
+"""Early stopping goes by the mean validation score of this many epochs."""
+MAX_RECORDED_BLOCKS = 32
+"""Blocks of validation targets; a graph of more would take longer to record than it saves."""
+_initialising = threading.Lock()
+"""Initial weights are drawn from the global generator, which threads share."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a fold is fitted."""
+
+    lr: float = 0.0027
+    batch_size: int = 16
+    loss_mode: LossMode = "joint_mle"
+    mle_weight: float = 0.186
+    patience: int = 15
+    """Epochs without a better smoothed validation score before a fold stops; 0 never stops."""
+
+    def faults(self) -> list[str]:
+        found = []
+        if self.lr <= 0.0:
+            found.append(f"training.lr is {self.lr}, it must be positive")
+        if self.batch_size < 2:
+            found.append(f"training.batch_size is {self.batch_size}, the least is 2")
+        if self.loss_mode not in LOSS_MODES:
+            found.append(f"training.loss_mode is {self.loss_mode!r}, it must be one of {', '.join(LOSS_MODES)}")
+        if self.mle_weight < 0.0:
+            found.append(f"training.mle_weight is {self.mle_weight}, it must be at least 0")
+        if self.patience < 0:
+            found.append(f"training.patience is {self.patience}, the least is 0 (never stop)")
+        return found
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a fit does, besides the data and the fold."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    timing: Timing
+    epochs: int
+    seed: int
+
+    @property
+    def common(self) -> Recipe:
+        """What recipes of one stack agree on: all but learning rate, weight of the likelihood, and dropout."""
+        return replace(
+            self, model=replace(self.model, dropout=0.0), training=replace(self.training, lr=1.0, mle_weight=0.0)
+        )
+
+
+class EpochReport(NamedTuple):
+    """What is known after an epoch of a stack; one value for each of its folds where there are several."""
+
+    folds: tuple[int, ...]
+    epoch: int
+    train_loss: tuple[float, ...]
+    validation_score: tuple[float, ...]
+    n_active: int
+    """Folds that have not stopped."""
+    seconds: float
+
+
+class FoldStack:
+    """K folds in training. An epoch is `start_epoch`, `n_steps` times `step`, `draw_ahead`, `validate`, `end_epoch`.
+
+    The fits depend on the market, the folds and their recipes, on nothing else. Raises ValueError for a fold without
+    training or validation targets.
+    """
+
+    def __init__(self, market: Market, folds: Sequence[Fold], recipes: Sequence[Recipe]) -> None:
+        self._started = time.perf_counter()
+        self.recipe = recipes[0].common
+        assert all(other.common == self.recipe for other in recipes), "a stack has one shape"
+        self.market, self.folds, self.recipes = market, folds, recipes
+        device, n_folds = market.device, len(folds)
+
+        # What differs by fold: three numbers of its recipe, its scaler, and with it where its windows may lie.
+        self.lr = torch.tensor([[own.training.lr] for own in recipes], device=device)  # (K, 1)
+        self.mle_weight = torch.tensor([own.training.mle_weight for own in recipes], device=device)  # (K,)
+        dropout = [own.model.dropout for own in recipes]
+        self.scalers = [Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in folds]
+        self.mean = torch.from_numpy(np.stack([scaler.mean for scaler in self.scalers])).to(device)  # (K, V)
+        self.std = torch.from_numpy(np.stack([scaler.std for scaler in self.scalers])).to(device)  # (K, V)
+        spaces = [market.space(scaler, self.recipe.model) for scaler in self.scalers]
+
+        # Targets to train on, and those that are held out to choose the epoch by.
+        labelled = np.isfinite(market.y)  # (T, A)
+        batch_size, seed = self.recipe.training.batch_size, self.recipe.seed
+        self.sampler = TrainingSampler(spaces, folds, labelled, batch_size=batch_size, seed=seed, device=device)
+        self.held_out = [space.targets(fold.validation) for space, fold in zip(spaces, folds, strict=True)]  # (M_k,)
+        for fold, cells in zip(folds, self.held_out, strict=True):
+            if not labelled.reshape(-1)[cells].any():
+                raise ValueError(
+                    f"fold {fold.index} has no validation target: between bars {fold.validation.start} and "
+                    f"{fold.validation.stop - 1} no instrument has both a feature and a label; widen validation_window"
+                )
+        self.validation = plan(spaces, self.held_out, seed=seed, device=device)
+
+        # Weights and the state of the optimiser. A recorded graph reads and writes these very tensors: what changes
+        # during training changes in place.
+        self.model, self.flat = initial_parameters(market.panel, folds, self.recipe, device)  # (K, P)
+        self.shapes = [(name, value.shape, value.numel()) for name, value in self.model.named_parameters()]
+        self.first_moment, self.second_moment = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.n_updates = torch.zeros(n_folds, 1, device=device)
+        self.n_skipped = torch.zeros(n_folds, 1, device=device)
+        self.active = torch.ones(n_folds, 1, device=device)  # 0 once a fold has stopped
+        self.total_loss = torch.zeros(n_folds, device=device)  # of the epoch's steps
+        self.generator = torch.Generator(device)
+        self.noise = Noise.of(self.generator, dropout) if any(dropout) else None
+
+        # The epoch that is kept, and what happened in each.
+        self.best = self.flat.clone()
+        self.best_score = np.full(n_folds, np.inf)
+        self.kept_epoch = np.zeros(n_folds, dtype=int)
+        self.losses: list[NDArray[np.float64]] = []  # E times (K,)
+        self.scores: list[NDArray[np.float64]] = []  # E times (K,)
+        self.positions: list[list[NDArray[np.float32]]] = []  # E times K times (n_validation, A)
+
+        self._recorded_update: Captured[None] | None = None
+        self._forecast: Callable[[], tuple[Tensor, Tensor]] = partial(
+            forecast_tensors,
+            self.model,
+            _named(self.flat, self.shapes),
+            market.on_device,
+            self.mean,
+            self.std,
+            self.validation,
+        )
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of an epoch: those of the fold that has the most."""
+        return self.sampler.n_steps
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the epoch's batches and seed its dropout."""
+        self.epoch, self._epoch_started = epoch, time.perf_counter()
+        self.sampler.start_epoch(epoch)
+        self.total_loss.zero_()
+        if self.market.device.type == "cuda" and self._recorded_update is None:
+            optimiser = (self.first_moment, self.second_moment, self.n_updates)
+            changed = (self.flat, *optimiser, self.n_skipped, self.total_loss)
+            batch = self.sampler.batch(0)
+            self._recorded_update = Captured(self._update, batch, changed=changed, generator=self.generator)
+        self.generator.manual_seed(key(self.recipe.seed, "dropout", epoch, *(fold.index for fold in self.folds)))
+
+    def step(self, number: int) -> None:
+        """One optimiser step of every fold that has a batch of this number and has not stopped."""
+        (self._recorded_update or self._update)(*self.sampler.batch(number))
+
+    def _update(self, cells: Tensor, windows: Tensor, has_context: Tensor, targets: Tensor, counted: Tensor) -> None:
+        """Forward, loss, backward, clipping, Adam; of one `Batch`, in place, as it can be recorded."""
+        x, present, asset = self.market.on_device.cells(cells, self.mean, self.std)
+        weights = self.flat.detach().requires_grad_()
+        output: Output
+        output, _ = stacked(
+            self.model, _named(weights, self.shapes), "", x, present, asset, windows, has_context, noise=self.noise
+        )
+        loss = training_loss(
+            output.position,
+            output.distribution,
+            self.market.y_on_device[targets],  # (K, B)
+            counted,
+            loss_mode=self.recipe.training.loss_mode,
+            mle_weight=self.mle_weight,
+            periods_per_year=self.market.timing.periods_per_year,
+        )  # (K,)
+        (gradient,) = torch.autograd.grad(loss.sum(), weights)  # (K, P)
+        has_batch = (counted.sum(dim=1, keepdim=True) > 0).to(gradient.dtype)  # (K, 1)
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (K, 1)
+        finite = torch.isfinite(norm).to(gradient.dtype)
+        self.n_skipped.add_(self.active * has_batch * (1.0 - finite))
+        clip = (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)).nan_to_num(nan=0.0)
+        moves = self.active * has_batch * finite  # (K, 1)
+        adam(self.flat, gradient, self.first_moment, self.second_moment, self.n_updates, clip, moves, self.lr)
+        self.total_loss.add_(loss.detach() * has_batch[:, 0])
+
+    def draw_ahead(self) -> None:
+        """Draw the next epoch's batches, on the host while a GPU is still at work on this one's."""
+        if self.epoch + 1 < self.recipe.epochs:
+            self.sampler.draw(self.epoch + 1)
+
+    def validate(self) -> list[Forecasts]:
+        """Each fold's forecasts of its validation targets, with the weights as they are."""
+        recordable = self.market.device.type == "cuda" and self.validation.n_blocks <= MAX_RECORDED_BLOCKS
+        if recordable and not isinstance(self._forecast, Captured):
+            self._forecast = Captured(self._forecast)
+        return by_fold(self.validation, *self._forecast())
+
+    def end_epoch(self, forecasts: Sequence[Forecasts]) -> EpochReport:
+        """Score each fold by its validation forecasts, keep its weights if it is better than ever, stop it if it has
+        not been for `patience` epochs.
+        """
+        market, n_assets = self.market, len(self.market.panel.symbols)
+        self.losses.append(self.total_loss.double().cpu().numpy() / np.array(self.sampler.steps_per_fold))
+        self.scores.append(
+            np.array([_score(f, market, cells, self.recipe) for f, cells in zip(forecasts, self.held_out, strict=True)])
+        )
+        self.positions.append(
+            [
+                _on_grid(f.position, cells, fold.validation, n_assets).astype(np.float32)
+                for f, cells, fold in zip(forecasts, self.held_out, self.folds, strict=True)
+            ]
+        )
+        smoothed = np.mean(self.scores[-SMOOTHING_EPOCHS:], axis=0)
+        was_active = self.active[:, 0].cpu().numpy() > 0.0
+        improved = was_active & (smoothed < self.best_score)
+        self.best_score = np.where(improved, smoothed, self.best_score)
+        self.kept_epoch[improved] = self.epoch
+        self.best = torch.where(torch.from_numpy(improved).to(market.device)[:, None], self.flat, self.best)
+        patience = self.recipe.training.patience
+        if patience:
+            self.active *= torch.from_numpy(self.epoch - self.kept_epoch < patience).to(market.device)[:, None]
+        return EpochReport(
+            folds=tuple(fold.index for fold in self.folds),
+            epoch=self.epoch,
+            train_loss=tuple(self.losses[-1].tolist()),
+            validation_score=tuple(self.scores[-1].tolist()),
+            n_active=int(self.active.sum()),
+            seconds=time.perf_counter() - self._epoch_started,
+        )
+
+    def results(self) -> list[FoldFit]:
+        """Each fold's fit, with the weights of its kept epoch. Raises FloatingPointError for a fold that never had a
+        finite score.
+        """
+        lost = [k for k in range(len(self.folds)) if not np.isfinite(self.best_score[k])]
+        if lost:
+            indices = ", ".join(str(self.folds[k].index) for k in lost)
+            rates = ", ".join(dict.fromkeys(str(self.recipes[k].training.lr) for k in lost))
+            raise FloatingPointError(
+                f"the validation score of fold {indices} was never finite: lower training.lr ({rates}) or "
+                "check the data"
+            )
+        n_skipped = self.n_skipped[:, 0].cpu().numpy().astype(int)
+        seconds = (time.perf_counter() - self._started) / len(self.folds)
+        best = {name: value.cpu() for name, value in _named(self.best, self.shapes).items()}
+        return [
+            FoldFit(
+                fold=fold,
+                scaler=self.scalers[k],
+                parameters={name: value[k].clone() for name, value in best.items()},
+                kept_epoch=int(self.kept_epoch[k]),
+                train_loss=np.array([loss[k] for loss in self.losses]),
+                validation_score=np.array([score[k] for score in self.scores]),
+                validation_position=np.stack([by_fold[k] for by_fold in self.positions]),
+                skipped_steps=int(n_skipped[k]),
+                seconds=seconds,
+                stack=tuple(other.index for other in self.folds),
+            )
+            for k, fold in enumerate(self.folds)
+        ]
+
+
+def initial_parameters(
+    panel: Panel, folds: Sequence[Fold], recipe: Recipe, device: torch.device
+) -> tuple[TemporalFusionTransformer, Tensor]:
+    """The network and the initial parameters (K, P) of each fold, drawn by (seed, fold)."""
+    networks = [network(panel, recipe, key(recipe.seed, "initial", fold.index)) for fold in folds]
+    rows = [torch.cat([value.detach().flatten() for value in one.parameters()]) for one in networks]
+    return networks[0].to(device), torch.stack(rows).to(device)
+
+
+def network(panel: Panel, recipe: Recipe, seed: int) -> TemporalFusionTransformer:
+    """A network for this panel, its initial parameters drawn by the seed."""
+    with _initialising, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TemporalFusionTransformer(
+            recipe.model,
+            n_variables=len(panel.feature_names),
+            n_assets=len(panel.symbols),
+            loss_mode=recipe.training.loss_mode,
+        )
+
+
+def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[str, Tensor]:
+    """Parameters (K, ...) by name as views of flat (K, P); the backward of a split is one concatenation."""
+    parts = torch.split(flat, [size for _, _, size in shapes], dim=1)
+    return {name: part.reshape(-1, *shape) for (name, shape, _), part in zip(shapes, parts, strict=True)}
+
+
+def _score(forecasts: Forecasts, market: Market, cells: NDArray[np.int64], recipe: Recipe) -> float:
+    """Validation score of one fold's forecasts of flat cells (M,); infinite where it is not a number."""
+    y = market.y.reshape(-1)[cells]
+    counted = np.isfinite(y)
+    score = validation_score(
+        torch.from_numpy(forecasts.position),
+        torch.from_numpy(forecasts.distribution),
+        torch.from_numpy(np.nan_to_num(y, nan=0.0)),
+        torch.from_numpy(counted.astype(np.float64)),
+        loss_mode=recipe.training.loss_mode,
+        periods_per_year=market.timing.periods_per_year,
+    )
+    return float(score) if math.isfinite(score) else math.inf
+
+
+def _on_grid(values: NDArray[np.float64], cells: NDArray[np.int64], bars: range, n_assets: int) -> NDArray[np.float64]:
+    """Values (M,) of flat cells on the grid (len(bars), A), NaN elsewhere."""
+    grid = np.full(len(bars) * n_assets, np.nan)
+    grid[cells - bars.start * n_assets] = values
+    return grid.reshape(len(bars), n_assets)
