@@ -9,7 +9,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.config.schema import Config, build, to_mapping
+from pipeline.config.bars import n_development
+from pipeline.config.reading import from_json, to_json, to_mapping
+from pipeline.config.schema import Config
 from pipeline.data.checks import SEVERITIES, Finding, check_data, summary
 from pipeline.data.table import DataError, Dataset, panel_sha256
 from pipeline.tracking.keys import PHASE_KEY, RESULT, find_finished, phase_key
@@ -57,7 +59,7 @@ class Job:
 
     @cached_property
     def n_development(self) -> int:
-        return self.config.n_development(self.data.panel.times)
+        return n_development(self.config, self.data.panel.times)
 
     @cached_property
     def development(self) -> Panel:
@@ -282,19 +284,6 @@ class Job:
                 self.reporter.skip((epochs - epoch.epoch - 1) * len(epoch.folds))
 
         return report
-
-
-def to_json(result: object) -> str:
-    """A phase's result as it is stored."""
-    return json.dumps(asdict(result))  # type: ignore[call-overload]
-
-
-def from_json(kind: type[Result], text: str) -> Result:
-    """A phase's result as it was stored."""
-    faults: list[str] = []
-    result = build(kind, json.loads(text), "", faults)
-    assert result is not None and not faults, faults
-    return result
 
 
 def flattened(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config.schema import Config, DataConfig, SampleConfig
+from pipeline.config.bars import min_bars
+from pipeline.config.schema import Config
+from pipeline.config.sections import DataConfig, SampleConfig
 from pipeline.data.sample import write_sample
 from pipeline.data.table import Dataset, load_panel
 from pipeline.tracking.progress import Reporter
@@ -19,7 +21,7 @@ def prepare(config: Config, reporter: Reporter) -> tuple[Dataset, torch.device]:
     """The checked table and the device, which the reporter tells of. Raises ValueError for either."""
     device = choose_device(config.device)
     ensure_sample(config, reporter.say)
-    data = load_panel(config.data, min_bars=config.min_bars, execution_delay_bars=config.execution_delay_bars)
+    data = load_panel(config.data, min_bars=min_bars(config), execution_delay_bars=config.execution_delay_bars)
     n_bars, n_symbols, n_features = data.panel.features.shape
     reporter.say(
         f"{data.source}: {n_bars} bars, {n_symbols} instruments, {n_features} columns; training on {device.type}"

@@ -141,7 +141,7 @@ def run_job(name: str, path: str, overrides: Sequence[str], *, run_id: str | Non
     """Run a phase and what it needs; returns the exit code."""
     from importlib import import_module
 
-    from pipeline.config.schema import load_config, split_overrides
+    from pipeline.config.reading import load_config, split_overrides
     from pipeline.job import Job
     from pipeline.prepare import prepare
     from pipeline.tracking.progress import Reporter
@@ -240,7 +240,7 @@ def _configured(help_text: str) -> Callable[[Callable[..., None]], Callable[...,
 
 def _config_of(path: str, overrides: Sequence[str]) -> Config | None:
     """The configuration asked for, if any."""
-    from pipeline.config.schema import load_config, split_overrides
+    from pipeline.config.reading import load_config, split_overrides
 
     return load_config(path, split_overrides(overrides)) if path else None
 
@@ -267,7 +267,8 @@ def sample_data(path: str, overrides: Sequence[str], out: str | None, **sizes: f
     with _plain_errors():
         from dataclasses import asdict
 
-        from pipeline.config.schema import Config, SampleConfig
+        from pipeline.config.schema import Config
+        from pipeline.config.sections import SampleConfig
         from pipeline.data.sample import write_sample
 
         config = _config_of(path, overrides) or Config()

@@ -141,7 +141,7 @@ def compare(
     if not purge_gaps and not (baseline and candidate):
         raise ValueError("two runs are compared: give --baseline and --candidate, or --purge-gaps such as 0,5")
 
-    from pipeline.config.schema import split_overrides
+    from pipeline.config.reading import split_overrides
     from pipeline.experiments.compare import compare_purge_gaps, compare_runs
     from pipeline.tracking.runs import configure, store
 
@@ -175,7 +175,7 @@ def check_lookahead(function: str, source: str, n_prefixes: int, out: str) -> No
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.config.schema import DataConfig
+    from pipeline.config.sections import DataConfig
     from pipeline.data.lookahead import compare_prefixes, load_function, write_cells
     from pipeline.data.table import read_table
 
@@ -211,7 +211,7 @@ COMMANDS = (compare, placebo, planted, check_lookahead)
 @contextmanager
 def _prepared(path: str, overrides: Sequence[str], *, fresh: bool) -> Iterator[Job]:
     """The job on the real data, with nowhere to log to."""
-    from pipeline.config.schema import load_config, split_overrides
+    from pipeline.config.reading import load_config, split_overrides
     from pipeline.job import Job
     from pipeline.prepare import prepare
     from pipeline.tracking.progress import Reporter

@@ -24,7 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from numpy.typing import NDArray
 
-from pipeline.config.schema import DataConfig
+from pipeline.config.sections import DataConfig
 from tft.panel import AHEAD, Panel
 from tft.volatility import MIN_RETURNS
 

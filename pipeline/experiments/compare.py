@@ -15,7 +15,9 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pipeline.config.schema import Config, ConfigError, load_config
+from pipeline.config.bars import min_bars
+from pipeline.config.reading import load_config
+from pipeline.config.schema import Config, ConfigError
 from pipeline.job import JOB_KEY, Job, flattened
 from pipeline.phases import production
 from pipeline.prepare import prepare
@@ -145,7 +147,7 @@ def compare_purge_gaps(
     configured = load_config(path, overrides)
     configs = [with_purge_gap(configured, gap) for gap in gaps]
     with Reporter() as reporter:
-        data, device = prepare(max(configs, key=lambda config: config.min_bars), reporter)
+        data, device = prepare(max(configs, key=min_bars), reporter)
         with parent_run("compare", None) as parent:
             parent.tags({"command": "compare", "config": path})
             runs: list[ProductionRun] = []

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.config.schema import PlaceboConfig
+from pipeline.config.sections import PlaceboConfig
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.experiments.repetitions import Repetitions, holdout_sharpe, table_of
 from pipeline.job import Job

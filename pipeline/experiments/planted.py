@@ -23,7 +23,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.schema import MAX_REPETITIONS, MIN_RECORD_BARS
+from pipeline.config.bars import MIN_RECORD_BARS
+from pipeline.config.sections import MAX_REPETITIONS
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.experiments.repetitions import Repetitions, table_of
 from pipeline.job import Job

@@ -20,11 +20,12 @@ import mlflow
 import torch
 from mlflow.exceptions import MlflowException
 
-from pipeline.config.schema import Config, sha256_of, to_mapping
+from pipeline.config.reading import from_json, to_json, to_mapping
+from pipeline.config.schema import Config, sha256_of
 from pipeline.data.table import Dataset
 from pipeline.execution import in_processes, n_workers
 from pipeline.experiments.null_targets import NullTargets
-from pipeline.job import FITS, Job, from_json, to_json
+from pipeline.job import FITS, Job
 from pipeline.phases.out_of_sample import record_folds
 from pipeline.phases.tuning import tuning_folds
 from pipeline.tracking.keys import PHASE_KEY, RESULT, find_finished, source_sha256

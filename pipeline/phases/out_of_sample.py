@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.schema import MIN_RECORD_BARS, Config, Selection, sha256_of
+from pipeline.config.bars import MIN_RECORD_BARS, min_inner_bars, min_nested_bars
+from pipeline.config.schema import Config, Selection, sha256_of
 from pipeline.job import Job
 from pipeline.phases import exploration, prefilter, pruning, tuning
 from pipeline.phases.prefilter import Prefiltered
@@ -164,15 +165,15 @@ def record_folds(job: Job) -> list[Fold]:
     folds = job.folds(n_bars, step_size=config.production.step_size, max_folds=config.production.max_folds)
     if config.selection == "holdout":
         return folds
-    reported = [fold for fold in folds if fold.validation.stop >= config.min_inner_bars]
+    reported = [fold for fold in folds if fold.validation.stop >= min_inner_bars(config)]
     n_record = n_bars - config.timing.label_bars - reported[0].test.start if reported else 0
     if n_record < MIN_RECORD_BARS:
         raise ValueError(
             f"selection: nested leaves {n_record} bars of record, {MIN_RECORD_BARS} are needed: "
             + (
-                f"the table has {n_bars} bars, bring {config.min_nested_bars}, or shorten walk_forward.train_window or "
-                f"exploration.step_size"
-                if n_bars < config.min_nested_bars
+                f"the table has {n_bars} bars, bring {min_nested_bars(config)}, or shorten walk_forward.train_window "
+                f"or exploration.step_size"
+                if n_bars < min_nested_bars(config)
                 else f"raise production.max_folds ({config.production.max_folds})"
             )
         )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.schema import PrefilterConfig
+from pipeline.config.sections import PrefilterConfig
 from pipeline.job import Job
 from pipeline.tracking.runs import Run
 from tft.panel import Panel, group_of

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.assessment import Assessment, assess, enter_look, say_what_can_be_found
-from pipeline.config.schema import Config, to_mapping
+from pipeline.config.reading import to_mapping
+from pipeline.config.schema import Config
 from pipeline.job import Job
 from pipeline.phases import pruning, tuning
 from pipeline.phases.out_of_sample import Choice, Walked, choose, out_of_sample

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from pipeline.config.schema import PruningConfig
+from pipeline.config.sections import PruningConfig
 from pipeline.job import Job
 from pipeline.phases import exploration
 from pipeline.phases.exploration import Explored

@@ -10,7 +10,8 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from pipeline.config.schema import ConfigError, to_mapping
+from pipeline.config.reading import to_mapping
+from pipeline.config.schema import ConfigError
 from pipeline.job import Job
 from pipeline.phases import pruning
 from pipeline.phases.search import STORAGE, Report, ended, first_parameters, open_study, search, trials_allowed

@@ -28,7 +28,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
 import tft
-from pipeline.config.schema import RegistryConfig
+from pipeline.config.sections import RegistryConfig
 from pipeline.statistics.significance import MIN_INFERENCE_BARS, sharpe_difference
 from pipeline.tracking.ledger import Look, enter
 from pipeline.tracking.runs import Run

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pipeline.config.reading import from_json
 from pipeline.config.schema import Config
 from pipeline.data.table import Dataset, panel_sha256
-from pipeline.job import Job, flattened, from_json
+from pipeline.job import Job, flattened
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run, parent_run
 from tests.conftest import CPU, small_panel

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config.schema import DataConfig
+from pipeline.config.sections import DataConfig
 from pipeline.data.checks import Finding, check_data, summary
 from pipeline.data.sample import write_sample
 from pipeline.data.table import load_panel

@@ -24,7 +24,7 @@ import polars as pl
 import pytest
 from botocore.config import Config
 
-from pipeline.config.schema import DataConfig
+from pipeline.config.sections import DataConfig
 from pipeline.data.sample import write_sample
 from pipeline.data.table import DataError, Dataset, load_panel
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.config.schema import DataConfig
+from pipeline.config.sections import DataConfig
 from pipeline.data.table import DataError, load_panel, panel_from_frame, panel_sha256
 from tft.panel import Panel
 

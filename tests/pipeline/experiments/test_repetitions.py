@@ -15,7 +15,8 @@ import pytest
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
-from pipeline.config.schema import Config, PlaceboConfig
+from pipeline.config.schema import Config
+from pipeline.config.sections import PlaceboConfig
 from pipeline.data.table import Dataset
 from pipeline.experiments.placebo import p_value_of
 from pipeline.experiments.repetitions import KEPT, Repetitions, judged_run, null_targets

@@ -21,7 +21,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pipeline.config.schema import RegistryConfig
+from pipeline.config.sections import RegistryConfig
 from pipeline.registry import versions as registry
 from pipeline.registry.versions import (
     ALIAS,

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.job import from_json
+from pipeline.config.reading import from_json
 from pipeline.statistics import significance
 from pipeline.statistics.baselines import BaselineRow
 from pipeline.statistics.inference import (
