@@ -22,7 +22,8 @@ from pipeline.config.bars import n_development
 from pipeline.config.reading import from_json, to_json, to_mapping
 from pipeline.config.schema import Config
 from pipeline.data.checks import SEVERITIES, Finding, check_data, summary
-from pipeline.data.table import DataError, Dataset, panel_sha256
+from pipeline.data.dataset import Dataset, panel_sha256
+from pipeline.data.errors import DataError
 from pipeline.tracking.keys import PHASE_KEY, RESULT, find_finished, phase_key
 from pipeline.tracking.progress import Quiet, Reporter
 from pipeline.tracking.runs import Run, Silent, git_commit

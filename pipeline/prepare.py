@@ -11,8 +11,8 @@ import torch
 from pipeline.config.bars import min_bars
 from pipeline.config.schema import Config
 from pipeline.config.sections import DataConfig, SampleConfig
+from pipeline.data.dataset import Dataset, load_panel
 from pipeline.data.sample import write_sample
-from pipeline.data.table import Dataset, load_panel
 from pipeline.tracking.progress import Reporter
 from tft.train import choose_device
 

@@ -176,8 +176,8 @@ def check_lookahead(function: str, source: str, n_prefixes: int, out: str) -> No
     from rich.table import Table
 
     from pipeline.config.sections import DataConfig
+    from pipeline.data.files import read_table
     from pipeline.data.lookahead import compare_prefixes, load_function, write_cells
-    from pipeline.data.table import read_table
 
     prices = read_table(DataConfig(source=source))
     found = compare_prefixes(load_function(function), prices, n_prefixes=n_prefixes)

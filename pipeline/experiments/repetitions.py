@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.config.reading import from_json, to_json, to_mapping
 from pipeline.config.schema import Config, sha256_of
-from pipeline.data.table import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.execution import in_processes, n_workers
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.job import FITS, Job

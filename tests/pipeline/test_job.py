@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.config.reading import from_json
 from pipeline.config.schema import Config
-from pipeline.data.table import Dataset, panel_sha256
+from pipeline.data.dataset import Dataset, panel_sha256
 from pipeline.job import Job, flattened
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run, parent_run

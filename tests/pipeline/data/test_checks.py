@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.config.sections import DataConfig
 from pipeline.data.checks import Finding, check_data, summary
+from pipeline.data.dataset import load_panel
 from pipeline.data.sample import write_sample
-from pipeline.data.table import load_panel
 from tests.conftest import ROOT
 from tests.pipeline.data.test_leaks import ahead, market, noisy, with_column
 from tft.panel import Panel

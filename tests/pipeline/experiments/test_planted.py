@@ -11,7 +11,7 @@ from scipy import stats
 
 from pipeline.config.schema import Config
 from pipeline.config.sections import DataConfig
-from pipeline.data.table import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.experiments.planted import (
     Plan,

@@ -17,7 +17,7 @@ import torch
 from pipeline.config.bars import min_inner_bars, min_nested_bars
 from pipeline.config.reading import from_json, load_config, to_json
 from pipeline.config.schema import Config, ConfigError, Selection
-from pipeline.data.table import Dataset, panel_sha256
+from pipeline.data.dataset import Dataset, panel_sha256
 from pipeline.job import INNER, Job
 from pipeline.phases import out_of_sample as oos
 from pipeline.phases import prefilter

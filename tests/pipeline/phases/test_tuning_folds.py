@@ -11,7 +11,7 @@ from pipeline.config.bars import min_bars
 from pipeline.config.schema import Config
 from pipeline.config.sections import TuningConfig
 from pipeline.config.space import Range
-from pipeline.data.table import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.job import Job
 from pipeline.phases.tuning import tuning_folds
 from tests.conftest import CPU
