@@ -21,17 +21,19 @@ from tft.volatility import MIN_RETURNS
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """A checked table: its panel, the hash of the panel's content, where it came from, and its rows."""
+    """A table that has been checked, and the panel it holds."""
 
     panel: Panel
     sha256: str
+    """Hash of the panel's content (`panel_sha256`)."""
     source: str
+    """The file, glob or S3 object it was read from."""
     n_rows: int
     sigma: NDArray[np.float64] | None = None
-    """(T, A) volatility to scale by, where it is not that of the panel's own returns."""
+    """(T, A) volatility per bar to scale labels and positions by; None: that of the panel's own returns."""
 
     def first_bars(self, n_bars: int) -> Dataset:
-        """The table as it stood when bar n_bars - 1 had closed."""
+        """The table as it stood after its first `n_bars` bars."""
         panel = self.panel.first_bars(n_bars)
         sigma = None if self.sigma is None else self.sigma[:n_bars]
         return replace(self, panel=panel, sha256=panel_sha256(panel, sigma), n_rows=panel.returns.size, sigma=sigma)
@@ -42,7 +44,8 @@ def load_panel(
 ) -> Dataset:
     """Read `config.source`: a Parquet, CSV or Arrow IPC file, a glob of them, or `s3://bucket/key`.
 
-    min_bars is what a single fold needs, min_symbol_bars how many returns every instrument must have. Raises DataError.
+    `min_bars` is the fewest bars the table may have, `min_symbol_bars` the fewest returns an instrument may have.
+    Raises DataError.
     """
     frame = read_table(config)
     panel = panel_from_frame(
@@ -56,9 +59,8 @@ def load_panel(
 
 
 def panel_sha256(panel: Panel, sigma: NDArray[np.float64] | None = None) -> str:
-    """Hash of times, symbols, names and values: equal content, equal hash (-0.0 is 0.0, every NaN the same NaN).
-
-    `sigma` (T, A): a volatility of its own that the panel is scaled by.
+    """Hash of times, symbols, column names and values, and of `sigma` (T, A) where the panel is scaled by another
+    volatility than its own. Equal content gives equal hashes: -0.0 counts as 0.0, and every NaN as the same NaN.
     """
     names = [list(panel.symbols), list(panel.feature_names), list(panel.features.shape)]
     digest = hashlib.sha256(json.dumps(names).encode())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class DataError(ValueError):
-    """A table that cannot be used. `findings`: one plain sentence for each thing that is wrong with it."""
+    """A table that cannot be used. `findings` holds one sentence for each thing that is wrong with it."""
 
     def __init__(self, source: str, findings: Sequence[str]) -> None:
         self.findings = tuple(findings)

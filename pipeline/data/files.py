@@ -13,7 +13,10 @@ from pipeline.data.s3 import local_copy
 
 
 def read_table(config: DataConfig) -> pl.DataFrame:
-    """All rows of all files of `config.source`, one after the other in order of their names. Raises DataError."""
+    """The rows of all files that `config.source` names, joined in the order of the files' names. Raises DataError.
+
+    Where files disagree on the type of time, times are kept as text, so that what mixes them is found with the rest.
+    """
     source, time_column = config.source, config.time_column
     if source.startswith("s3://"):
         files = [(source.rpartition("/")[2], local_copy(source))]
@@ -39,6 +42,7 @@ def read_table(config: DataConfig) -> pl.DataFrame:
 
 
 def _read_file(path: Path, name: str, source: str) -> pl.DataFrame:
+    """One file, read by its suffix. `name` is what a message calls it: a copy from S3 has a path that tells nothing."""
     try:
         match path.suffix.lower():
             case ".parquet" | ".pq":

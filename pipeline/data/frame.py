@@ -1,7 +1,7 @@
 """From a long polars frame, one row per (bar, instrument), to a checked Panel.
 
 Everything wrong with a table is found in one pass and raised together as one DataError. Rows are numbered from 1.
-Shapes: R rows of the frame.
+Shapes: R rows of the frame, one per (bar, instrument).
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ def panel_from_frame(
     min_symbol_bars: int = MIN_RETURNS,
     execution_delay_bars: int = 1,
 ) -> Panel:
-    """Check a long table, one row per (bar, instrument), and pivot it. Raises DataError with every finding."""
+    """Check a long table, one row per (bar, instrument), and pivot it.
+
+    `min_bars` is the fewest bars the table may have, `min_symbol_bars` the fewest returns an instrument may have. Of
+    the columns in `config.known` the model also sees the value of the bar in which the position is held, which is
+    1 + execution_delay_bars bars ahead. Raises DataError with every finding.
+    """
     check = _Check(frame)
     if config.symbol_column in frame.columns:
         check.symbols = frame[config.symbol_column].cast(pl.String).str.strip_chars().replace("", None)
@@ -55,16 +60,7 @@ def panel_from_frame(
         check.every(config.return_column, ~(prices["ret_1d"] <= -1.0), "are -1 or less: no more than all can be lost")
     check.length(prices, min_bars, min_symbol_bars)
 
-    for option, listed in (("data.exclude", config.exclude), ("data.known", config.known)):
-        for name in listed:
-            if name not in frame.columns:
-                check.absent(name, f"listed in {option}")
-    for name in config.accept:
-        ahead = name.endswith(AHEAD) and name.removesuffix(AHEAD) in config.known
-        if name not in frame.columns and not ahead:
-            check.absent(name, "listed in data.accept")
-    for name in sorted({*config.known} & {*config.exclude}):
-        check.findings.append(f"column {name} is listed in both data.known and data.exclude: take it out of one")
+    check.listed(config)
     not_features = RESERVED | {time_column, config.symbol_column, *key_names.values(), *config.exclude}
     names = [name for name in frame.columns if name not in not_features]
     if not names:
@@ -90,11 +86,12 @@ class _Check:
     findings: list[str] = field(default_factory=list)
 
     def absent(self, name: str, what: str) -> None:
+        """Report that the table has no column `name`, and which of its columns is called most like it."""
         nearest = get_close_matches(name.split(" ")[0], self.frame.columns, 1)
         self.findings.append(f"no column {name} ({what})" + (f": the nearest is {nearest[0]}" if nearest else ""))
 
     def place(self, row: int) -> str:
-        """Symbol, bar and number of a row, as far as they are known."""
+        """A row by its symbol and bar, as far as they are known, and its number."""
         symbol = f"{self.symbols[row]} " if len(self.symbols) and self.symbols[row] else ""
         bar = f"at {str(self.times[row]).removesuffix(' 00:00:00')} " if len(self.times) and self.times[row] else ""
         return f"{symbol}{bar}(row {row + 1})" if symbol or bar else f"row {row + 1}"
@@ -109,6 +106,7 @@ class _Check:
             )
 
     def read_times(self, name: str) -> None:
+        """Fill `times` from column `name`: dates, times (in UTC where they have a zone), or either as text."""
         column = self.frame[name]
         if column.dtype == pl.String:
             days = column.str.to_date("%Y-%m-%d", strict=False)
@@ -132,7 +130,7 @@ class _Check:
         self.every(name, column.is_not_null(), "are empty: every row needs a time")
 
     def order(self) -> None:
-        """Bars of an instrument come once each, and forward in time."""
+        """Report rows that repeat a bar of their instrument, or go back in time."""
         if not len(self.times) or not len(self.symbols):
             return
         rows = pl.DataFrame({"time": self.times, "symbol": self.symbols}).with_row_index("row").drop_nulls()
@@ -146,7 +144,7 @@ class _Check:
             self.findings.append(f"{what}; first {self.place(back[0])}: sort the table by time")
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """The column as floats (R,), missing = NaN. What is not a finite number is reported, and missing too."""
+        """A column as floats (R,). Missing values are NaN; so is what is no finite number, which is reported."""
         column = self.frame[name]
         missing = np.full(len(column), np.nan)
         if column.null_count() == len(column):
@@ -173,7 +171,7 @@ class _Check:
         return np.where(finite, values, np.nan)
 
     def length(self, prices: dict[str, NDArray[np.float64]], min_bars: int, min_symbol_bars: int) -> None:
-        """Bars enough for a fold, and returns enough in every instrument. A first close alone gives no return."""
+        """Report too few bars for a fold, and instruments with too few returns. A first close gives no return."""
         if not len(self.times) or not len(self.symbols) or not prices:
             return
         moved = np.isfinite(prices["ret_1d"] if "ret_1d" in prices else prices["close"])
@@ -189,3 +187,16 @@ class _Check:
         if n_bars < min_bars:
             what = f"the table has {n_bars} bars up to the last return, a single fold needs {min_bars}"
             self.findings.append(f"{what}: bring more bars or make the windows shorter")
+
+    def listed(self, config: DataConfig) -> None:
+        """Report columns that the configuration lists and the table lacks, or that it lists for two ends."""
+        for option, names in (("data.exclude", config.exclude), ("data.known", config.known)):
+            for name in names:
+                if name not in self.frame.columns:
+                    self.absent(name, f"listed in {option}")
+        for name in config.accept:
+            ahead = name.endswith(AHEAD) and name.removesuffix(AHEAD) in config.known
+            if name not in self.frame.columns and not ahead:
+                self.absent(name, "listed in data.accept")
+        for name in sorted({*config.known} & {*config.exclude}):
+            self.findings.append(f"column {name} is listed in both data.known and data.exclude: take it out of one")
