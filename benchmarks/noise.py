@@ -24,7 +24,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.config.schema import Config, load_config
+from pipeline.config.reading import load_config
+from pipeline.config.schema import Config
 from pipeline.execution import in_processes
 from pipeline.experiments.placebo import best_trial_sharpe, repeat
 from pipeline.job import Job

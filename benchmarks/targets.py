@@ -39,7 +39,7 @@ from benchmarks.reference_run import (
     SEED,
     noise_panel,
 )
-from pipeline.config.schema import PruningConfig
+from pipeline.config.sections import PruningConfig
 from pipeline.phases.exploration import Explored
 from pipeline.phases.pruning import prune
 from pipeline.tracking.kept import LocalStore

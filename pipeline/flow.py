@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from pipeline.assessment import assess, enter_look, say_what_can_be_found
 from pipeline.config.reading import from_json, to_json, to_mapping
 from pipeline.data.checks import Finding, check_data, summary
-from pipeline.data.table import DataError
+from pipeline.data.errors import DataError
 from pipeline.job import Job, flattened
 from pipeline.phases import exploration as exploring
 from pipeline.phases import prefilter as prefiltering

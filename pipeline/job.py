@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.config.schema import Config, DataConfig, SampleConfig
+from pipeline.config import bars
+from pipeline.config.schema import Config
+from pipeline.config.sections import DataConfig, SampleConfig
+from pipeline.data.dataset import Dataset, load_panel, panel_sha256
 from pipeline.data.sample import write_sample
-from pipeline.data.table import Dataset, load_panel, panel_sha256
 from pipeline.phases.training_data import TrainingData
 from pipeline.tracking.commit import git_commit
 from pipeline.tracking.keys import key_of
@@ -42,7 +44,7 @@ class Job:
         """Bars that phases 1-4 may see."""
         if self.n_selection_bars is not None:
             return self.n_selection_bars
-        return self.config.n_development(self.data.panel.times)
+        return bars.n_development(self.config, self.data.panel.times)
 
     @cached_property
     def development_panel(self) -> Panel:
@@ -117,7 +119,7 @@ def open_job(config: Config, say: Callable[[str], None], *, fresh: bool = False,
     device = choose_device(config.device)
     ensure_sample(config, say)
     data = load_panel(
-        config.data, min_bars=min_bars or config.min_bars, execution_delay_bars=config.execution_delay_bars
+        config.data, min_bars=min_bars or bars.min_bars(config), execution_delay_bars=config.execution_delay_bars
     )
     n_bars, n_symbols, n_features = data.panel.features.shape
     say(f"{data.source}: {n_bars} bars, {n_symbols} instruments, {n_features} columns; training on {device.type}")

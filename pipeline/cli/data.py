@@ -33,7 +33,8 @@ def sample_data(path: str, overrides: Sequence[str], out: str | None, **sizes: f
     """
     from dataclasses import asdict
 
-    from pipeline.config.schema import Config, SampleConfig
+    from pipeline.config.schema import Config
+    from pipeline.config.sections import SampleConfig
     from pipeline.data.sample import write_sample
 
     config = config_of(path, overrides) or Config()
@@ -65,9 +66,9 @@ def check_lookahead(function: str, source: str, n_prefixes: int, out: str) -> No
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.config.schema import DataConfig
+    from pipeline.config.sections import DataConfig
+    from pipeline.data.files import read_table
     from pipeline.data.lookahead import compare_prefixes, load_function, write_cells
-    from pipeline.data.table import read_table
 
     prices = read_table(DataConfig(source=source))
     found = compare_prefixes(load_function(function), prices, n_prefixes=n_prefixes)

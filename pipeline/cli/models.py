@@ -35,7 +35,7 @@ def predict(
     import polars as pl
 
     from pipeline.config.schema import Config
-    from pipeline.data.table import read_table
+    from pipeline.data.files import read_table
     from pipeline.strategy import TFTStrategy
     from pipeline.tracking.runs import configure
 
@@ -118,7 +118,7 @@ def models(path: str, overrides: Sequence[str], name: str, candidate: str) -> No
 
 def _promote(config: Config, name: str, candidate: str) -> str:
     """Apply the configured rule to a version on the bars of the configured table; returns what came of it."""
-    from pipeline.data.table import load_panel
+    from pipeline.data.dataset import load_panel
     from pipeline.registry.promotion import promote
     from pipeline.registry.versions import find_version, versions
 

@@ -1,9 +1,9 @@
-"""What is wrong with the data, looked for before anything is trained on it.
+"""Checks of the data, made before anything is trained on it.
 
 Shapes: T bars, A instruments, F features, B blocks of bars.
 
-Each check is a function of the development panel that gives findings. An error stops the command unless the
-configuration lists the column in `data.accept`: looked at, and fine. A warning is for a person to look at.
+Each check is a function from the development panel to findings. An error stops the command unless the configuration
+lists the column in `data.accept`, as one that somebody has looked at and found right. A warning stops nothing.
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 BLOCK_BARS = 21
 SIDE_BLOCKS = 5
-"""A scale has to hold for this many blocks before and after it changes: a wild quarter is not enough."""
+"""The old scale has to hold for this many blocks before the change, and the new one after it: a wild quarter is not
+enough."""
 JUMP_FACTOR = 10.0
-"""Least ratio of scales. Calm and wild quarters of one market differ by less; units differ by 10 or more."""
+"""Least ratio of the two scales. Calm and wild quarters of one market differ by less, units by 10 or more."""
 STALE_SHARE = 0.05
-"""Least share of bars that repeat the value before."""
+"""Least share of bars that repeat the value of the bar before."""
 MOVING_SHARE = 0.5
-"""A column that repeats more than this is slow (a weekly report, a calendar), not stale."""
+"""A column that repeats a larger share than this is slow (a weekly report, a calendar), not stale."""
 _REMEDY = "remove it (data.exclude), or list it in data.accept if you know why it may"
 
 
 @dataclass(frozen=True)
 class Finding:
+    """One thing that may be wrong with the data."""
+
     severity: Severity
     check: str
     where: str
@@ -54,10 +57,10 @@ class Finding:
 def check_data(
     panel: Panel, *, timing: Timing, n_holdout_bars: int | None, accept: Sequence[str] = ()
 ) -> tuple[Finding, ...]:
-    """All findings on the development bars of a panel, worst first.
+    """All findings on a panel of development bars, worst first.
 
-    `n_holdout_bars`: bars of the holdout with a known return, of which nothing else is looked at; None where there is
-    no holdout by design. Findings in the columns of `accept` become notes.
+    `n_holdout_bars` is the number of holdout bars with a known return, the only thing about the holdout that is looked
+    at; None for `selection: nested`, which has no holdout. Findings in the columns of `accept` become notes.
     """
     found = [
         *_too_few_bars(panel, timing, n_holdout_bars),
@@ -71,7 +74,8 @@ def check_data(
 
 
 def summary(findings: Sequence[Finding], *, n_lines: int = 10, n_alike: int = 3) -> list[str]:
-    """At most `n_lines` lines of findings, at most `n_alike` for one check and severity, and one that counts them."""
+    """At most `n_lines` findings, a line each, at most `n_alike` of one check and severity; then a line that counts all
+    of them where some were left out."""
     alike: Counter[tuple[str, str]] = Counter()
     shown: list[str] = []
     for finding in findings:
@@ -136,7 +140,7 @@ def _too_few_bars(panel: Panel, timing: Timing, n_holdout_bars: int | None) -> I
 
 
 def _leaks(panel: Panel, timing: Timing) -> Iterator[Finding]:
-    """One finding a column: the IC that is furthest beyond luck, and every instrument it is found in."""
+    """One finding for each suspected column: its IC furthest beyond luck, and every instrument it is found in."""
     by_column: dict[str, list[Suspect]] = {}
     for suspect in suspects(panel, timing):
         by_column.setdefault(suspect.column, []).append(suspect)
@@ -175,11 +179,11 @@ def _leaks(panel: Panel, timing: Timing) -> Iterator[Finding]:
 
 
 def _scale_jumps(panel: Panel) -> Iterator[Finding]:
-    """Columns whose changes from bar to bar become JUMP_FACTOR times as large within a block of bars, or as small.
+    """Columns whose changes from bar to bar become JUMP_FACTOR times as large, or as small, within a block of bars.
 
-    The scale of a block is the median of |x_t - x_(t-1)| over the changes that are not 0: unlike that of x it does not
-    wander when a slow column crosses 0. At a jump the smallest of SIDE_BLOCKS blocks on one side exceeds the largest on
-    the other that many times; the block between may be mixed.
+    The scale of a block is the median of |x_t - x_(t-1)| over the changes that are not 0; unlike the median of |x| it
+    does not wander when a slow column crosses 0. At a jump the smallest scale of SIDE_BLOCKS blocks on one side is at
+    least JUMP_FACTOR times the largest on the other; the block between them may be mixed.
     """
     n_blocks = (len(panel.times) - 1) // BLOCK_BARS
     if n_blocks < 2 * SIDE_BLOCKS + 1:
@@ -213,7 +217,7 @@ def _scale_jumps(panel: Panel) -> Iterator[Finding]:
 
 
 def _block_medians(change: Column) -> Column:
-    """(B, F) lower median of each block of (B * BLOCK_BARS, F); NaN where three quarters of it are missing."""
+    """(B, F) lower median of each block of (B * BLOCK_BARS, F); NaN where more than three quarters are missing."""
     blocks = np.sort(change.reshape(-1, BLOCK_BARS, change.shape[1]), axis=1)  # NaN last
     count = np.isfinite(blocks).sum(axis=1)
     median = np.take_along_axis(blocks, np.maximum(count - 1, 0)[:, None] // 2, axis=1)[:, 0]
@@ -221,7 +225,8 @@ def _block_medians(change: Column) -> Column:
 
 
 def _first_of(change: Column, old: float, new: float) -> int:
-    """The bar from which changes (n,) lie on the new side of the geometric mean of two scales, fewest exceptions."""
+    """The bar from which changes (n,) lie on the new scale's side of the geometric mean of both, with the fewest
+    exceptions before and after."""
     present = np.isfinite(change)
     is_new = (change > math.sqrt(old * new)) == (new > old)
     early, late = np.cumsum(present & is_new), np.cumsum((present & ~is_new)[::-1])[::-1]
@@ -233,16 +238,16 @@ def _first_of(change: Column, old: float, new: float) -> int:
 
 
 def _repeats(panel: Panel, asset: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Where a value (T - 1, F) repeats the one of the bar before, and how many bars (F,) have both."""
+    """Whether each value repeats that of the bar before (T - 1, F), and how many bars have both values (F,)."""
     values = panel.features[:, asset]
     pairs = np.isfinite(values[1:]) & np.isfinite(values[:-1])
     return values[1:] == values[:-1], pairs.sum(axis=0)
 
 
 def _stale_values(panel: Panel) -> Iterator[Finding]:
-    """Columns that repeat the value of the bar before on a share of bars, though they move on most.
+    """Columns that move on most bars and repeat the value of the bar before on STALE_SHARE of them or more.
 
-    A value that the column comes back to later is one of its levels (0, a limit, a count), not a stale one.
+    A value that the column comes back to later is one of its levels (0, a limit, a count) and does not count as stale.
     """
     found: dict[int, list[tuple[float, str, int, int]]] = {}
     for a, symbol in enumerate(panel.symbols):
@@ -271,7 +276,7 @@ def _stale_values(panel: Panel) -> Iterator[Finding]:
 
 
 def _longest_run(repeats: NDArray[np.bool_]) -> tuple[int, int]:
-    """The bar whose value is repeated most often in a row, and how often."""
+    """The bar whose value is repeated most often in a row, and how often it is repeated."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], repeats, [False]]).astype(np.int8)))
     starts, lengths = edges[::2], edges[1::2] - edges[::2]
     longest = int(lengths.argmax())
@@ -279,7 +284,8 @@ def _longest_run(repeats: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def _repeated_rows(panel: Panel) -> Iterator[Finding]:
-    """Bars on which every column that moves repeats the bar before, what is missing included; at least two of them."""
+    """Bars on which all columns that move, two at least, repeat the bar before; a value missing on both counts as
+    repeated."""
     for a, symbol in enumerate(panel.symbols):
         repeats, n_pairs = _repeats(panel, a)
         moving = np.flatnonzero((n_pairs > 0) & (repeats.sum(axis=0) <= MOVING_SHARE * n_pairs))

@@ -1,11 +1,11 @@
-"""Columns that know the future: rank information coefficients with what the coming bars bring.
+"""Columns that know the future, found by their rank correlation with the returns of coming bars.
 
 Shapes: T bars, A instruments, F features, K targets, C tests.
 
-An information coefficient (IC) here is the rank correlation over time of a column with a target, within one instrument
-or pooled over all. Ranks, because a leak that was rescaled, clipped or squashed is still one, and a single wild value
-is none. One instrument at a time too, because a column may be wrong for one alone. The targets are the label, and the
-return of each of the next bars: a window of bars that holds a copy of any of them holds that of the label in one bar.
+An information coefficient (IC) is here the rank correlation over time of a column with a target, within one instrument
+or pooled over all. Ranks find a leak that was rescaled, clipped or squashed, and are not moved by a single wild value.
+Each instrument is tested by itself too, because a column may be wrong for one alone. The targets are the label and the
+return of each of the next bars: a window of bars that holds a copy of any of them holds the label's at some bar.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tft.volatility import Timing, ewm_volatility, scaled_label
 Array = NDArray[np.float64]
 
 FUTURE_BARS = 21
-"""Returns up to this many bars ahead are targets: shifts by a day, a week, a month."""
+"""Returns up to this many bars ahead are targets, so that shifts by a day, a week or a month are found."""
 FALSE_ALARMS = 0.001
-"""At most this share of tables without any signal has a suspect: divided by the number of tests (Bonferroni)."""
+"""Share of tables without any signal in which some column is suspected, at most (Bonferroni over all tests)."""
 NOTABLE_IC = 0.1
-"""No smaller IC is a suspect, however many bars speak for it: honest daily columns reach it rarely."""
+"""A smaller IC is never suspected, however many bars it was measured on: honest daily columns rarely reach it."""
 HONEST_IC = 0.2
-"""No honest column of daily bars has more: held alone it would earn an annual Sharpe of 0.2 * sqrt(252) = 3.2 on one
-instrument, twice that on four independent ones."""
+"""The most that an honest column of daily bars has: traded alone it would earn an annual Sharpe ratio of
+0.2 * sqrt(252) = 3.2 on one instrument, twice that on four independent ones."""
 HONEST_ERRORS = 4.0
-"""Standard errors above HONEST_IC from which luck is no excuse: 1 in 30,000 for a column as good as that."""
+"""A column whose true IC is HONEST_IC is measured this many standard errors above it once in 30,000 times."""
 COPY_IC = 0.999
-"""From here on a column is its target in all but scale and rounding."""
+"""A column with this IC or more is its target in all but scale and rounding."""
 MIN_COPY_BARS = 20
 """With fewer bars even a copy may be chance: nothing is tested."""
 _CELLS_AT_ONCE = 2_000_000
@@ -43,17 +43,17 @@ _CELLS_AT_ONCE = 2_000_000
 
 @dataclass(frozen=True)
 class Suspect:
-    """An IC that luck does not explain."""
+    """A column with an IC that luck does not explain."""
 
     column: str
     instrument: str | None
-    """None: all of them pooled."""
+    """None: all instruments pooled."""
     target: str
     ic: float
     standard_error: float
-    """HAC."""
+    """Robust to heteroscedasticity and autocorrelation (HAC)."""
     least_ic: float
-    """Lower end of the confidence interval of |ic| that holds for all tests of the table together."""
+    """Lower end of the confidence interval of |ic|, simultaneous over all tests of the table."""
     n_bars: int
     n_tests: int
 
@@ -63,17 +63,17 @@ class Suspect:
 
     @property
     def is_leak(self) -> bool:
-        """More than an honest column has, luck included."""
+        """Whether |ic| is more than an honest column can have, luck included."""
         return self.is_copy or abs(self.ic) - HONEST_ERRORS * self.standard_error > HONEST_IC
 
 
 def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
     """All (column, instrument or pool, target) with |IC| at least NOTABLE_IC and beyond luck among all tests made.
 
-    |IC| - q * SE is above 0, with SE the HAC standard error (`_standard_errors`) and q the Student t quantile at
-    FALSE_ALARMS / (2 * tests). Its degrees of freedom are those of the variance estimate, n / sum of squared lag
-    weights (Priestley 1981, section 6.2.3), so that few bars, or labels that overlap, ask for more. A copy
-    needs MIN_COPY_BARS, all others MIN_INFERENCE_BARS.
+    Beyond luck means |IC| - q * SE > 0, with SE the HAC standard error (`_standard_errors`) and q the Student t
+    quantile at FALSE_ALARMS / (2 * number of tests). Its degrees of freedom are those of the variance estimate, n / sum
+    of squared lag weights (Priestley 1981, section 6.2.3), so that with few bars, or labels that overlap, |IC| has to
+    be larger. A copy needs MIN_COPY_BARS bars, everything else MIN_INFERENCE_BARS.
     """
     names, targets = _targets(panel, timing)
     ranks = _ranks(panel.features)

@@ -1,8 +1,8 @@
-"""Does a user's own feature code look ahead? It is run on the past alone, and has to say what it says of the whole.
+"""Whether a user's own feature code looks ahead.
 
 The function is called with the price table up to some bar, as it stood when that bar had closed, and again with all of
-it. A feature of bar t is known once bar t has closed, so that later bars change nothing about it; where they do, the
-function looks ahead. That it looks at nothing but the table it is given is not tested.
+it. A feature of bar t is known once bar t has closed, so later bars must not change it; where they do, the function
+looks ahead. Whether it reads anything beside the table it is given is not tested.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import polars.selectors as cs
 FeatureCode = Callable[[pl.DataFrame], Any]
 
 RELATIVE_TOLERANCE = 1e-6
-"""Of the larger value: float32 columns are rounded to about this."""
+"""Relative to the larger of two values: float32 columns are rounded to about this."""
 ABSOLUTE_TOLERANCE = 1e-12
-"""Of the largest value of the column: sums of floats in another order differ by less."""
+"""Relative to the largest value of the column: sums of floats in another order differ by less."""
 LAST_BARS = 3
-"""Prefixes that lack the last bar, the last two, and so on: where the last bars alone are special, these show it."""
+"""This many more prefixes are tried, which lack only the last bar, the last two, and so on: they show code that treats
+the last bars differently."""
 TIME, SYMBOL, ROW = "time", "symbol", "(row)"
 _ON_PREFIX = ".on_prefix"
 
@@ -37,21 +38,25 @@ class Change:
     """A column whose values at some bars depend on bars after them."""
 
     column: str
-    """ROW: the row itself is there or not, depending on later bars."""
+    """Its name; ROW where the row itself is there or not, depending on later bars."""
     n_values: int
-    """(bar, symbol) at which it changes."""
+    """Number of its values (bar, symbol) that change."""
     first_bar: str
     first_symbol: str
     prefix_end: str
-    """Last bar of a prefix on which that first value is another one than with all bars."""
+    """Last bar of a prefix on which that first value differs."""
     on_prefix: str
+    """The value computed from that prefix."""
     with_all_bars: str
+    """The value computed from the whole table."""
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """What a function computes from prefixes of a table, against what it computes from the whole."""
+
     changes: tuple[Change, ...]
-    """In order of the function's columns; empty where nothing looks ahead."""
+    """The columns that look ahead, in the order of the function's columns."""
     cells: pl.DataFrame
     """(time, symbol, one boolean per column): whether the value changes. Rows without any change are left out."""
     n_prefixes: int
@@ -60,7 +65,7 @@ class Comparison:
 
 
 def load_function(reference: str) -> FeatureCode:
-    """`module:function`, the module found from the current folder too. Raises ValueError if there is none such."""
+    """The function that `module:function` names; the current folder is searched too. Raises ValueError without it."""
     module_name, separator, name = reference.partition(":")
     if not separator or not module_name or not name:
         raise ValueError(f"{reference!r} names no function: write module:function, such as my_features:build")
@@ -79,14 +84,14 @@ def load_function(reference: str) -> FeatureCode:
 
 
 def compare_prefixes(function: FeatureCode, prices: pl.DataFrame, *, n_prefixes: int = 10) -> Comparison:
-    """Call `function` on `n_prefixes` evenly spread beginnings of the table, on those that lack only the last bars, and
-    on all of it, and compare what it says of the bars they share.
+    """Call `function` on prefixes of the table and on all of it, and compare the bars that they share.
 
-    `prices` has `date` or `timestamp`, and `symbol`, one row per (bar, instrument); a prefix has all rows up to a bar.
-    The function returns a polars or pandas table with the same two key columns. A value changes if it differs by more
-    than RELATIVE_TOLERANCE of itself and ABSOLUTE_TOLERANCE of its column's largest, or is there in one and missing in
-    the other. Raises ValueError where the function cannot be judged: it fails, returns no such table, or something else
-    when called again.
+    `prices` has the columns `date` or `timestamp`, and `symbol`, one row per (bar, instrument); a prefix has all rows
+    up to a bar. There are `n_prefixes` evenly spread ones, and LAST_BARS that lack only the last bars. The function
+    returns a polars or pandas table with the same two key columns. A value changes if it differs by more than
+    RELATIVE_TOLERANCE times itself plus ABSOLUTE_TOLERANCE times the largest of its column, or if it is missing in one
+    of the two. Raises ValueError for a function that cannot be judged: it fails, returns something that is not such a
+    table, or returns other values when called again.
     """
     if n_prefixes < 10:
         raise ValueError(f"{n_prefixes} prefixes show too little: take at least 10")
@@ -128,7 +133,7 @@ def compare_prefixes(function: FeatureCode, prices: pl.DataFrame, *, n_prefixes:
 
 
 def write_cells(found: Comparison, path: str) -> None:
-    """Every value that changes as a row (time, symbol, column) of a CSV file."""
+    """Write a CSV file with a row (time, symbol, column) for every value that changes."""
     if Path(path).suffix != ".csv":
         raise ValueError(f"--out {path} must end in .csv")
     long = found.cells.unpivot(index=[TIME, SYMBOL], variable_name="column", value_name="changed")
@@ -136,7 +141,7 @@ def write_cells(found: Comparison, path: str) -> None:
 
 
 def _features(function: FeatureCode, prices: pl.DataFrame, given: str) -> pl.DataFrame:
-    """What the function returns: `time`, `symbol`, `(row)` = true, and its columns, sorted by key."""
+    """The function's table in one form: `time`, `symbol`, `(row)` = true, its columns; sorted by time and symbol."""
     try:
         returned = function(prices)
     except Exception as error:  # whatever the user's code does
@@ -174,7 +179,7 @@ def _features(function: FeatureCode, prices: pl.DataFrame, given: str) -> pl.Dat
 
 
 def _differing(whole: pl.DataFrame, part: pl.DataFrame) -> pl.DataFrame:
-    """(time, symbol, one boolean per column) of the rows in which a value differs."""
+    """The rows in which a value differs: (time, symbol, one boolean per column)."""
     columns = list(dict.fromkeys((*whole.columns, *part.columns)))[2:]
     joined = whole.join(part, on=[TIME, SYMBOL], how="full", coalesce=True, suffix=_ON_PREFIX)
     expressions = []
@@ -197,7 +202,7 @@ def _differing(whole: pl.DataFrame, part: pl.DataFrame) -> pl.DataFrame:
 def _note_first(
     first: dict[str, tuple[Any, ...]], cells: pl.DataFrame, whole: pl.DataFrame, part: pl.DataFrame, cut: Any
 ) -> None:
-    """Keep, of each column that differs, the earliest (bar, symbol), the prefix it was seen on, and both values."""
+    """Keep for each column that differs the earliest (bar, symbol), the end of the prefix, and both values."""
     for name in cells.columns[2:]:
         rows = cells.filter(pl.col(name)).select(TIME, SYMBOL)
         if len(rows) and (name not in first or rows.row(0) < first[name][:2]):
@@ -206,7 +211,7 @@ def _note_first(
 
 
 def _value(table: pl.DataFrame, name: str, key: tuple[Any, ...]) -> Any:
-    """None where the table lacks the column or the row."""
+    """The value of a column at (time, symbol); None where the table lacks the column or the row."""
     rows = table.filter((pl.col(TIME) == key[0]) & (pl.col(SYMBOL) == key[1]))
     if name not in table.columns or rows.is_empty():
         return None
@@ -239,7 +244,7 @@ def _text(value: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The kind of a failure in the user's code, what it says, and the line of their file that it came from."""
+    """A failure in the user's code on one line: its kind, its message, and the line of their file it came from."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(str(Path.cwd()))]
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{where}"

@@ -1,6 +1,6 @@
-"""A seeded feature table that looks like a real one, and the truth about it.
+"""A seeded feature table that looks like a real one, and a record of what was put into it.
 
-Shapes: H bars of history before the table, T bars in it, N = H + T, A instruments.
+Shapes: T bars of the table, N = HISTORY + T bars with those before it, A instruments.
 
 The market is noise: GARCH volatility, fat-tailed shocks shared between the instruments, no drift. Features are causal
 functions of past shocks and volatility, or autoregressive noise of their own; none of them says anything about a later
@@ -8,9 +8,9 @@ return. With `oracle_sharpe` above 0 a persistent signal moves the return of bar
 
     return[t + 1 + delay] = volatility[t + 1 + delay] * (strength * signal[t] + shock),    signal = sum_j w_j * column_j
 
-The five planted columns carry one independent component each, a different one for every instrument. Whoever knows the
-signal and holds signal[t] / sigma_t of each instrument, equally weighted and without costs, earns that annual Sharpe.
-Price features leave the planted part of past returns out: otherwise momentum would carry the signal a second time.
+The five planted columns carry one independent component each, a different one for every instrument. A trader who knows
+the signal and holds signal[t] / sigma_t of each instrument, equally weighted and without costs, earns an annual Sharpe
+ratio of `oracle_sharpe`. Price features leave out the planted part of past returns, or momentum would carry it twice.
 """
 
 from __future__ import annotations
@@ -21,9 +21,17 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from pipeline.data.sample_columns import (
+    HISTORY,
+    PLANTED,
+    add_degenerate,
+    autoregressive,
+    feature_names,
+    feature_values,
+    remove_values,
+)
 from tft.metrics import sharpe
 from tft.volatility import ewm_volatility
 
@@ -31,37 +39,14 @@ Array = NDArray[np.float64]
 Column = NDArray[np.float32]
 
 SYMBOLS = ("NIFTY", "BANKNIFTY", "FINNIFTY", "MIDCPNIFTY", "NIFTYNXT50", "NIFTYIT", "NIFTYMETAL", "NIFTYPHARMA")
-PLANTED = ("pvol_client_opt_put_net_z21", "fut_basis_z21", "opt_pcr_z21", "nsevol_deliv_z21", "settle_span_z21")
-# Series by group; a star marks one that is the same for every instrument.
-SERIES = {
-    "pvol": "client_opt_put_net client_opt_call_net client_fut_net fii_opt_put_net fii_fut_net* dii_fut_net*",
-    "inst": "dii_net* fii_net* net* dii_fii_ratio*",
-    "brd": "netadv* above50* above200* newhighs*",
-    "fii": "net* gross* idxfut_longshare* stkfut_net*",
-    "mktact": "turnover* trades* delivery* ticket*",
-    "micro": "spread depth imbalance kyle",
-    "nfo": "value* oi* bank_share* turnover_oi*",
-    "nsevol": "deliv turnover amihud avgprice",
-    "settle": "dte* is_expiry* span sigma basis",
-    "opt": "pcr oi callwall putwall",
-    "optx": "atm_iv skew term straddle",
-    "intra": "rv jump last30 vwapgap",
-    "px": "ret absret range logvol downside",
-    "fut": "basis oi calspread rollover",
-    "vix": "level* vrp* term* gap*",
-    "ban": "stocks* entries* share*",
-    "crypto": "btc_ret* btc_vol* eth_ret* eth_btc*",
-}
-TRANSFORMS = ("", "_chg1", "_chg5", "_mean5", "_z21", "_z63")
-CALENDAR = ("settle_dte", "settle_is_expiry")
 PERSISTENCE = 0.9
-HISTORY = 300
+"""Lag-one autocorrelation of the planted columns."""
 LAST_BAR = np.datetime64("2026-02-10")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What is true of a sample table; written beside it as `<stem>.truth.json`."""
+    """What was put into a sample table; written beside it as `<stem>.truth.json`."""
 
     seed: int
     n_bars: int
@@ -69,14 +54,14 @@ class Truth:
     execution_delay_bars: int
     periods_per_year: float
     oracle_sharpe: float
-    """Annual Sharpe asked for: its expectation while all instruments trade."""
+    """Annual Sharpe ratio asked for: what the oracle expects to earn while all instruments trade."""
     oracle_sharpe_realised: float
-    """The same over the bars of this one table, luck included; 0 where nothing is planted."""
+    """What the oracle earns over the bars of this table, luck included; 0 where nothing is planted."""
     signal_strength: float
-    """Expected return of a signal of 1, in units of that bar's volatility."""
+    """Expected return for a signal of 1, in units of the bar's volatility."""
     signal_persistence: float
     planted: dict[str, float]
-    """Column -> w, with signal = sum of w * column; empty where nothing is planted."""
+    """Column -> its weight in the signal, which is the weighted sum of these columns; empty if nothing is planted."""
     degenerate: dict[str, str]
     """Column -> why a prefilter has to drop it."""
 
@@ -93,13 +78,13 @@ def write_sample(
     execution_delay_bars: int = 1,
     periods_per_year: float = 252.0,
 ) -> Truth:
-    """Write a daily table (Parquet, CSV or Arrow IPC by the suffix) and its truth. The same arguments, the same table.
+    """Write a daily table (Parquet, CSV or Arrow IPC by the suffix) and its truth; equal arguments give equal tables.
 
-    n_features columns survive a prefilter, the five planted ones among them; n_degenerate more are constant, mostly
-    missing, or collinear with another column. Raises ValueError for sizes that cannot be had.
+    The prefilter keeps `n_features` columns, the five planted ones among them; `n_degenerate` more are constant, mostly
+    missing, or collinear with another column. Raises ValueError for sizes that cannot be made.
     """
     path = Path(path)
-    names = _feature_names(n_features)
+    names = feature_names(n_features)
     _check(path, n_bars, n_symbols, names, n_features, n_degenerate)
 
     def stream(number: int) -> np.random.Generator:
@@ -108,7 +93,7 @@ def write_sample(
     n = HISTORY + n_bars
     dates = _dates(stream(0), n)
     shocks, volatility = _market(stream(1), n, n_symbols)
-    components = _autoregressive(stream(2), np.full(len(PLANTED), PERSISTENCE), n, n_symbols)
+    components = autoregressive(stream(2), np.full(len(PLANTED), PERSISTENCE), n, n_symbols)
     weights = _weights(stream(3))
     signal = np.tensordot(weights, components, axes=1)
     lead = 1 + execution_delay_bars
@@ -117,12 +102,12 @@ def write_sample(
     moves[lead:] += strength * volatility[lead:] * signal[:-lead]
     close = 10_000.0 * np.cumprod(1.0 + np.maximum(moves, -0.5), axis=0) * np.linspace(1.0, 2.5, n_symbols)
 
-    features = _features(stream(4), names, shocks, volatility, dates)
+    features = feature_values(stream(4), names, shocks, volatility, dates)
     if strength > 0.0:
         features |= dict(zip(PLANTED, components, strict=True))
     columns = {name: values[HISTORY:].astype(np.float32) for name, values in features.items()}
-    _lose_some(stream(5), columns, n_symbols)
-    degenerate = _add_degenerate(stream(6), columns, n_degenerate)
+    remove_values(stream(5), columns, n_symbols)
+    degenerate = add_degenerate(stream(6), columns, n_degenerate)
     traded = _traded(stream(7), n_bars, n_symbols)
     close = np.where(traded, close[HISTORY:], np.nan)
     returns = _returns(close)
@@ -146,6 +131,7 @@ def write_sample(
 
 
 def _check(path: Path, n_bars: int, n_symbols: int, names: list[str], n_features: int, n_degenerate: int) -> None:
+    """Raises ValueError for the first size that cannot be made; `names` are the columns there are."""
     if path.suffix not in {".parquet", ".csv", ".arrow"}:
         raise ValueError(f"{path.name} ends in {path.suffix or 'nothing'}: name it .parquet, .csv or .arrow")
     if n_bars < 50:
@@ -156,18 +142,6 @@ def _check(path: Path, n_bars: int, n_symbols: int, names: list[str], n_features
         raise ValueError(f"n_features is {n_features}, it must lie between {len(PLANTED)} and {len(names)}")
     if not 0 <= n_degenerate <= 4 * (n_features - len(PLANTED)):
         raise ValueError(f"n_degenerate is {n_degenerate}, {n_features} features allow {4 * (n_features - 5)} at most")
-
-
-def _feature_names(n_features: int) -> list[str]:
-    """The planted columns and the first of every group in turn, listed by group; all there are if more are asked."""
-    groups = [
-        [f"{group}_{series.rstrip('*')}{end}" for end in TRANSFORMS for series in listed.split()]
-        for group, listed in SERIES.items()
-    ]
-    groups = [[name for name in group if not name.startswith(CALENDAR) or name in CALENDAR] for group in groups]
-    in_turn = [group[i] for i in range(max(map(len, groups))) for group in groups if i < len(group)]
-    chosen = set([*PLANTED, *(name for name in in_turn if name not in PLANTED)][: max(n_features, len(PLANTED))])
-    return [name for group in groups for name in group if name in chosen]
 
 
 def _dates(rng: np.random.Generator, n: int) -> NDArray[np.datetime64]:
@@ -192,15 +166,6 @@ def _market(rng: np.random.Generator, n: int, n_symbols: int) -> tuple[Array, Ar
     return volatility * unit, volatility
 
 
-def _autoregressive(rng: np.random.Generator, persistence: Array, n: int, n_symbols: int) -> Array:
-    """(len(persistence), N, A) independent AR(1) series of variance 1."""
-    noise = rng.standard_normal((len(persistence), n, n_symbols))
-    fresh = np.sqrt(1.0 - persistence**2)[:, None]
-    for t in range(1, n):
-        noise[:, t] = persistence[:, None] * noise[:, t - 1] + fresh * noise[:, t]
-    return noise
-
-
 def _weights(rng: np.random.Generator) -> Array:
     """(5,) weights of the planted columns: of either sign, alike in size, squares summing to 1."""
     weights = rng.uniform(0.8, 1.2, len(PLANTED)) * rng.choice([-1.0, 1.0], len(PLANTED))
@@ -208,11 +173,11 @@ def _weights(rng: np.random.Generator) -> Array:
 
 
 def _strength(oracle_sharpe: float, n_symbols: int, lead: int, periods_per_year: float) -> float:
-    """The strength m that makes the oracle's annual Sharpe what was asked.
+    """The signal strength m with which the oracle's expected annual Sharpe ratio is the one asked for.
 
     With k = volatility[t + lead] / sigma_t and signal s ~ N(0, 1), one instrument earns k*s*(m*s + shock): mean m*E[k],
-    variance (1 + 3*m^2)*E[k^2] - m^2*E[k]^2, uncorrelated between instruments. Solved for m; E[k] and E[k^2] are
-    measured on a long market of the same kind, always the same one.
+    variance (1 + 3*m^2)*E[k^2] - m^2*E[k]^2, uncorrelated between instruments. This is solved for m, with E[k] and
+    E[k^2] measured on one long market of the same kind. Raises ValueError for a Sharpe ratio that no m reaches.
     """
     if not oracle_sharpe > 0.0:
         if oracle_sharpe == 0.0:
@@ -230,103 +195,15 @@ def _strength(oracle_sharpe: float, n_symbols: int, lead: int, periods_per_year:
 
 
 def _realised(signal: Array, returns: Array, lead: int, periods_per_year: float) -> float:
-    """Annual Sharpe over this table of holding signal[t] / sigma_t (T, A), equally weighted, without costs."""
+    """Annual Sharpe ratio over this table of holding signal[t] / sigma_t (T, A), equally weighted, without costs."""
     pnl = (signal / ewm_volatility(returns))[:-lead] * returns[lead:]
     decided = np.flatnonzero(np.isfinite(pnl).any(axis=1))
     return sharpe(np.nan_to_num(pnl[decided]).mean(axis=1), periods_per_year=periods_per_year)
 
 
-def _features(
-    rng: np.random.Generator, names: list[str], shocks: Array, volatility: Array, dates: NDArray[np.datetime64]
-) -> dict[str, Array]:
-    """Column -> (N, A): the series in their transforms, complete from bar HISTORY on, in table order."""
-    n, n_symbols = shocks.shape
-    noise = np.exp(0.3 * rng.standard_normal(shocks.shape))
-    days_to_expiry = -dates.astype(np.int64) % 7  # to the next Thursday: day 0, 1970-01-01, was one
-    drawn = {
-        "px_ret": shocks,
-        "px_absret": np.abs(shocks),
-        "px_range": volatility * noise,
-        "px_logvol": np.log(volatility),
-        "px_downside": np.minimum(shocks, 0.0) ** 2,
-        "vix_level": 1600.0 * volatility.mean(axis=1, keepdims=True) * noise[:, :1] ** 0.3,
-        "intra_rv": 16.0 * volatility * noise**0.7,
-        "settle_sigma": np.sqrt(0.06 * shocks**2 + 0.94 * volatility**2),
-        "settle_dte": days_to_expiry[:, None].astype(np.float64),
-        "settle_is_expiry": (days_to_expiry == 0)[:, None].astype(np.float64),
-    }
-    columns: dict[str, Array] = {}
-    wanted = set(names)
-    for group, listed in SERIES.items():
-        for star in listed.split():
-            series = f"{group}_{star.rstrip('*')}"
-            persistence, size, middle = rng.uniform(0.5, 0.97), 10.0 ** rng.uniform(-1.0, 3.0), rng.normal()
-            values = drawn.get(series)
-            if values is None:
-                width = 1 if star.endswith("*") else n_symbols
-                values = size * (middle + _autoregressive(rng, np.array([persistence]), n, width)[0])
-            for end in TRANSFORMS:
-                if series + end in wanted:
-                    columns[series + end] = np.broadcast_to(_transform(values, end), (n, n_symbols))
-    return {name: columns[name] for name in names}
-
-
-def _transform(values: Array, end: str) -> Array:
-    """One of TRANSFORMS of a series (N, A), from its past alone; NaN where the past is too short."""
-    if end == "":
-        return values
-    bars = int(end.lstrip("_chgmeanz"))
-    out = np.full_like(values, np.nan)
-    if end.startswith("_chg"):
-        out[bars:] = values[bars:] - values[:-bars]
-        return out
-    window = sliding_window_view(values, bars, axis=0)  # (N - bars + 1, A, bars)
-    mean = window.mean(axis=2)
-    out[bars - 1 :] = mean if end.startswith("_mean") else (values[bars - 1 :] - mean) / window.std(axis=2)
-    return out
-
-
-def _lose_some(rng: np.random.Generator, columns: dict[str, Column], n_symbols: int) -> None:
-    """Take values away in place as in real tables: late beginnings, gaps, a group the last instrument does not have."""
-    for name, values in columns.items():
-        fate, start, gaps = rng.uniform(), rng.uniform(0.05, 0.35), rng.uniform(size=values.shape)
-        if name in PLANTED or name in CALENDAR:
-            continue
-        if fate < 0.12:
-            values[: int(start * len(values))] = np.nan
-        elif fate < 0.4:
-            values[gaps < 0.03] = np.nan
-        if name.startswith("intra_") and n_symbols > 1:
-            values[:, -1] = np.nan
-
-
-def _add_degenerate(rng: np.random.Generator, columns: dict[str, Column], count: int) -> dict[str, str]:
-    """Add `count` columns in place that tell nothing new. Copies have less data than the column they repeat."""
-    sources = [name for name in columns if name not in PLANTED]
-    sources = [sources[i] for i in rng.permutation(len(sources))]
-    why: dict[str, str] = {}
-    for i in range(count):
-        source = sources[i // 4]
-        values = columns[source].copy()
-        if i % 4 == 0:
-            name, reason = f"{source}_flag", "constant"
-            values[:] = float(i % 8 == 0)
-        elif i % 4 == 1:
-            name, reason = f"{source}_legacy", "more than half missing in every instrument"
-            values[rng.uniform(size=values.shape) < rng.uniform(0.7, 0.95)] = np.nan
-        elif i % 4 == 2:
-            name, reason = f"{source}_dup", f"copy of {source}"
-        else:
-            name, reason = f"{source}_pct", f"linear in {source}"
-            values = np.float32(-100.0) * values + np.nanstd(values)
-        if i % 4 >= 2:
-            values[: max(2, len(values) // 50)] = np.nan
-        columns[name], why[name] = values, reason
-    return why
-
-
 def _traded(rng: np.random.Generator, n_bars: int, n_symbols: int) -> NDArray[np.bool_]:
-    """(T, A): the first instrument always, the others with a gap now and then, the last only after an eighth."""
+    """(T, A) whether an instrument trades: the first always, the others with rare gaps, the last after an eighth of the
+    bars."""
     traded = rng.uniform(size=(n_bars, n_symbols)) > 0.005
     traded[: n_bars // 8, -1] = False
     traded[:, 0] = True
@@ -357,6 +234,7 @@ def _long(
 
 
 def _write(path: Path, frame: pl.DataFrame) -> None:
+    """Write the table under another name first, so that a table that is there is always whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     if path.suffix == ".parquet":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline import flow
+from pipeline.config.bars import min_bars
 from pipeline.config.reading import load_config
 from pipeline.config.schema import Config, ConfigError
 from pipeline.experiments.comparison_report import beside, differing, log, note
@@ -50,7 +51,7 @@ def compare_purge_gaps(
     configured = load_config(path, overrides)
     configs = [with_purge_gap(configured, gap) for gap in gaps]
     with Reporter() as reporter:
-        opened = open_job(configured, reporter.say, fresh=fresh, min_bars=max(config.min_bars for config in configs))
+        opened = open_job(configured, reporter.say, fresh=fresh, min_bars=max(min_bars(config) for config in configs))
         with parent_run("compare", None) as parent:
             parent.tags({"command": "compare", "config": path})
             runs: list[ProductionRun] = []

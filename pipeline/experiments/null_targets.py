@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.schema import Config
-from pipeline.data.table import Dataset, panel_sha256
+from pipeline.data.dataset import Dataset, panel_sha256
 from pipeline.job import Job
 from pipeline.phases.folds import exploration_folds, production_folds, tuning_folds
 from pipeline.statistics.significance import admissible_shifts

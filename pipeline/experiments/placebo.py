@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.config.schema import PlaceboConfig
+from pipeline.config.sections import PlaceboConfig
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.experiments.placebo_targets import PlaceboRepetition, repetition
 from pipeline.experiments.production_runs import holdout_sharpe

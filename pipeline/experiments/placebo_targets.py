@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.table import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.job import Job
 from pipeline.phases.production import Walked

@@ -19,8 +19,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.schema import MAX_REPETITIONS
-from pipeline.data.table import Dataset
+from pipeline.config.sections import MAX_REPETITIONS
+from pipeline.data.dataset import Dataset
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.job import Job
 from pipeline.phases.prefilter import prefilter

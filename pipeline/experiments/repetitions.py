@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.config.reading import from_json, to_json
-from pipeline.data.table import Dataset
+from pipeline.data.dataset import Dataset
 from pipeline.execution import in_processes, n_workers
 from pipeline.flow import out_of_sample
 from pipeline.job import PHASES, Job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.config.bars import min_inner_bars, min_nested_bars
 from pipeline.config.schema import Config
 from tft.folds import Fold, final_fold, walk_forward
 from tft.metrics import MIN_INFERENCE_BARS
@@ -38,13 +39,13 @@ def production_folds(config: Config, n_bars: int) -> list[Fold]:
     folds = _folds(config, n_bars, step_size=production.step_size, max_folds=production.max_folds)
     if config.selection == "holdout":
         return folds
-    reported = [fold for fold in folds if fold.validation.stop >= config.min_inner_bars]
+    reported = [fold for fold in folds if fold.validation.stop >= min_inner_bars(config)]
     n_record = n_bars - config.timing.label_bars - reported[0].test.start if reported else 0
     if n_record < MIN_INFERENCE_BARS:
         remedy = (
-            f"the table has {n_bars} bars, bring {config.min_nested_bars}, or shorten walk_forward.train_window or "
+            f"the table has {n_bars} bars, bring {min_nested_bars(config)}, or shorten walk_forward.train_window or "
             f"exploration.step_size"
-            if n_bars < config.min_nested_bars
+            if n_bars < min_nested_bars(config)
             else f"raise production.max_folds ({production.max_folds})"
         )
         raise ValueError(

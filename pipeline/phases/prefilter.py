@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.schema import PrefilterConfig
+from pipeline.config.sections import PrefilterConfig
 from tft.panel import Panel
 
 _BLOCK = 64

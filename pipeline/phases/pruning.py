@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config.schema import PruningConfig
+from pipeline.config.sections import PruningConfig
 from pipeline.phases.exploration import Explored
 from tft.panel import group_of
 

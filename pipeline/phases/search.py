@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from pipeline.config.schema import WHOLE_NUMBERS, Range
+from pipeline.config.space import WHOLE_NUMBERS, Range
 from tft.windows import key
 
 STORAGE = "sqlite:///optuna.db"

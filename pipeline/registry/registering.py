@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
 import tft
-from pipeline.config.schema import RegistryConfig
+from pipeline.config.sections import RegistryConfig
 from pipeline.registry.promotion import promote
 from pipeline.registry.versions import ARTIFACT, quiet_mlflow, unreachable
 from pipeline.tracking.runs import Run

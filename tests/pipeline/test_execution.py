@@ -83,7 +83,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tests.pieces import ignore, sleep_as_told
 from pipeline.execution import in_processes
-import pipeline.data.table
+import pipeline.data.dataset
 import signal
 
 class Killed(BaseException):

@@ -14,7 +14,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
 from pipeline.config.schema import Config
-from pipeline.data.table import Dataset, panel_sha256
+from pipeline.data.dataset import Dataset, panel_sha256
 from pipeline.flow import Finished, run_phase
 from pipeline.job import Job
 from pipeline.tracking.kept import Kept

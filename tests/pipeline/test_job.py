@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config.schema import Config, SampleConfig
+from pipeline.config.schema import Config
+from pipeline.config.sections import SampleConfig
 from pipeline.job import PHASES, Job, ensure_sample, flattened
 from tests.conftest import small_panel
 from tests.pipeline.test_flow import CONFIG, dataset, job_of

@@ -307,7 +307,7 @@ def test_a_missing_sample_is_generated_and_said(
 
 
 def cli_config():  # type: ignore[no-untyped-def]
-    from pipeline.config.schema import load_config
+    from pipeline.config.reading import load_config
 
     return load_config(MICRO)
 

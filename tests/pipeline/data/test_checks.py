@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config.schema import DataConfig
+from pipeline.config.sections import DataConfig
 from pipeline.data.checks import Finding, check_data, summary
+from pipeline.data.dataset import load_panel
 from pipeline.data.sample import write_sample
-from pipeline.data.table import load_panel
 from tests.conftest import ROOT
 from tests.pipeline.data.test_leaks import ahead, market, noisy, with_column
 from tft.panel import Panel

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr, t
 
-from pipeline.config.schema import DataConfig
+from pipeline.config.sections import DataConfig
+from pipeline.data.dataset import load_panel
 from pipeline.data.leaks import FALSE_ALARMS, HONEST_ERRORS, HONEST_IC, NOTABLE_IC, Suspect, _standard_errors, suspects
 from pipeline.data.sample import write_sample
-from pipeline.data.table import load_panel
 from tft.panel import Panel
 from tft.volatility import Timing, ewm_volatility, held_return, scaled_label
 

@@ -24,9 +24,10 @@ import polars as pl
 import pytest
 from botocore.config import Config
 
-from pipeline.config.schema import DataConfig
+from pipeline.config.sections import DataConfig
+from pipeline.data.dataset import Dataset, load_panel
+from pipeline.data.errors import DataError
 from pipeline.data.sample import write_sample
-from pipeline.data.table import DataError, Dataset, load_panel
 
 COMMON = """[DEFAULT]
 bind_ip = 127.0.0.1

@@ -16,7 +16,8 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
 from pipeline.cli.commands import main
-from pipeline.config.schema import ConfigError, load_config, sha256_of, to_mapping
+from pipeline.config.reading import load_config, to_mapping
+from pipeline.config.schema import ConfigError, sha256_of
 from pipeline.experiments.compare import (
     compare_runs,
     differing,

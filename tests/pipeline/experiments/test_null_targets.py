@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.schema import Config, DataConfig
-from pipeline.data.table import Dataset, panel_sha256
+from pipeline.config.schema import Config
+from pipeline.config.sections import DataConfig
+from pipeline.data.dataset import Dataset, panel_sha256
 from pipeline.experiments.null_targets import MIN_SHIFTS, NullTargets
 from tests.conftest import CPU, small_panel
 from tft.market import Market

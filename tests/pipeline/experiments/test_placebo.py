@@ -16,8 +16,8 @@ import polars as pl
 import pytest
 from mlflow.entities import Run as MlflowRun
 
-from pipeline.config.schema import load_config
-from pipeline.data.table import load_panel
+from pipeline.config.reading import load_config
+from pipeline.data.dataset import load_panel
 from pipeline.experiments.placebo import Placebo, PlaceboRepetition, long_only_sharpe, repeat
 from pipeline.job import Job
 from pipeline.reporting import luck_figures as luck_plots

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.config.schema import Config, DataConfig
-from pipeline.data.table import Dataset
+from pipeline.config.schema import Config
+from pipeline.config.sections import DataConfig
+from pipeline.data.dataset import Dataset
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.experiments.planted import (
     Plan,

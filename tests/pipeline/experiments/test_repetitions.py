@@ -15,8 +15,9 @@ import pytest
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
-from pipeline.config.schema import Config, PlaceboConfig
-from pipeline.data.table import Dataset
+from pipeline.config.schema import Config
+from pipeline.config.sections import PlaceboConfig
+from pipeline.data.dataset import Dataset
 from pipeline.experiments.placebo import p_value_of
 from pipeline.experiments.repetitions import KEPT, Repetitions, judged_run, null_targets
 from pipeline.job import Job

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config.schema import Config, Range, load_config
-from pipeline.data.table import Dataset, panel_sha256
+from pipeline.config.reading import load_config
+from pipeline.config.schema import Config
+from pipeline.config.space import Range
+from pipeline.data.dataset import Dataset, panel_sha256
 from pipeline.job import Job
 from pipeline.phases import trials, tuning
 from pipeline.phases.trials import Candidate, TrialWalks

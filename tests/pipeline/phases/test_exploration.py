@@ -8,8 +8,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from pipeline.config.schema import Config, ExplorationConfig
-from pipeline.data.table import Dataset, panel_sha256
+from pipeline.config.schema import Config
+from pipeline.config.sections import ExplorationConfig
+from pipeline.data.dataset import Dataset, panel_sha256
 from pipeline.job import Job
 from pipeline.phases.exploration import PROBE_BLOCK_BARS, _explore, with_probes
 from pipeline.tracking.progress import Reporter

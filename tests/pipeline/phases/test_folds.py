@@ -7,8 +7,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from pipeline.config.schema import Config, Range, TuningConfig
-from pipeline.data.table import Dataset
+from pipeline.config.bars import min_bars
+from pipeline.config.schema import Config
+from pipeline.config.sections import TuningConfig
+from pipeline.config.space import Range
+from pipeline.data.dataset import Dataset
 from pipeline.job import Job
 from pipeline.phases.tuning import tuning_folds
 from tests.conftest import CPU
@@ -44,7 +47,7 @@ CASES = [(n_bars, folds) for n_bars in (127, 200, 331) for folds in (1, 2, 3, 7)
 
 def made(n_bars: int, folds: int, **more: Any) -> tuple[Job, list[Fold]]:
     job = job_of(n_bars, folds, **more)
-    if n_bars < job.config.min_bars:
+    if n_bars < min_bars(job.config):
         pytest.skip("too few bars for so many folds")
     return job, tuning_folds(job)
 

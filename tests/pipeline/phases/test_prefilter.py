@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.config.schema import DataConfig, PrefilterConfig
+from pipeline.config.sections import DataConfig, PrefilterConfig
+from pipeline.data.dataset import load_panel
 from pipeline.data.sample import write_sample
-from pipeline.data.table import load_panel
 from pipeline.phases.prefilter import Prefiltered, collinear, prefilter
 from tft.panel import Panel
 

@@ -14,9 +14,11 @@ import polars as pl
 import pytest
 import torch
 
-from pipeline.config.schema import Config, ConfigError, Selection, load_config
-from pipeline.data.table import Dataset, panel_sha256
-from pipeline.job import INNER, Job, from_json, to_json
+from pipeline.config.bars import min_inner_bars, min_nested_bars
+from pipeline.config.reading import from_json, load_config, to_json
+from pipeline.config.schema import Config, ConfigError, Selection
+from pipeline.data.dataset import Dataset, panel_sha256
+from pipeline.job import INNER, Job
 from pipeline.phases import out_of_sample as oos
 from pipeline.phases import prefilter
 from pipeline.phases.exploration import Explored
@@ -148,7 +150,7 @@ def test_the_record_begins_with_the_first_fold_that_has_three_inner_folds() -> N
     from 2 bars later on; the last label is that of bar 177 of 180. Three exploration folds 15 bars apart need
     3 + (40 + 2 + 1) + 2 * 15 + 2 = 78 bars, two tuning folds of 10 bars 3 + 43 + 19 + 2 = 67: fold 0 (43) has too
     few, fold 1 (78) just enough."""
-    assert NESTED.min_inner_bars == 78
+    assert min_inner_bars(NESTED) == 78
     folds = record_folds(job_of(plain_panel()))
     assert [(fold.index, fold.validation.stop, fold.test) for fold in folds] == [
         (1, 78, range(80, 115)),
@@ -167,7 +169,7 @@ def test_all_folds_are_reported_of_a_holdout() -> None:
 def test_bars_enough_for_tuning_can_be_what_a_fold_waits_for() -> None:
     """Ten tuning folds of ten bars: 3 + 43 + 99 + 2 = 147 bars, which fold 3 (148) is the first to have."""
     config = replace(NESTED, tuning=replace(NESTED.tuning, folds=10))
-    assert config.min_inner_bars == 147
+    assert min_inner_bars(config) == 147
     folds = record_folds(job_of(plain_panel(300), config))
     assert folds[0].index == 3 and folds[0].validation.stop == 148
 
@@ -187,7 +189,7 @@ def test_what_is_said_to_be_needed_is_the_least_that_is_accepted(
         exploration=replace(NESTED.exploration, step_size=inner_step),
         production=replace(NESTED.production, step_size=step_size),
     )
-    n_bars = config.min_nested_bars
+    n_bars = min_nested_bars(config)
     folds = record_folds(job_of(plain_panel(n_bars), config))
     assert sorted({bar for fold in folds for bar in fold.test}) == list(
         range(n_bars - 63 - 1 - horizon, n_bars - 1 - horizon)
@@ -478,7 +480,7 @@ def test_a_whole_nested_job(place: Workplace) -> None:
 
 def test_too_few_bars_are_refused_before_anything_is_trained(place: Workplace) -> None:
     """145 are needed (see above: fold 1 is tested from bar 80 on, 63 bars, 2 for the label)."""
-    assert NESTED.min_nested_bars == 145
+    assert min_nested_bars(NESTED) == 145
     short = "data.source=data/short.parquet;data.sample.n_bars=144"
     done = place.run("production", "--config", str(NESTED_MICRO), "--set", short, code=2)
     (complaint,) = (line for line in done.stderr.splitlines() if line.startswith("Error"))

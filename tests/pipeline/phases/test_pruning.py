@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.config.schema import PruningConfig
+from pipeline.config.sections import PruningConfig
 from pipeline.phases.exploration import Explored
 from pipeline.phases.pruning import Pruned, Ranked, log_vsn_tables, prune
 

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.config.schema import Range
+from pipeline.config.space import Range
 from pipeline.phases.search import RANDOM_TRIALS, Objective, Report, ended, first_parameters, open_study, search
 
 SPACE = {

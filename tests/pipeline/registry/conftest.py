@@ -11,7 +11,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from pipeline.config.schema import RegistryConfig
+from pipeline.config.sections import RegistryConfig
 from pipeline.registry.promotion import Rule
 from pipeline.registry.registering import Registered, register_and_promote
 from pipeline.registry.versions import versions

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.data.table import Dataset, panel_sha256
+from pipeline.data.dataset import Dataset, panel_sha256
 from pipeline.job import PHASES, Job
 from pipeline.tracking import keys
 from pipeline.tracking.keys import closure, key_of, library_versions, source_sha256

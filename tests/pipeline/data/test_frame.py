@@ -1,85 +1,16 @@
-"""Reading a table: formats, renamings, the hash, and every finding in one pass."""
+"""From a frame to a panel: renamings, columns known in advance, kinds of values, and every finding in one pass."""
 
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.config.schema import DataConfig
-from pipeline.data.table import DataError, load_panel, panel_from_frame, panel_sha256
-from tft.panel import Panel
-
-REAL_TABLE = Path(__file__).resolve().parents[4] / "shared" / "data" / "panel.parquet"
-N_BARS = 30
-
-
-def good_table(n_bars: int = N_BARS, symbols: tuple[str, ...] = ("A", "B")) -> pl.DataFrame:
-    """Rows by date, then symbol; px_x counts rows, so that every value says where it comes from."""
-    n = n_bars * len(symbols)
-    return pl.DataFrame(
-        {
-            "date": [date(2024, 1, 1) + timedelta(days=i // len(symbols)) for i in range(n)],
-            "symbol": [symbols[i % len(symbols)] for i in range(n)],
-            "close": [100.0 + i for i in range(n)],
-            "ret_1d": [0.001 * (i % 7 - 3) for i in range(n)],
-            "px_x": [float(i) for i in range(n)],
-            "vix_y": [i % 5 for i in range(n)],
-        }
-    )
-
-
-def put(frame: pl.DataFrame, column: str, row: int, value: Any) -> pl.DataFrame:
-    values = frame[column].to_list()
-    values[row] = value
-    return frame.with_columns(pl.Series(column, values, strict=False))
-
-
-def config(source: Path | str = "table.parquet", **options: Any) -> DataConfig:
-    return DataConfig(source=str(source), **options)
-
-
-def findings(frame: pl.DataFrame, *, min_bars: int = 1, **options: Any) -> tuple[str, ...]:
-    with pytest.raises(DataError) as caught:
-        panel_from_frame(frame, config(**options), min_bars=min_bars)
-    return caught.value.findings
-
-
-def same(a: Panel, b: Panel) -> bool:
-    return panel_sha256(a) == panel_sha256(b)
-
-
-# Reading
-
-
-def test_every_format_gives_the_same_panel(tmp_path: Path) -> None:
-    """Parquet, CSV, Arrow, and a glob over parts of the table agree, missing values included."""
-    frame = put(put(good_table(), "px_x", 3, None), "ret_1d", 0, None)
-    frame.write_parquet(tmp_path / "t.parquet")
-    frame.write_csv(tmp_path / "t.csv")
-    frame.write_ipc(tmp_path / "t.arrow")
-    frame[:20].write_parquet(tmp_path / "part-1.parquet")
-    frame[20:].write_parquet(tmp_path / "part-2.parquet")
-    expected = panel_from_frame(frame, config())
-    assert np.isnan(expected.features[1, 1, 0])
-    for name in ("t.parquet", "t.csv", "t.arrow", "part-*.parquet"):
-        dataset = load_panel(config(tmp_path / name))
-        assert dataset.sha256 == panel_sha256(expected), name
-        assert (dataset.n_rows, dataset.source) == (60, str(tmp_path / name))
-
-
-def test_panel_holds_the_table(tmp_path: Path) -> None:
-    """px_x counts the rows of a table sorted by date and symbol: bar t of symbol a is row 2t + a."""
-    good_table().write_parquet(tmp_path / "t.parquet")
-    panel = load_panel(config(tmp_path / "t.parquet")).panel
-    assert panel.feature_names == ("px_x", "vix_y")
-    np.testing.assert_array_equal(panel.features[:, :, 0], np.arange(60.0).reshape(30, 2))
-    np.testing.assert_array_equal(panel.features[:, :, 1], np.arange(60).reshape(30, 2) % 5)
-    np.testing.assert_allclose(panel.returns, 0.001 * (np.arange(60).reshape(30, 2) % 7 - 3), atol=1e-15)
+from pipeline.data.errors import DataError
+from pipeline.data.frame import panel_from_frame
+from tests.pipeline.data.tables import config, findings, good_table, put, same
 
 
 def test_key_columns_can_be_renamed_and_columns_excluded() -> None:
@@ -123,37 +54,6 @@ def test_times_with_a_zone_are_utc_and_text_is_read() -> None:
     assert expected.times[1] == np.datetime64("2024-01-01T09:30")
     assert same(panel_from_frame(india, config()), expected)
     assert same(panel_from_frame(text, config()), expected)
-
-
-# The hash
-
-
-def test_hash_sees_every_part_and_nothing_but_content() -> None:
-    """Any value, name, symbol or time changes it; the sign of zero and the payload of a NaN do not."""
-    frame = put(put(good_table(), "px_x", 0, 0.0), "px_x", 5, None)
-    base = panel_from_frame(frame, config())
-    assert same(base, panel_from_frame(frame, config("elsewhere.csv")))
-    assert same(base, panel_from_frame(put(put(frame, "px_x", 0, -0.0), "px_x", 5, float("nan")), config()))
-    for other in (
-        put(frame, "px_x", 7, 7.5),
-        put(frame, "ret_1d", 7, 0.5),
-        frame.rename({"px_x": "px_z"}),
-        frame.with_columns(pl.col("symbol").replace("B", "C")),
-        frame.with_columns(pl.col("date") + timedelta(days=1)),
-        frame.select("date", "symbol", "close", "ret_1d", "vix_y", "px_x"),
-    ):
-        assert not same(base, panel_from_frame(other, config()))
-
-
-def test_hash_of_a_slice_does_not_depend_on_what_follows() -> None:
-    """Development bars hash alike whatever the holdout holds."""
-    changed = put(good_table(), "px_x", 59, -1.0)
-    panels = [panel_from_frame(frame, config()) for frame in (good_table(), changed)]
-    assert same(panels[0].first_bars(29), panels[1].first_bars(29))
-    assert not same(*panels)
-
-
-# Findings: one fault each, and the sentence that names it
 
 
 @pytest.mark.parametrize(
@@ -282,46 +182,3 @@ def test_everything_wrong_is_reported_together() -> None:
     assert len(found) == 9
     assert message.splitlines() == ["table.parquet cannot be used:", *(f"- {sentence}" for sentence in found)]
     assert isinstance(caught.value, ValueError)
-
-
-# Findings about files
-
-
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    (tmp_path / "t.xlsx").write_text("x")
-    (tmp_path / "t.parquet").write_text("no parquet")
-    good_table()[:0].write_parquet(tmp_path / "empty.parquet")
-    for name, message in [
-        ("absent.parquet", "there is no such file"),
-        ("t.xlsx", "t.xlsx ends in .xlsx: the name must end in .parquet, .csv or .arrow"),
-        ("t.parquet", "t.parquet is not readable as parquet"),
-        ("empty.parquet", "it has no rows"),
-    ]:
-        with pytest.raises(DataError, match=message) as caught:
-            load_panel(config(tmp_path / name))
-        assert len(caught.value.findings) == 1
-
-
-def test_files_of_a_glob_must_agree_on_the_type_of_time(tmp_path: Path) -> None:
-    frame = good_table()
-    frame[:20].write_parquet(tmp_path / "1.parquet")
-    frame[20:].with_columns(pl.col("date").cast(pl.Datetime)).write_parquet(tmp_path / "2.parquet")
-    with pytest.raises(DataError, match=r"column date mixes time types: 20 rows are days, .* 40 are moments"):
-        load_panel(config(tmp_path / "*.parquet"))
-
-
-# The real table
-
-
-@pytest.mark.realdata
-@pytest.mark.skipif(not REAL_TABLE.exists(), reason="the folder with real market data is absent")
-def test_real_table_is_clean_and_complete() -> None:
-    """3,561 bars, 12 indices, 276 features of 16 groups; one return is missing besides the rows that are not there."""
-    dataset = load_panel(config(REAL_TABLE), min_bars=400)
-    panel = dataset.panel
-    assert panel.features.shape == (3561, 12, 276)
-    assert dataset.n_rows == 40_238
-    assert np.isfinite(panel.returns).sum() == 40_237
-    frame = pl.read_parquet(REAL_TABLE).filter(symbol="NIFTYIT")
-    column, asset = panel.feature_names.index("px_ret_5"), panel.symbols.index("NIFTYIT")
-    np.testing.assert_array_equal(panel.features[:, asset, column], frame["px_ret_5"].to_numpy())

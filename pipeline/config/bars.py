@@ -1,0 +1,76 @@
+"""How many bars a configuration needs: of a table, and of the development bars in it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.schema import MIN_INNER_FOLDS, Config, ConfigError
+from tft.folds import bars_needed
+from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS
+
+
+def n_development(config: Config, times: NDArray[np.datetime64]) -> int:
+    """Number of bars, of a table's `times` (T,), that phases 1-4 may see: those before the holdout.
+
+    With `selection: nested` there is no holdout, and these are all bars. Raises ConfigError if they are too few.
+    """
+    if config.selection == "nested":
+        n_bars = len(times)
+    elif config.holdout_start is not None:
+        n_bars = int(np.searchsorted(times, np.datetime64(config.holdout_start)))
+    else:
+        n_bars = len(times) - _ceil(config.holdout_fraction * len(times))
+    needed = min_development_bars(config)
+    if n_bars < needed:
+        raise ConfigError(
+            [
+                f"development holds {n_bars} of the table's {len(times)} bars, {needed} are "
+                f"needed for one fold in every phase: add bars, or lower holdout_fraction, "
+                f"walk_forward.train_window or model.seq_len (tuning.space included)"
+            ]
+        )
+    return n_bars
+
+
+def min_bars(config: Config) -> int:
+    """The fewest bars a table may have.
+
+    With a holdout fraction, its development bars then give every phase its folds. Where the holdout starts at a given
+    time, or with `selection: nested`, this is only the least number of development bars.
+    """
+    fewest = min_development_bars(config)
+    if config.holdout_start is not None or config.selection == "nested":
+        return fewest
+    n_bars = fewest
+    while n_bars - _ceil(config.holdout_fraction * n_bars) < fewest:
+        n_bars += 1
+    return n_bars
+
+
+def min_development_bars(config: Config) -> int:
+    """The fewest development bars that give every phase its folds, and each fold of tuning enough for a Sharpe."""
+    return config.warm_up_bars + _one_fold(config) + MIN_BARS * config.tuning.folds - 1 + config.timing.label_bars
+
+
+def min_inner_bars(config: Config) -> int:
+    """With `selection: nested`: the fewest bars up to the end of a fold's validation block for a choice of its own."""
+    folds = _one_fold(config) + (MIN_INNER_FOLDS - 1) * config.exploration.step_size
+    return max(min_development_bars(config), config.warm_up_bars + folds + config.timing.label_bars)
+
+
+def min_nested_bars(config: Config) -> int:
+    """With `selection: nested`: the fewest bars of a table that leave a record of MIN_INFERENCE_BARS with a label."""
+    first_end = config.warm_up_bars + config.walk_forward.train_window
+    first_fold = _ceil(max(0, min_inner_bars(config) - first_end) / config.production.step_size)
+    first_test = first_end + first_fold * config.production.step_size + config.purge_gap
+    return first_test + MIN_INFERENCE_BARS + config.timing.label_bars
+
+
+def _one_fold(config: Config) -> int:
+    return bars_needed(train_window=config.walk_forward.train_window, purge_gap=config.purge_gap)
+
+
+def _ceil(x: float) -> int:
+    """Ceiling that does not take 0.3 * 10 for more than 3."""
+    return -int(-(x - 1e-9) // 1)

@@ -1,0 +1,200 @@
+"""The sections of a configuration: one frozen dataclass each, its defaults, and the faults its values can have.
+
+The sections `walk_forward`, `model`, `training`, `positions` and `regime` belong to tft/. Windows and steps are in
+bars, so that the same code serves daily bars and minutes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.config.space import SECTION_OF, Range
+
+MAX_REPETITIONS = 99
+"""The most repetitions of a placebo or of a planted signal."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """The table that is generated where `data.source` names a local file that does not exist."""
+
+    n_bars: int = 600
+    n_symbols: int = 4
+    n_features: int = 276
+    """Feature columns that the prefilter keeps."""
+    n_degenerate: int = 36
+    """Further columns, which the prefilter drops."""
+    oracle_sharpe: float = 0.0
+    """Annual Sharpe ratio of a trader who knew the planted signal; 0 plants none."""
+    seed: int = 7
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the feature table is and how to read it."""
+
+    source: str = "data/sample.parquet"
+    """A local Parquet, CSV or Arrow file, a glob of them, or s3://bucket/key."""
+    exclude: tuple[str, ...] = ()
+    """Columns that are not features."""
+    known: tuple[str, ...] = ()
+    """Columns known in advance (calendar, expiries): the model also sees their value at the bar of the position."""
+    accept: tuple[str, ...] = ()
+    """Columns that may stay although a check calls them an error, such as a leak: somebody has looked at them."""
+    feature_lookback_bars: int = 252
+    """Bars of history that went into a feature, at most."""
+    time_column: str | None = None
+    """null: `date` or `timestamp`, whichever is there."""
+    symbol_column: str = "symbol"
+    close_column: str = "close"
+    return_column: str = "ret_1d"
+    sample: SampleConfig | None = None
+
+    def key_columns(self) -> dict[str, str]:
+        """Usual name -> name in the table, of the key columns that the table calls something else."""
+        named = {
+            "timestamp": self.time_column or "timestamp",
+            "symbol": self.symbol_column,
+            "close": self.close_column,
+            "ret_1d": self.return_column,
+        }
+        return {usual: name for usual, name in named.items() if name != usual and name != "date"}
+
+
+@dataclass(frozen=True)
+class PrefilterConfig:
+    """Phase 1: which columns carry no information."""
+
+    max_nan_fraction: float = 0.5
+    """A column missing more often than this in every instrument is dropped."""
+    max_correlation: float = 0.999999
+    """Of two columns with a larger absolute correlation the one with more data stays."""
+
+    def faults(self) -> list[str]:
+        found = []
+        if not 0.0 <= self.max_nan_fraction <= 1.0:
+            found.append(f"prefilter.max_nan_fraction is {self.max_nan_fraction}, it must lie in [0, 1]")
+        if not 0.0 < self.max_correlation <= 1.0:
+            found.append(f"prefilter.max_correlation is {self.max_correlation}, it must lie in (0, 1]")
+        return found
+
+
+@dataclass(frozen=True)
+class ExplorationConfig:
+    """Phase 2: training on all columns, for the weights of variable selection. Steps are in bars."""
+
+    step_size: int = 42
+    epochs: int = 40
+    max_folds: int | None = None
+    """The most recent folds, at most this many; null: all."""
+    n_probes: int = 20
+    """Block-permuted copies of columns: they show what weight a column without information gets."""
+
+    def faults(self) -> list[str]:
+        found = at_least("exploration", self, {"step_size": 1, "epochs": 1, "n_probes": 0})
+        if self.max_folds is not None and self.max_folds < 1:
+            found.append(f"exploration.max_folds is {self.max_folds}, the least is 1 (null: all)")
+        return found
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """Phase 3: which columns are kept."""
+
+    weight_threshold: float = 1.0
+    """Least mean variable-selection weight, relative to the same weight for every column."""
+    min_stability: float = 0.25
+    """Least share of folds in which a column reaches the threshold."""
+    max_features: int = 80
+    """Columns kept at most."""
+
+    def faults(self) -> list[str]:
+        found = at_least("pruning", self, {"max_features": 1})
+        if not 0.0 <= self.min_stability <= 1.0:
+            found.append(f"pruning.min_stability is {self.min_stability}, it must lie in [0, 1]")
+        if self.weight_threshold < 0.0:
+            found.append(f"pruning.weight_threshold is {self.weight_threshold}, it must be at least 0")
+        return found
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """Phase 4: the search over hyper-parameters, each trial scored by a short walk-forward."""
+
+    n_trials: int = 40
+    timeout_seconds: float = 0.0
+    """No new trial starts after this many seconds; 0 is no limit. Can be changed while the study runs."""
+    folds: int = 3
+    """Test blocks a trial is scored on."""
+    epochs: int = 40
+    space: dict[str, Range] = field(default_factory=dict)
+    """Parameter -> the values it may have; what is not named stays as configured."""
+
+    def faults(self) -> list[str]:
+        found = at_least("tuning", self, {"n_trials": 1, "folds": 1, "epochs": 1, "timeout_seconds": 0})
+        for name, values in self.space.items():
+            if name not in SECTION_OF:
+                found.append(f"tuning.space.{name} cannot be tuned: {nearest(name, SECTION_OF)}")
+            else:
+                found += values.faults(name)
+        return found
+
+
+@dataclass(frozen=True)
+class ProductionConfig:
+    """Phase 5: the full walk-forward and the final fit. Steps are in bars."""
+
+    step_size: int = 21
+    epochs: int = 80
+    max_folds: int | None = None
+    """The most recent folds, at most this many; null: all."""
+    seeds: int = 1
+    """Networks trained on each fold, with different seeds; their raw positions are averaged."""
+
+    def faults(self) -> list[str]:
+        found = at_least("production", self, {"step_size": 1, "epochs": 1, "seeds": 1})
+        if self.max_folds is not None and self.max_folds < 1:
+            found.append(f"production.max_folds is {self.max_folds}, the least is 1 (null: all)")
+        return found
+
+
+@dataclass(frozen=True)
+class RegistryConfig:
+    """Under which name the final model is registered, and when it is promoted."""
+
+    name: str = "tft-production"
+    promote: Literal["always", "never", "if_better"] = "if_better"
+
+
+@dataclass(frozen=True)
+class PlaceboConfig:
+    """The whole job again on targets without signal (`tft-pipeline placebo`)."""
+
+    repetitions: int = 99
+    exceedances: int = 10
+    """Stop at this many repetitions that do as well as the real run (Besag & Clifford 1991); 0 never stops early."""
+
+    def faults(self) -> list[str]:
+        found = at_least("placebo", self, {"repetitions": 1, "exceedances": 0})
+        if self.repetitions > MAX_REPETITIONS:
+            found.append(f"placebo.repetitions is {self.repetitions}, the most is {MAX_REPETITIONS}")
+        return found
+
+
+def at_least(section: str, config: object, least: Mapping[str, float]) -> list[str]:
+    """A fault for each field of a section that is below its least value."""
+    prefix = f"{section}." if section else ""
+    return [
+        f"{prefix}{name} is {getattr(config, name)}, the least is {limit}"
+        for name, limit in least.items()
+        if getattr(config, name) < limit
+    ]
+
+
+def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """The known name that is most like this one; all of them where none is."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"

@@ -1,0 +1,73 @@
+"""The one door to the data: from the `data` section of a configuration to a checked panel and its hash.
+
+Shapes: T bars, A instruments, F features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.sections import DataConfig
+from pipeline.data.files import read_table
+from pipeline.data.frame import panel_from_frame
+from tft.panel import Panel
+from tft.volatility import MIN_RETURNS
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A table that has been checked, and the panel it holds."""
+
+    panel: Panel
+    sha256: str
+    """Hash of the panel's content (`panel_sha256`)."""
+    source: str
+    """The file, glob or S3 object it was read from."""
+    n_rows: int
+    sigma: NDArray[np.float64] | None = None
+    """(T, A) volatility per bar to scale labels and positions by; None: that of the panel's own returns."""
+
+    def first_bars(self, n_bars: int) -> Dataset:
+        """The table as it stood after its first `n_bars` bars."""
+        panel = self.panel.first_bars(n_bars)
+        sigma = None if self.sigma is None else self.sigma[:n_bars]
+        return replace(self, panel=panel, sha256=panel_sha256(panel, sigma), n_rows=panel.returns.size, sigma=sigma)
+
+
+def load_panel(
+    config: DataConfig, *, min_bars: int = 1, min_symbol_bars: int = MIN_RETURNS, execution_delay_bars: int = 1
+) -> Dataset:
+    """Read `config.source`: a Parquet, CSV or Arrow IPC file, a glob of them, or `s3://bucket/key`.
+
+    `min_bars` is the fewest bars the table may have, `min_symbol_bars` the fewest returns an instrument may have.
+    Raises DataError.
+    """
+    frame = read_table(config)
+    panel = panel_from_frame(
+        frame,
+        config,
+        min_bars=min_bars,
+        min_symbol_bars=min_symbol_bars,
+        execution_delay_bars=execution_delay_bars,
+    )
+    return Dataset(panel=panel, sha256=panel_sha256(panel), source=config.source, n_rows=frame.height)
+
+
+def panel_sha256(panel: Panel, sigma: NDArray[np.float64] | None = None) -> str:
+    """Hash of times, symbols, column names and values, and of `sigma` (T, A) where the panel is scaled by another
+    volatility than its own. Equal content gives equal hashes: -0.0 counts as 0.0, and every NaN as the same NaN.
+    """
+    names = [list(panel.symbols), list(panel.feature_names), list(panel.features.shape)]
+    digest = hashlib.sha256(json.dumps(names).encode())
+    digest.update(panel.times.astype("datetime64[us]").astype("<i8").tobytes())
+    arrays: list[tuple[NDArray[np.floating], str]] = [(panel.features, "<f4"), (panel.returns, "<f8")]
+    if sigma is not None:
+        arrays.append((sigma, "<f8"))
+    for values, kind in arrays:
+        digest.update(np.where(np.isnan(values), np.nan, values + 0.0).astype(kind).tobytes())
+    return digest.hexdigest()

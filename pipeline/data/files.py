@@ -1,0 +1,58 @@
+"""From a local file, a glob of files or an S3 object to one polars frame."""
+
+from __future__ import annotations
+
+from glob import glob
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.config.sections import DataConfig
+from pipeline.data.errors import DataError, one_line
+from pipeline.data.s3 import local_copy
+
+
+def read_table(config: DataConfig) -> pl.DataFrame:
+    """The rows of all files that `config.source` names, joined in the order of the files' names. Raises DataError.
+
+    Where files disagree on the type of time, times are kept as text, so that what mixes them is found with the rest.
+    """
+    source, time_column = config.source, config.time_column
+    if source.startswith("s3://"):
+        files = [(source.rpartition("/")[2], local_copy(source))]
+    elif Path(source).is_file():
+        files = [(Path(source).name, Path(source))]
+    else:  # Path.glob takes no absolute pattern
+        files = [(Path(found).name, Path(found)) for found in sorted(glob(source, recursive=True))]  # noqa: PTH207
+    if not files:
+        remedy = "check data.source, or write a table with `tft-pipeline sample-data`"
+        raise DataError(source, [f"there is no such file: {remedy}"])
+    frames = [_read_file(path, name, source) for name, path in files]
+    for name in [time_column] if time_column else ["date", "timestamp"]:
+        types = {frame.schema[name] for frame in frames if name in frame.columns}
+        if len({(kind.base_type(), getattr(kind, "time_zone", None)) for kind in types}) > 1:
+            frames = [f.with_columns(pl.col(name).cast(pl.String)) if name in f.columns else f for f in frames]
+    try:
+        frame = pl.concat(frames, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise DataError(source, [f"its files disagree on a column's type: {one_line(error)}"]) from None
+    if frame.is_empty():
+        raise DataError(source, ["it has no rows"])
+    return frame
+
+
+def _read_file(path: Path, name: str, source: str) -> pl.DataFrame:
+    """One file, read by its suffix. `name` is what a message calls it: a copy from S3 has a path that tells nothing."""
+    try:
+        match path.suffix.lower():
+            case ".parquet" | ".pq":
+                return pl.read_parquet(path, glob=False)
+            case ".csv":
+                return pl.read_csv(path, try_parse_dates=True, infer_schema_length=None, glob=False)
+            case ".arrow" | ".ipc" | ".feather":
+                return pl.read_ipc(path)
+            case other:
+                kinds = ".parquet, .csv or .arrow"
+                raise DataError(source, [f"{name} ends in {other or 'nothing'}: the name must end in {kinds}"])
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(source, [f"{name} is not readable as {path.suffix[1:]}: {one_line(error)}"]) from None

@@ -1,0 +1,163 @@
+"""The whole configuration: what contradicts itself is refused, and equal settings identify equal runs."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config.reading import load_config, to_mapping
+from pipeline.config.schema import Config, ConfigError, sha256_of
+from pipeline.config.sections import TuningConfig
+from pipeline.config.space import SECTION_OF, Range
+from tests.pipeline.config.documents import CONFIGS, faults, load
+
+
+def test_a_bad_holdout_start_is_a_fault_like_any_other(tmp_path: Path) -> None:
+    found = faults(tmp_path, {"holdout_start": "next summer", "seed": -1})
+    assert len(found) == 2 and any("holdout_start" in fault for fault in found)
+
+
+def test_tuned_parameters_are_put_into_their_sections() -> None:
+    """Each of the twelve arrives in the section that holds it; nothing else changes; whole numbers are whole."""
+    values = {
+        "d_hidden": 24.0,
+        "n_heads": 3,
+        "lstm_layers": 2,
+        "dropout": 0.31,
+        "seq_len": 11,
+        "n_context": 5,
+        "lr": 0.0123,
+        "batch_size": 48,
+        "mle_weight": 0.77,
+        "loss_mode": "sharpe",
+        "max_position": 0.61,
+        "position_smooth": 0.13,
+    }
+    before, after = Config(), Config().with_tuned(values)
+    was, now = to_mapping(before), to_mapping(after)
+    changed = {(s, k): now[s][k] for s in now if isinstance(now[s], dict) for k in now[s] if now[s][k] != was[s][k]}
+    assert {name for _, name in changed} == set(values) == set(SECTION_OF)
+    assert all(changed[(SECTION_OF[name], name)] == value for name, value in values.items())
+    assert isinstance(after.model.d_hidden, int)
+    assert {k: v for k, v in now.items() if not isinstance(v, dict)} == {
+        k: v for k, v in was.items() if not isinstance(v, dict)
+    }
+    assert replace(
+        after, tuning=TuningConfig(space={n: Range(low=0, high=100) for n in ("lr", "seq_len")})
+    ).untuned() == {
+        "lr": 0.0123,
+        "seq_len": 11,
+    }
+
+
+def test_tuned_parameters_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match="n_heads is 4, more than d_hidden"):
+        Config().with_tuned({"d_hidden": 2, "n_heads": 4})
+
+
+@pytest.mark.parametrize(("delay", "horizon"), [(0, 1), (1, 1), (1, 5), (3, 2)])
+def test_a_purge_gap_below_the_label_overlap_is_refused_unless_allowed(
+    tmp_path: Path, delay: int, horizon: int
+) -> None:
+    """With the least gap that is accepted the last training label is known at the next block's first decision."""
+
+    def accepted(gap: int, **more: bool) -> bool:
+        document = {"purge_gap": gap, "execution_delay_bars": delay, "horizon": horizon, **more}
+        try:
+            load(tmp_path, document)
+        except ConfigError as error:
+            (fault,) = error.faults
+            return f"set purge_gap to at least {delay + horizon - 1}" not in fault
+        return True
+
+    # The last decision of a block that ends before bar 0 is -1 - gap. Its label is known once that bar closes.
+    overlaps = [-1 - gap + delay + horizon > 0 for gap in range(12)]
+    assert [not accepted(gap) for gap in range(12)] == overlaps
+    assert all(accepted(gap, allow_label_overlap=True) for gap in range(12))
+
+
+def test_windows_that_leave_nothing_are_refused(tmp_path: Path) -> None:
+    """No bar to train on; test blocks shorter than production's step, between which bars would go untested."""
+    (fault,) = faults(tmp_path, {"walk_forward": {"train_window": 26, "validation_window": 21}, "purge_gap": 5})
+    assert "leaves no bar to train on" in fault
+    load(tmp_path, {"walk_forward": {"train_window": 27, "validation_window": 21}, "purge_gap": 5})
+    (fault,) = faults(tmp_path, {"walk_forward": {"test_window": 20}, "production": {"step_size": 21}})
+    assert "would never be tested" in fault
+    load(tmp_path, {"walk_forward": {"test_window": 21}, "production": {"step_size": 21}})
+
+
+def test_the_hash_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
+    """The same content hashes alike in any order; any changed value changes the hash."""
+    text = (CONFIGS / "quickstart.yaml").read_text()
+
+    def reverse(value: Any) -> Any:
+        return {k: reverse(value[k]) for k in reversed(value)} if isinstance(value, dict) else value
+
+    document = yaml.safe_load(text)
+    straight = load(tmp_path, text)
+    (tmp_path / "turned.yaml").write_text(yaml.safe_dump(reverse(document), sort_keys=False))
+    turned = load_config(tmp_path / "turned.yaml")
+    assert list(turned.tuning.space) != list(straight.tuning.space)
+    assert sha256_of(turned) == sha256_of(straight)
+    changes = ("seed=8", "tuning.space.lr.high=0.02", "data.exclude=[a_b]", "model.dropout=0.21", "device=cpu")
+    hashes = {sha256_of(load(tmp_path, text, change)) for change in changes} | {sha256_of(straight)}
+    assert len(hashes) == len(changes) + 1
+
+
+def test_key_columns_names_only_what_is_called_otherwise() -> None:
+    config = Config()
+    assert config.data.key_columns() == {}
+    renamed = replace(config.data, time_column="when", symbol_column="ticker", close_column="last")
+    assert renamed.key_columns() == {"timestamp": "when", "symbol": "ticker", "close": "last"}
+    assert replace(config.data, time_column="date").key_columns() == {}
+
+
+def test_the_twins_differ_by_the_purge_gap_alone() -> None:
+    """What configs/purge.yaml and no_purge.yaml compare is the gap; both have to allow labels to overlap."""
+    purge, none = load_config(CONFIGS / "purge.yaml"), load_config(CONFIGS / "no_purge.yaml")
+    assert (purge.purge_gap, none.purge_gap, purge.allow_label_overlap) == (5, 0, True)
+    assert replace(none, purge_gap=5) == purge
+
+
+def test_record_settings_hold_what_can_change_a_record_and_nothing_else() -> None:
+    """Named one by one: whoever adds a key has to say here which of the two it is."""
+    can = {
+        *("seed", "periods_per_year", "execution_delay_bars", "horizon", "selection", "holdout_fraction"),
+        *("holdout_start", "purge_gap", "allow_label_overlap", "walk_forward", "prefilter", "exploration", "pruning"),
+        *("tuning", "production", "model", "training", "positions"),
+    }
+    cannot = {"data", "device", "registry", "regime", "placebo"}
+    assert can | cannot == {field.name for field in fields(Config)} and not can & cannot
+    config = load_config(CONFIGS / "default.yaml")
+    settings, everything = config.record_settings(), to_mapping(config)
+    assert set(settings) == can
+    assert set(everything["tuning"]) - set(settings["tuning"]) == {"timeout_seconds"}
+    everything["tuning"].pop("timeout_seconds")
+    assert settings == {name: everything[name] for name in can}
+
+
+@pytest.mark.parametrize(
+    ("override", "moves"),
+    [
+        ("data.source=elsewhere.parquet", False),
+        ("device=cpu", False),
+        ("registry.promote=always", False),
+        ("regime.enter=0.6", False),
+        ("placebo.repetitions=3", False),
+        ("tuning.timeout_seconds=60", False),
+        ("seed=8", True),
+        ("purge_gap=6", True),
+        ("tuning.n_trials=3", True),
+        ("tuning.space.lr.high=0.02", True),
+        ("training.patience=3", True),
+        ("positions.cost_bps=1", True),
+    ],
+)
+def test_settings_that_cannot_change_a_record_move_no_hash_of_it(override: str, moves: bool) -> None:
+    before = load_config(CONFIGS / "default.yaml").record_settings()
+    after = load_config(CONFIGS / "default.yaml", [override]).record_settings()
+    assert (sha256_of(after) != sha256_of(before)) is moves

@@ -1,0 +1,53 @@
+"""A small good table, and what is found in one that is not."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.config.sections import DataConfig
+from pipeline.data.dataset import panel_sha256
+from pipeline.data.errors import DataError
+from pipeline.data.frame import panel_from_frame
+from tft.panel import Panel
+
+N_BARS = 30
+
+
+def good_table(n_bars: int = N_BARS, symbols: tuple[str, ...] = ("A", "B")) -> pl.DataFrame:
+    """Rows by date, then symbol; px_x counts rows, so that every value says where it comes from."""
+    n = n_bars * len(symbols)
+    return pl.DataFrame(
+        {
+            "date": [date(2024, 1, 1) + timedelta(days=i // len(symbols)) for i in range(n)],
+            "symbol": [symbols[i % len(symbols)] for i in range(n)],
+            "close": [100.0 + i for i in range(n)],
+            "ret_1d": [0.001 * (i % 7 - 3) for i in range(n)],
+            "px_x": [float(i) for i in range(n)],
+            "vix_y": [i % 5 for i in range(n)],
+        }
+    )
+
+
+def put(frame: pl.DataFrame, column: str, row: int, value: Any) -> pl.DataFrame:
+    values = frame[column].to_list()
+    values[row] = value
+    return frame.with_columns(pl.Series(column, values, strict=False))
+
+
+def config(source: Path | str = "table.parquet", **options: Any) -> DataConfig:
+    return DataConfig(source=str(source), **options)
+
+
+def findings(frame: pl.DataFrame, *, min_bars: int = 1, **options: Any) -> tuple[str, ...]:
+    with pytest.raises(DataError) as caught:
+        panel_from_frame(frame, config(**options), min_bars=min_bars)
+    return caught.value.findings
+
+
+def same(a: Panel, b: Panel) -> bool:
+    return panel_sha256(a) == panel_sha256(b)
