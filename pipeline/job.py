@@ -26,7 +26,7 @@ from pipeline.tracking.progress import Quiet, Reporter
 from pipeline.tracking.runs import Run, Silent, git_commit
 from tft.checkpoint import write_folder_atomically
 from tft.folds import Fold, walk_forward
-from tft.kernels.selection import kernels_for
+from tft.kernels.implementation import kernels_for
 from tft.panel import AHEAD, Panel
 from tft.train import EpochReport, Market
 

@@ -29,7 +29,7 @@ from tft.fold_store import keep as keep_fit
 from tft.folds import Fold
 from tft.forecast import TARGET_BLOCK, Forecasts, Plan, by_fold, forecast, forecast_tensors, plan, selection_weights
 from tft.kernels.adam import adam
-from tft.kernels.noise import Noise
+from tft.kernels.dropout_mask import Dropout
 from tft.loss import training_loss, validation_score
 from tft.model import LOSS_MODES, LossMode, ModelConfig, Output, TemporalFusionTransformer, stacked
 from tft.panel import Panel
@@ -337,7 +337,7 @@ def _fit_stack(
     active = torch.ones(n_folds, 1, device=device)
     total = torch.zeros(n_folds, device=device)
     generator = torch.Generator(device)
-    noise = Noise.of(generator, dropout) if any(dropout) else None
+    drawn = Dropout.of(generator, dropout) if any(dropout) else None
     best = flat.clone()
     best_score = np.full(n_folds, np.inf)
     kept_epoch = np.zeros(n_folds, dtype=int)
@@ -350,7 +350,7 @@ def _fit_stack(
         x, present, asset = market.on_device.cells(cells, mean, std)
         weights = flat.detach().requires_grad_()
         output: Output
-        output, _ = stacked(model, _named(weights, shapes), "", x, present, asset, windows, has_context, noise=noise)
+        output, _ = stacked(model, _named(weights, shapes), "", x, present, asset, windows, has_context, dropout=drawn)
         loss = training_loss(
             output.position,
             output.distribution,

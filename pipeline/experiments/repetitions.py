@@ -31,7 +31,7 @@ from pipeline.tracking.keys import PHASE_KEY, RESULT, find_finished, source_sha2
 from pipeline.tracking.progress import Quiet
 from pipeline.tracking.runs import Run, Silent, git_commit
 from tft.checkpoint import write_folder_atomically
-from tft.kernels.selection import kernels_for
+from tft.kernels.implementation import kernels_for
 
 KEPT = Path("checkpoints") / "repetitions"
 """Finished repetitions that are not delivered yet, by key."""
