@@ -58,7 +58,7 @@ class Reference:
     def forward(
         x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, keep: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · mask of rows V * N, None without dropout.
+        """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · mask of rows V * N or None.
 
         The weighted sum of the transformed variables (K, N, H), and what an implementation may `keep` of them for the
         backward, or None.

@@ -31,7 +31,7 @@ def update(weights: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, of_f
     n_folds, n_parameters = weights.shape
     (kernel,) = compiling.loaded(_kernel(weights.device))
     grid = (-(-n_parameters // (N_THREADS * EACH)), n_folds, 1)
-    kernel(grid, weights.device, weights, gradient.contiguous(), mean, square, of_folds, n_parameters)
+    kernel(grid, weights.device, weights, gradient.contiguous(), mean, square, of_folds.contiguous(), n_parameters)
 
 
 @cache
