@@ -198,8 +198,8 @@ def fit_folds(
 
     `recipe`: of all folds, or one each; those of a stack must have the same `common`. On a CPU as many stacks are
     fitted at once as torch has threads, each by one, which lends its core to the others when no stack is left
-    (lent_cores.py); on a GPU one after the other. The result of a fold depends on the market, the fold, its recipe and the
-    composition of its stack (`stack` folds, by default as many as can be trained as one, evenly shared), on nothing
+    (lent_cores.py); on a GPU one after the other. The result of a fold depends on the market, the fold, its recipe and
+    the composition of its stack (`stack` folds, by default as many as can be trained as one, evenly shared), on nothing
     else. With `keep`, finished folds are written to that folder, and a stack whose folds are all there is read back
     instead of fitted: the folder must belong to this market and to these folds and recipes, and has place for one fit
     of a fold. `on_epoch` is called in the caller's thread. Raises ValueError for a fold without training or validation
