@@ -90,9 +90,8 @@ def main() -> None:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "one thread"
     print(f"{device.type}: {where}, torch {torch.__version__}, {kernels[0].reason}, {len(folds)} folds stacked")
     print(f"{given.repetitions} rounds of {given.epochs} epochs, {time.perf_counter() - started:.0f} s\n")
-    print(
-        f"all kernels: {statistics.median(ms['all']):.3f} ms a step and fold, {min(ms['all']):.3f} to {max(ms['all']):.3f}\n"
-    )
+    least, most = min(ms["all"]), max(ms["all"])
+    print(f"all kernels: {statistics.median(ms['all']):.3f} ms a step and fold, {least:.3f} to {most:.3f}\n")
     print(f"{'without':16}{'ms':>10}{'ratio':>9}{'least':>9}{'most':>9}{'gain':>9}")
     for name in list(settings)[1:]:
         ratios = [without / own for without, own in zip(ms[name], ms["all"], strict=True)]

@@ -17,7 +17,7 @@ from torch.autograd import Function
 from tft.kernels.vmap_rule import stack_instead
 
 PART_ROWS = 32
-"""The least of a part."""
+"""Fewest rows of a part."""
 MAX_PARTS = 32
 
 

@@ -122,10 +122,10 @@ def kernels_for(device: torch.device) -> str:
 
 
 def fingerprint(device: torch.device) -> str:
-    """A digest that is equal on two machines if they compute the same bits, as far as can be told.
+    """A digest that is equal on two machines exactly if they compute the same bits, as far as can be told.
 
-    Of the implementation of every operation and the processor, on a CPU also of the compiled library's bytes, on a GPU
-    of its name, capability and memory and of torch's version of CUDA. Sources and version of torch are not in it.
+    It covers the implementation of every operation and the processor; where native code runs the bytes of its library;
+    on a GPU its name, capability and memory and the version of CUDA. Neither sources nor torch's version are in it.
     """
     found = in_use(device)
     return _fingerprint(device, tuple((one.operation, one.implementation) for one in found))

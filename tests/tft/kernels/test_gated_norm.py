@@ -31,7 +31,7 @@ def plain(skip: Tensor, gated: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def values_and_gradients(given: list[Tensor], operation: object) -> list[Tensor]:
-    """Of a stack of folds, by autograd."""
+    """Those of a stack of folds, by autograd."""
     assert callable(operation)
     *operands, d = given
     leaves = [operand.detach().clone().requires_grad_() for operand in operands]
@@ -47,7 +47,7 @@ def error(found: Tensor, truth: Tensor) -> float:
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values_and_gradients_are_those_of_the_plain_formula(shape: tuple[int, int, int]) -> None:
-    """Of folds side by side, which is how they are trained, in float64 and float32."""
+    """For folds side by side, which is how they are trained, in float64 and float32."""
     given = inputs(*shape)
     truth = values_and_gradients(given, plain)
     for ours, true in zip(values_and_gradients(given, gated_norm), truth, strict=True):

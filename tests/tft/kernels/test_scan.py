@@ -108,7 +108,7 @@ def test_the_scan_under_vmap_over_another_dimension() -> None:
 
 
 def test_the_scan_without_a_gradient_gives_the_same_states() -> None:
-    """Of a single fold and of a stack, with an argument that its folds share."""
+    """For a single fold and a stack, with an argument that its folds share."""
     single, stacked = inputs(), inputs(0, 3)
     of_stack = vmap(lstm, in_dims=(0, None, 0, 0))
     arguments = stacked[0], single[1], *stacked[2:]
@@ -142,7 +142,7 @@ def test_gates_read_through_windows_are_those_laid_out_beforehand() -> None:
 
 
 def test_windows_under_vmap_equal_a_loop() -> None:
-    """Of three folds with windows of their own."""
+    """For three folds with windows of their own."""
     leaves = of_cells(4, 3)
     windows = torch.stack([WINDOWS, WINDOWS.flip(0), WINDOWS])
     together = vmap(lstm)(*leaves, windows)

@@ -109,7 +109,7 @@ def test_a_rate_of_nothing_drops_nothing() -> None:
 
 @pytest.mark.usefixtures("native")
 def test_what_a_selection_keeps_is_there_for_a_backward_and_freed_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one fold and of a stack; a forecast, which has no backward, keeps nothing."""
+    """For one fold and for a stack; a forecast, which has no backward, keeps nothing."""
     kept: list[weakref.ref[Tensor] | None] = []
     plain = cpu_select.forward
 

@@ -65,7 +65,7 @@ def library() -> ctypes.CDLL | str:
                 # A CDLL releases the interpreter's lock during a call.
                 _found.append(ctypes.CDLL(str(_compiled())))
             except (OSError, subprocess.SubprocessError) as error:
-                _found.append(str(error))
+                _found.append(str(error) or type(error).__name__)
                 warnings.warn(f"no native CPU kernels, torch takes about twice as long: {error}", stacklevel=2)
         return _found[0]
 

@@ -54,7 +54,7 @@ def kernels(
         return [Kernel(module, name, n_threads=threads, shared_bytes=n) for name, (threads, n) in sizes.items()]
     except OSError as error:
         warnings.warn(f"no CUDA kernels for {what}, torch takes several times as long: {error}", stacklevel=2)
-        return str(error)
+        return str(error) or type(error).__name__
 
 
 def loaded(found: list[Kernel] | str) -> list[Kernel]:

@@ -20,7 +20,7 @@ MAX_WIDTH = 512
 WARPS, WARP = 8, 32
 """Warps of a block, and threads of each of them."""
 N_BLOCKS = 1024
-"""Of the backward at most: several for each of a GPU's multiprocessors, each with a part of the sums over rows."""
+"""Most blocks of the backward: several for each of a GPU's multiprocessors, each with a part of the sums over rows."""
 
 
 def unavailable(device: torch.device) -> str | None:

@@ -15,13 +15,13 @@ from tft.kernels.cuda import compiling
 
 SOURCE = Path(__file__).with_name("gather.cu")
 N_WARPS = 4
-"""Of a program: as many cells."""
+"""Warps of a program, each with one cell."""
 N_PROGRAMS = 512
-"""Of a launch at least, if the windows can be shared out that far."""
+"""Fewest programs of a launch, if the windows can be shared out that far."""
 LEAST_WINDOWS = 128
-"""Of a part."""
+"""Fewest windows of a part."""
 MAX_LOOKS = 2**25
-"""Of a fold's cells into its windows: with more of them sorting is faster."""
+"""Most cells of a fold times its windows: each cell looks into each window, and beyond that sorting is faster."""
 
 
 def unavailable(device: torch.device) -> str | None:

@@ -19,7 +19,7 @@ MAX_WIDTH = 1024
 WARPS, WARP = 8, 32
 """Warps of a block, and threads of each of them."""
 TYPES = {torch.float32: "float", torch.bool: "bool"}
-"""Of what is usable, in CUDA C++."""
+"""Types that `usable` may have, in torch and in CUDA C++."""
 
 
 def unavailable(device: torch.device) -> str | None:

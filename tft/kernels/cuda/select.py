@@ -26,7 +26,7 @@ MAX_WIDTH = 64
 """Above it what a program holds does not fit the registers."""
 LEAST_CAPABILITY = (8, 0)
 N_PROGRAMS = 1024
-"""Of a launch at least, if there is that much to share out: several for each of a GPU's multiprocessors."""
+"""Fewest programs of a launch, if there is that much to share out: several for each of a GPU's multiprocessors."""
 ROWS, FORWARD_WARPS, WARP = 16, 6, 32
 """Cells of a warp, warps of a program and threads of a warp, as in select.cu."""
 
