@@ -20,7 +20,7 @@ from pipeline.data.sample import write_sample
 from pipeline.phases.training_data import TrainingData
 from pipeline.tracking.commit import git_commit
 from pipeline.tracking.keys import key_of
-from tft.kernels.selection import kernels_for
+from tft.kernels.implementation import kernels_for
 from tft.market import choose_device
 from tft.panel import AHEAD, Panel
 

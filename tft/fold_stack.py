@@ -25,7 +25,7 @@ from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.forecast import Forecasts, by_fold, forecast_tensors, plan
 from tft.kernels.adam import adam
-from tft.kernels.noise import Noise
+from tft.kernels.dropout_mask import Dropout
 from tft.loss import training_loss, validation_score
 from tft.market import Market
 from tft.model import LOSS_MODES, LossMode, ModelConfig, Output, TemporalFusionTransformer, stacked
@@ -117,7 +117,7 @@ class FoldStack:
         # What differs by fold: three numbers of its recipe, its scaler, and with it where its windows may lie.
         self.lr = torch.tensor([[own.training.lr] for own in recipes], device=device)  # (K, 1)
         self.mle_weight = torch.tensor([own.training.mle_weight for own in recipes], device=device)  # (K,)
-        dropout = [own.model.dropout for own in recipes]
+        rates = [own.model.dropout for own in recipes]
         self.scalers = [Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in folds]
         self.mean = torch.from_numpy(np.stack([scaler.mean for scaler in self.scalers])).to(device)  # (K, V)
         self.std = torch.from_numpy(np.stack([scaler.std for scaler in self.scalers])).to(device)  # (K, V)
@@ -146,7 +146,7 @@ class FoldStack:
         self.active = torch.ones(n_folds, 1, device=device)  # 0 once a fold has stopped
         self.total_loss = torch.zeros(n_folds, device=device)  # of the epoch's steps
         self.generator = torch.Generator(device)
-        self.noise = Noise.of(self.generator, dropout) if any(dropout) else None
+        self.dropout = Dropout.of(self.generator, rates) if any(rates) else None
 
         # The epoch that is kept, and what happened in each.
         self.best = self.flat.clone()
@@ -194,7 +194,7 @@ class FoldStack:
         weights = self.flat.detach().requires_grad_()
         output: Output
         output, _ = stacked(
-            self.model, _named(weights, self.shapes), "", x, present, asset, windows, has_context, noise=self.noise
+            self.model, _named(weights, self.shapes), "", x, present, asset, windows, has_context, dropout=self.dropout
         )
         loss = training_loss(
             output.position,

@@ -21,12 +21,13 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
 from tft.kernels.affine import affine
-from tft.kernels.dropout import dropout
+from tft.kernels.dropout import apply_dropout
+from tft.kernels.dropout_mask import Dropout
 from tft.kernels.gated_norm import gated_norm
+from tft.kernels.gather import gather
 from tft.kernels.masked_softmax import masked_softmax
-from tft.kernels.noise import Noise
-from tft.kernels.recurrent import gather, lstm
-from tft.kernels.selection import VariableGRNs, select
+from tft.kernels.scan import lstm
+from tft.kernels.select import VariableGRNs, select
 
 LossMode = Literal["sharpe", "joint_mle", "joint_quantile"]
 LOSS_MODES: tuple[LossMode, ...] = get_args(LossMode)
@@ -108,8 +109,8 @@ class GatedSkip(nn.Module):
         self.gate = Dense(width, 2 * width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, skip: Tensor, noise: Noise | None) -> Tensor:
-        return gated_norm(skip, self.gate(dropout(x, noise)), self.norm.weight, self.norm.bias)
+    def forward(self, x: Tensor, skip: Tensor, dropout: Dropout | None) -> Tensor:
+        return gated_norm(skip, self.gate(apply_dropout(x, dropout)), self.norm.weight, self.norm.bias)
 
 
 class GRN(nn.Module):
@@ -122,12 +123,12 @@ class GRN(nn.Module):
         self.second = Dense(width, width)
         self.skip = GatedSkip(width)
 
-    def forward(self, a: Tensor, context: Tensor | None = None, *, noise: Noise | None) -> Tensor:
+    def forward(self, a: Tensor, context: Tensor | None = None, *, dropout: Dropout | None) -> Tensor:
         hidden = self.first(a)
         if self.context is not None:
             assert context is not None
             hidden = hidden + self.context(context)
-        return self.skip(self.second(F.elu(hidden)), a, noise)  # type: ignore[no-any-return]
+        return self.skip(self.second(F.elu(hidden)), a, dropout)  # type: ignore[no-any-return]
 
 
 class StaticEncoder(nn.Module):
@@ -139,9 +140,9 @@ class StaticEncoder(nn.Module):
         self.embedding = nn.Parameter(torch.randn(n_assets, width) / math.sqrt(width))
         self.contexts = nn.ModuleList(GRN(width) for _ in range(4))
 
-    def forward(self, *, noise: Noise | None = None) -> Tensor:
+    def forward(self, *, dropout: Dropout | None = None) -> Tensor:
         """(A, 4, H): contexts for variable selection, enrichment, and the LSTM's hidden and cell state."""
-        return torch.stack([context(self.embedding, noise=noise) for context in self.contexts], dim=1)
+        return torch.stack([context(self.embedding, dropout=dropout) for context in self.contexts], dim=1)
 
 
 class CellEncoder(nn.Module):
@@ -178,17 +179,17 @@ class CellEncoder(nn.Module):
         nn.init.constant_(self.select_norm.weight, INITIAL_SELECTION_SPREAD)
         self.input_gates = Dense(h, 4 * h)
 
-    def forward(self, x: Tensor, present: Tensor, context: Tensor, *, noise: Noise | None = None) -> Cells:
+    def forward(self, x: Tensor, present: Tensor, context: Tensor, *, dropout: Dropout | None = None) -> Cells:
         """x (N, V) standardised, 0 where missing · present (N, V) 0/1 · context (N, H) -> Cells."""
-        weights = self.selection_weights(x, present, context, noise)  # (N, V)
-        selected = select(x, weights, self.variable_grns(), noise)  # (N, H), eqs 7 and 8
+        weights = self.selection_weights(x, present, context, dropout)  # (N, V)
+        selected = select(x, weights, self.variable_grns(), dropout)  # (N, H), eqs 7 and 8
         return Cells(selected, self.input_gates(selected), weights)
 
-    def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, noise: Noise | None) -> Tensor:
+    def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, dropout: Dropout | None) -> Tensor:
         """Eq 6: the GRN over all embeddings and the static context, softmax over the variables that are present."""
         of_embeddings, skip = self.of_embeddings(x, present).split([len(self.select_bias), x.shape[-1]], dim=-1)
         hidden = of_embeddings + self.select_context(context)
-        hidden = dropout(self.select_second(F.elu(hidden)), noise)
+        hidden = apply_dropout(self.select_second(F.elu(hidden)), dropout)
         norm = self.select_norm
         logits = gated_norm(skip, self.select_gate(hidden), norm.weight, norm.bias)
         # A missing variable cannot be selected; a cell with none present selects nothing.
@@ -269,7 +270,7 @@ class WindowReader(nn.Module):
         self.n_context, self.loss_mode = config.n_context, loss_mode
 
     def forward(
-        self, cells: Cells, windows: Tensor, static: Tensor, has_context: Tensor, *, noise: Noise | None = None
+        self, cells: Cells, windows: Tensor, static: Tensor, has_context: Tensor, *, dropout: Dropout | None = None
     ) -> Output:
         """windows (W, L) rows of `cells`, targets first, then their contexts target by target ·
         static (W, 4, H) of each window's instrument · has_context (B, C) true where a slot is filled.
@@ -281,25 +282,26 @@ class WindowReader(nn.Module):
 
         states = lstm(cells.gates, self.recurrent[0], *_start(static), windows)
         for project, weight in zip(self.between, list(self.recurrent)[1:], strict=True):
-            states = dropout(states, noise)
+            states = apply_dropout(states, dropout)
             states = lstm(project(states), weight, *_start(static))  # (L, W, H)
 
         rows = gather(cells.selected, windows[:n_targets])  # (B, L, H)
-        temporal = self.after_lstm(states[:, :n_targets].transpose(0, 1), rows, noise)  # (B, L, H), eq 17
-        enriched = self.enrichment(temporal, static[:n_targets, 1].unsqueeze(1), noise=noise)  # (B, L, H), eq 18
+        temporal = self.after_lstm(states[:, :n_targets].transpose(0, 1), rows, dropout)  # (B, L, H), eq 17
+        enriched = self.enrichment(temporal, static[:n_targets, 1].unsqueeze(1), dropout=dropout)  # (B, L, H), eq 18
         context_scores = temporal.new_zeros(n_targets, self.attention.n_heads, n_context)
         if self.n_context:
             # Each context is read once, at its last bar; all slots empty contribute exactly zero.
             last = gather(cells.selected, windows[n_targets:, -1])
-            memory = self.after_lstm(states[-1, n_targets:], last, noise).view(n_targets, n_context, h)
+            memory = self.after_lstm(states[-1, n_targets:], last, dropout).view(n_targets, n_context, h)
             read, scores = self.context_attention(enriched, memory, has_context)
             filled = has_context.any(dim=-1)[:, None, None].to(read.dtype)
             enriched = enriched + filled * F.glu(self.context_gate(read), dim=-1)
             context_scores = scores[:, :, -1]
         # Only the target bar is asked for; it sees the whole window, none of which lies after it (causal mask).
         attended, scores = self.attention(enriched[:, -1:], enriched)  # eq 19
-        attended = self.after_attention(attended[:, 0], enriched[:, -1], noise)  # (B, H), eq 20
-        decoded = self.after_feed_forward(self.feed_forward(attended, noise=noise), temporal[:, -1], noise)  # eqs 21-22
+        attended = self.after_attention(attended[:, 0], enriched[:, -1], dropout)  # (B, H), eq 20
+        decoded = self.feed_forward(attended, dropout=dropout)  # eq 21
+        decoded = self.after_feed_forward(decoded, temporal[:, -1], dropout)  # eq 22
         position, distribution = read_head(self.head(decoded), self.loss_mode)
         return Output(position, distribution, scores[:, :, 0], context_scores)
 
@@ -358,17 +360,17 @@ class TemporalFusionTransformer(nn.Module):
         windows: Tensor,
         has_context: Tensor,
         *,
-        noise: Noise | None = None,
+        dropout: Dropout | None = None,
     ) -> tuple[Output, Cells]:
         """x, present (N, V) · asset (N,) instrument of each cell · windows (W, L) rows of cells · has_context (B, C).
 
         Windows are the B targets', then the contexts' of each target in turn. Missing variables have x = 0.
-        Dropout is drawn from `noise`; without it there is none.
+        Without `dropout` there is none.
         """
-        static = self.static(noise=noise)  # (A, 4, H)
-        cells = self.cells(x, present, gather(static[:, 0], asset), noise=noise)
+        static = self.static(dropout=dropout)  # (A, 4, H)
+        cells = self.cells(x, present, gather(static[:, 0], asset), dropout=dropout)
         of_window = gather(static.flatten(1), asset.index_select(0, windows[:, -1])).unflatten(1, static.shape[1:])
-        return self.windows(cells, windows, of_window, has_context, noise=noise), cells
+        return self.windows(cells, windows, of_window, has_context, dropout=dropout), cells
 
 
 def stacked(
@@ -376,20 +378,20 @@ def stacked(
     parameters: Mapping[str, Tensor],
     prefix: str,
     *inputs: Any,
-    noise: Noise | None = None,
+    dropout: Dropout | None = None,
 ) -> Any:
     """Run `module` for K folds: `parameters` (K, ...) by name, those under `prefix` are the module's; inputs (K, ...),
-    threshold and scale of the noise (K,).
+    threshold and scale of the dropout (K,).
 
     Returns the module's output with a leading K. A stack of one is called as it is: vmap would only cost time.
     """
     own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
 
-    generator, *levels = noise or (None,)
+    generator, *levels = dropout or (None,)
 
     def single(weights: dict[str, Tensor], levels: Sequence[Tensor], *arguments: Any) -> Any:
-        own_noise = None if generator is None else Noise(generator, *levels)
-        return functional_call(module, weights, arguments, {"noise": own_noise})
+        own_dropout = None if generator is None else Dropout(generator, *levels)
+        return functional_call(module, weights, arguments, {"dropout": own_dropout})
 
     n_folds = next(iter(own.values())).shape[0]
     if n_folds > 1:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from tests.reference_tft import Cell, Forecast, forecast
+from tft.kernels.dropout_mask import Dropout
 from tft.kernels.masked_softmax import masked_softmax
-from tft.kernels.noise import Noise
 from tft.loss import training_loss
 from tft.model import (
     LOSS_MODES,
@@ -375,7 +375,7 @@ def test_forward_stores_nothing_on_the_module(training: bool) -> None:
     """No attribute is added or replaced, no buffer made, no parameter changed."""
     model, batch = make_model(replace(SMALL, dropout=0.3)).train(training), make_batch()
     before, weights = state_of(model), {name: value.clone() for name, value in model.state_dict().items()}
-    model(*batch.inputs(), noise=Noise.of(torch.Generator(), 0.3))
+    model(*batch.inputs(), dropout=Dropout.of(torch.Generator(), 0.3))
     assert state_of(model) == before
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
@@ -383,20 +383,20 @@ def test_forward_stores_nothing_on_the_module(training: bool) -> None:
 def test_dropout_is_drawn_from_the_generator_given_alone_and_differs_between_stacked_folds() -> None:
     model, batch = make_model(replace(SMALL, dropout=0.5)), make_batch()
 
-    def position(noise: Noise | None) -> Tensor:
-        return model(*batch.inputs(), noise=noise)[0].position
+    def position(dropout: Dropout | None) -> Tensor:
+        return model(*batch.inputs(), dropout=dropout)[0].position
 
     assert torch.equal(position(None), position(None))
     torch.testing.assert_close(position(None), make_model()(*batch.inputs())[0].position, **TIGHT)
     generator = torch.Generator().manual_seed(0)
-    noise = Noise.of(generator, 0.5)
-    drawn = position(noise)
-    assert not torch.equal(drawn, position(noise))
+    dropout = Dropout.of(generator, 0.5)
+    drawn = position(dropout)
+    assert not torch.equal(drawn, position(dropout))
     generator.manual_seed(0)
-    assert torch.equal(drawn, position(noise))
+    assert torch.equal(drawn, position(dropout))
     twice = {name: torch.stack([value, value]) for name, value in model.state_dict().items()}
-    of_stack = Noise.of(generator, [0.5, 0.5])
-    output, _ = stacked(model, twice, "", *(torch.stack([part, part]) for part in batch.inputs()), noise=of_stack)
+    of_stack = Dropout.of(generator, [0.5, 0.5])
+    output, _ = stacked(model, twice, "", *(torch.stack([part, part]) for part in batch.inputs()), dropout=of_stack)
     assert not torch.equal(output.position[0], output.position[1])
 
 

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from tft.kernels.vmap_rule import stack_instead
+
 PART_ROWS = 32
-"""Of a part at least."""
+"""Fewest rows of a part."""
 MAX_PARTS = 32
 
 
@@ -59,12 +61,4 @@ class _Affine(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor | None) -> tuple[Tensor, int]:
-        stacked: list[Tensor | None] = []
-        for argument, dim in zip(arguments, in_dims, strict=True):
-            if argument is None:
-                stacked.append(None)
-            elif dim is None:
-                stacked.append(argument.expand(info.batch_size, *argument.shape[1:]))
-            else:
-                stacked.append(argument.movedim(dim, 0).squeeze(1))
-        return _Affine.apply(*stacked).unsqueeze(1), 0  # type: ignore[no-untyped-call]
+        return _Affine.apply(*stack_instead(info, in_dims, arguments)).unsqueeze(1), 0  # type: ignore[no-untyped-call]

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from tft.runtime.cores import lend
 from tft.runtime.heap import keep_freed_memory
+from tft.runtime.lent_cores import lend
 
 WAIT_S = 1.0
 
@@ -31,7 +31,7 @@ def side_by_side(
 ) -> Iterator[Result]:
     """Results in the order of `work`, at most `n_workers` pieces at a time, each in a thread with one torch thread.
 
-    A worker without a piece lends its core to the others, which are done sooner with the same results (cores.py).
+    A worker without a piece lends its core to the others, which are done sooner with the same results (lent_cores.py).
     What a piece hands to the function it is called with arrives at `on_report`, in the caller's thread. The exception
     of a piece is raised when its turn comes. When the iterator is closed, what runs stops at its next report.
     """

@@ -8,9 +8,8 @@ import torch
 from scipy import stats
 from torch.func import vmap
 
-from tft.kernels.cpu import native
-from tft.kernels.dropout import drop, dropout
-from tft.kernels.noise import LEVELS, Mask, Noise, factor, random_seeds, seeded_bits
+from tft.kernels.dropout import apply_dropout, drop
+from tft.kernels.dropout_mask import LEVELS, Dropout, Mask, factor, random_seeds, seeded_bits
 
 
 def test_every_one_of_the_16_bits_is_fair_and_independent_of_its_neighbour() -> None:
@@ -27,7 +26,7 @@ def test_every_one_of_the_16_bits_is_fair_and_independent_of_its_neighbour() -> 
 @pytest.mark.parametrize("rate", [0.01, 0.23, 0.5, 0.9])
 def test_the_rate_is_kept_and_the_mean_preserved(rate: float) -> None:
     x = torch.ones(400, 500, dtype=torch.float64)
-    dropped = dropout(x, Noise.of(torch.Generator().manual_seed(2), rate))
+    dropped = apply_dropout(x, Dropout.of(torch.Generator().manual_seed(2), rate))
     error = np.sqrt(rate * (1 - rate) / x.numel())
     assert float((dropped == 0).double().mean()) == pytest.approx(rate, abs=5 * error + 1 / LEVELS)
     kept = dropped[dropped != 0]
@@ -40,16 +39,16 @@ def test_the_rate_is_kept_and_the_mean_preserved(rate: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_factor_is_a_comparison_with_the_threshold(rate: float, dtype: torch.dtype) -> None:
     every = torch.arange(-LEVELS // 2, LEVELS // 2, dtype=torch.int32).to(torch.int16)
-    _, threshold, scale = Noise.of(torch.Generator(), rate)
+    _, threshold, scale = Dropout.of(torch.Generator(), rate)
     expected = (every.int() >= threshold).to(dtype) * scale.to(dtype)
     assert torch.equal(factor(every, threshold, scale, dtype), expected)
     assert float(expected.double().mean()) == pytest.approx(1.0, rel=1e-6)
 
 
-def test_without_noise_nothing_is_changed() -> None:
+def test_without_dropout_nothing_is_changed() -> None:
     x = torch.randn(5, 6)
-    assert dropout(x, None) is x
-    assert torch.equal(dropout(x, Noise.of(torch.Generator(), 0.0)), x)
+    assert apply_dropout(x, None) is x
+    assert torch.equal(apply_dropout(x, Dropout.of(torch.Generator(), 0.0)), x)
 
 
 def plain_bits(seed: int, element: int) -> int:
@@ -77,32 +76,26 @@ def test_masks_of_different_seeds_have_nothing_in_common() -> None:
     """Drawn seeds, and such whose lower halves agree: correlations of 10,000 places are those of chance."""
     drawn = random_seeds(8, torch.Generator().manual_seed(5))
     drawn[4:] = drawn[4:] & -(2**32) | drawn[:4] & 0xFFFFFFFF
-    kept = Mask(drawn, *Noise.of(torch.Generator(), [0.5] * 8)[1:]).factor(range(100), 100, torch.float64)
+    kept = Mask(drawn, *Dropout.of(torch.Generator(), [0.5] * 8)[1:]).factor(range(100), 100, torch.float64)
     correlation = np.corrcoef(kept.flatten(1).numpy())
     assert np.abs(correlation[np.triu_indices(8, 1)]).max() < 5 / 100
 
 
 def test_folds_of_a_stack_have_rates_of_their_own() -> None:
-    noise = Noise.of(torch.Generator().manual_seed(0), [0.0, 0.2, 0.7])
-    folds = vmap(lambda x, *levels: dropout(x, Noise(noise.generator, *levels)), randomness="different")
-    dropped = folds(torch.ones(3, 100, 100), noise.threshold, noise.scale)
+    own = Dropout.of(torch.Generator().manual_seed(0), [0.0, 0.2, 0.7])
+    folds = vmap(lambda x, *levels: apply_dropout(x, Dropout(own.generator, *levels)), randomness="different")
+    dropped = folds(torch.ones(3, 100, 100), own.threshold, own.scale)
     shares = (dropped == 0.0).double().mean(dim=(1, 2))
     torch.testing.assert_close(shares, torch.tensor([0.0, 0.2, 0.7], dtype=torch.float64), rtol=0.0, atol=0.025)
     torch.testing.assert_close(dropped.amax(dim=(1, 2)), torch.tensor([1.0, 1 / 0.8, 1 / 0.3]), rtol=1e-4, atol=0.0)
 
 
-@pytest.mark.parametrize("by", ["kernels", "torch"])
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_whatever_computes_drops_the_same_elements(
-    by: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_computes_drops_the_same_elements(dtype: torch.dtype) -> None:
     """Those that the hash of their seed and place says, whatever the strides; a NaN is seen wherever it is."""
-    if by == "torch":
-        monkeypatch.setattr(native, "kernels", lambda: None)
-    elif native.kernels() is None:
-        pytest.skip("no native kernels: no C++ compiler, or TFT_NATIVE=0")
     draws = torch.Generator().manual_seed(6)
-    mask = Mask(random_seeds(3, draws), *Noise.of(draws, [0.0, 0.3, 0.9])[1:])
+    mask = Mask(random_seeds(3, draws), *Dropout.of(draws, [0.0, 0.3, 0.9])[1:])
     for shape in ((3, 1), (3, 7), (3, 5, 2000), (3, 40, 33, 2)):
         x = torch.randn(shape, generator=draws, dtype=torch.float64).to(dtype)
         kept = mask.factor(range(1), x[0].numel(), dtype).view(shape)
@@ -115,12 +108,12 @@ def test_whatever_computes_drops_the_same_elements(
 @pytest.mark.parametrize("stacked", [False, True])
 def test_the_gradient_is_that_of_the_same_elements_of_a_stack_or_of_one_fold(stacked: bool) -> None:
     x = torch.randn(2, 30, 40, dtype=torch.float64, requires_grad=True)
-    noise = Noise.of(torch.Generator().manual_seed(0), [0.3, 0.6] if stacked else 0.3)
+    own = Dropout.of(torch.Generator().manual_seed(0), [0.3, 0.6] if stacked else 0.3)
     if stacked:
-        of_folds = vmap(lambda x, *levels: dropout(x, Noise(noise.generator, *levels)), randomness="different")
-        dropped = of_folds(x, noise.threshold, noise.scale)
+        of_folds = vmap(lambda x, *levels: apply_dropout(x, Dropout(own.generator, *levels)), randomness="different")
+        dropped = of_folds(x, own.threshold, own.scale)
     else:
-        dropped = dropout(x, noise)
+        dropped = apply_dropout(x, own)
     upstream = torch.randn_like(x)
     (gradient,) = torch.autograd.grad(dropped, x, upstream)
     torch.testing.assert_close(gradient, upstream * (dropped / x).detach(), rtol=1e-12, atol=1e-12)
@@ -128,7 +121,7 @@ def test_the_gradient_is_that_of_the_same_elements_of_a_stack_or_of_one_fold(sta
 
 def test_the_gradient_is_dropped_where_the_value_is() -> None:
     x = torch.randn(30, 40, dtype=torch.float64, requires_grad=True)
-    dropped = dropout(x, Noise.of(torch.Generator().manual_seed(0), 0.3))
+    dropped = apply_dropout(x, Dropout.of(torch.Generator().manual_seed(0), 0.3))
     (gradient,) = torch.autograd.grad(dropped.sum(), x)
     assert torch.allclose(gradient * x, dropped)
     assert 0.2 < float((gradient == 0).double().mean()) < 0.4
@@ -136,9 +129,9 @@ def test_the_gradient_is_dropped_where_the_value_is() -> None:
 
 def test_the_global_generator_is_not_touched_and_folds_draw_their_own() -> None:
     before = torch.get_rng_state()
-    noise = Noise.of(torch.Generator().manual_seed(3), 0.5)
+    own = Dropout.of(torch.Generator().manual_seed(3), 0.5)
     ones = torch.ones(3, 50, 60)
-    folds = vmap(lambda x: dropout(x, noise), randomness="different")(ones)
+    folds = vmap(lambda x: apply_dropout(x, own), randomness="different")(ones)
     assert not torch.equal(folds[0], folds[1])
     assert not torch.equal(folds[1], folds[2])
     assert torch.equal(torch.get_rng_state(), before)

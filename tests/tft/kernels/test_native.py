@@ -1,10 +1,9 @@
-"""The native CPU kernels against plain torch and its autograd; what happens where they cannot be built."""
+"""Native code of a CPU: what only it has to hold, how it is compiled, and what happens where it cannot be."""
 
 from __future__ import annotations
 
 import math
-import threading
-import warnings
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,42 +11,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tft.kernels.cpu import native
-from tft.kernels.cpu.native import Buffers, Kernels
-from tft.kernels.noise import Mask, Noise, random_seeds
+from tests.tft.kernels.operations import OPERATIONS, SELECT_SHAPES, Shape
+from tft.kernels.cpu import compiling, scan, select
+from tft.kernels.cpu.buffers import Buffers
+from tft.kernels.dropout_mask import Dropout, Mask, random_seeds
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}  # of the largest element
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-SCAN_SHAPES = [(1, 1, 1, 5), (1, 9, 3, 8), (3, 9, 1, 50), (1, 9, 130, 48), (3, 1, 3, 48), (1, 2, 40, 160), (1, 3, 2, 2)]
-SELECT_SHAPES = [
-    (1, 3, 1, 5),
-    (3, 2, 7, 8),
-    (1, 3, 130, 48),
-    (3, 2, 130, 50),
-    (1, 2, 7, 160),
-    (1, 1, 65, 64),
-    (1, 2, 3, 2),
-]
-
-
-@pytest.fixture(scope="module")
-def kernels() -> Kernels:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = native.kernels()
-    if found is None:
-        pytest.skip("no native kernels: no C++ compiler, or TFT_NATIVE=0")
-    return found
 
 
 @pytest.fixture
 def nothing_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """As in a new process of a user whose cache is empty."""
-    monkeypatch.setattr(native, "_found", [])
+    monkeypatch.setattr(compiling, "_found", [])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("TFT_NATIVE", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     return monkeypatch
+
+
+@pytest.fixture
+def built(native: None) -> Path:
+    """The library of the user's own cache."""
+    return compiling._compiled()
 
 
 def draw(*shapes: tuple[int, ...], dtype: torch.dtype, size: float = 1.0) -> list[Tensor]:
@@ -69,7 +55,7 @@ def scan_inputs(k: int, n_steps: int, w: int, h: int, dtype: torch.dtype) -> lis
     return [2.0 * gates, weight / math.sqrt(h), *rest]
 
 
-def scan(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
+def plain_scan(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
     states = []
     for now in gates.unbind(1):
         keep, forget, emit, candidate = (now + hidden @ weight).chunk(4, dim=-1)
@@ -85,12 +71,12 @@ def select_inputs(k: int, v: int, n: int, h: int, dtype: torch.dtype) -> tuple[l
     shapes = (vector, vector, (k, v, h, h), vector, (k, v, h, 2 * h), pair, vector, vector, vector, vector)
     d, x, weights, *grns = draw((k, n, h), (k, v, n), (k, v, n), *shapes, dtype=dtype)
     grns = [parameter / math.sqrt(h) if parameter.dim() == 4 else parameter for parameter in grns]
-    _, threshold, scale = Noise.of(torch.Generator(), [0.1 + 0.2 * fold for fold in range(k)])
+    _, threshold, scale = Dropout.of(torch.Generator(), [0.1 + 0.2 * fold for fold in range(k)])
     mask = Mask(random_seeds(k, torch.Generator().manual_seed(1)), threshold, scale)
     return [d, x, torch.softmax(weights, dim=1), *grns], mask
 
 
-def select(x: Tensor, weights: Tensor, *grns: Tensor, mask: Mask | None) -> Tensor:
+def plain_select(x: Tensor, weights: Tensor, *grns: Tensor, mask: Mask | None) -> Tensor:
     constant, slope, second_bias, gate_bias, norm_weight, norm_bias, embed_weight, embed_bias = (
         grns[i].unsqueeze(-2) for i in (0, 1, 3, 5, 6, 7, 8, 9)
     )
@@ -103,90 +89,43 @@ def select(x: Tensor, weights: Tensor, *grns: Tensor, mask: Mask | None) -> Tens
     return (weights.unsqueeze(-1) * transformed).sum(dim=1)
 
 
-@DTYPES
-@pytest.mark.parametrize("shape", SCAN_SHAPES, ids=str)
-def test_the_scan_and_its_gradients(kernels: Kernels, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
-    *inputs, d_states = scan_inputs(*shape, dtype)
-    leaves = [value.clone().requires_grad_(True) for value in inputs]
-    expected = scan(*leaves)
-    states, cells, active = kernels.scan_forward(inputs[0], None, *inputs[1:], keep=True)
-    assert_close(states, expected.detach())
-    ours = kernels.scan_backward(d_states, None, *inputs[1:], states, cells, active, 0)
-    for gradient, theirs in zip(ours, torch.autograd.grad(expected, leaves, d_states), strict=True):
-        assert_close(gradient, theirs)
-
-
-@DTYPES
-@pytest.mark.parametrize("shape", SCAN_SHAPES, ids=str)
-def test_a_scan_that_keeps_nothing_for_a_backward_gives_the_same_states(
-    kernels: Kernels, shape: tuple[int, int, int, int], dtype: torch.dtype
-) -> None:
-    """To the last bit: the states of training are those of a forecast."""
-    *inputs, _ = scan_inputs(*shape, dtype)
-    states, cells, active = kernels.scan_forward(inputs[0], None, *inputs[1:], keep=False)
-    assert cells is None and active is None
-    assert torch.equal(states, kernels.scan_forward(inputs[0], None, *inputs[1:], keep=True)[0])
-
-
-@DTYPES
-@pytest.mark.parametrize("dropped", [False, True])
-@pytest.mark.parametrize("shape", SELECT_SHAPES, ids=str)
-def test_the_selection_and_its_gradients(
-    kernels: Kernels, shape: tuple[int, int, int, int], dropped: bool, dtype: torch.dtype
-) -> None:
-    (d_selected, *inputs), mask = select_inputs(*shape, dtype)
-    drawn = mask if dropped else None
-    leaves = [value.clone().requires_grad_(True) for value in inputs]
-    expected = select(*leaves, mask=drawn)
-    x, weights, *grns = inputs
-    selected, kept = kernels.select_forward(x, weights, grns, drawn, keep=True)
-    assert_close(selected, expected.detach())
-    d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, drawn, kept)
-    for ours, theirs in zip((d_weights, *d_grns), torch.autograd.grad(expected, leaves[1:], d_selected), strict=True):
-        assert_close(ours, theirs)
-
-
+@pytest.mark.usefixtures("native")
 @DTYPES
 @pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_a_second_layer_of_zeros_is_told_from_dropped_elements(
-    kernels: Kernels, zero: float, dtype: torch.dtype
-) -> None:
+def test_a_second_layer_of_zeros_is_told_from_dropped_elements(zero: float, dtype: torch.dtype) -> None:
     """It has a gradient where nothing was dropped."""
     (d_selected, *inputs), mask = select_inputs(2, 2, 70, 48, dtype)
     inputs[4].fill_(zero)
     inputs[5].fill_(zero)
     leaves = [value.clone().requires_grad_(True) for value in inputs]
     x, weights, *grns = inputs
-    kept = kernels.select_forward(x, weights, grns, mask, keep=True)[1]
-    ours = kernels.select_backward(d_selected, x, weights, grns, mask, kept)[1]
-    theirs = torch.autograd.grad(select(*leaves, mask=mask), leaves[2:], d_selected)
+    kept = select.forward(x, weights, grns, mask, keep=True)[1]
+    ours = select.backward(d_selected, x, weights, grns, mask, kept)[1]
+    theirs = torch.autograd.grad(plain_select(*leaves, mask=mask), leaves[2:], d_selected)
     assert (theirs[3] != 0.0).all()
     for a, b in zip(ours, theirs, strict=True):
         assert_close(a, b)
 
 
+@pytest.mark.usefixtures("native")
 @DTYPES
-@pytest.mark.parametrize("dropped", [False, True])
 @pytest.mark.parametrize("shape", SELECT_SHAPES, ids=str)
 def test_a_selection_gives_the_same_bits_however_much_it_keeps(
-    kernels: Kernels,
-    shape: tuple[int, int, int, int],
-    dropped: bool,
-    dtype: torch.dtype,
-    monkeypatch: pytest.MonkeyPatch,
+    shape: Shape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Value and gradients are those of nothing, one variable of each fold, and all of them kept."""
-    (d_selected, x, weights, *grns), mask = select_inputs(*shape, dtype)
-    drawn = mask if dropped else None
-    whole = kernels.select_forward(x, weights, grns, drawn, keep=True)[1]
+    given = [t.to(dtype) if t.dtype == torch.float32 else t for t in OPERATIONS["select"].inputs(*shape)]
+    d_selected, x, weights, *grns = given[:13]
+    mask = Mask(*given[13:]) if given[13:] else None
+    whole = select.forward(x, weights, grns, mask, keep=True)[1]
     assert whole is not None and whole.shape[:2] == x.shape[:2]
     one = whole.numel() * whole.element_size() // shape[1]
 
     def everything(n_bytes: int, *, n_kept: int, keep: bool = True) -> list[Tensor]:
-        monkeypatch.setattr(native, "KEPT_BYTES", n_bytes)
-        selected, kept = kernels.select_forward(x, weights, grns, drawn, keep=keep)
+        monkeypatch.setattr(select, "KEPT_BYTES", n_bytes)
+        selected, kept = select.forward(x, weights, grns, mask, keep=keep)
         assert n_kept == (0 if kept is None else kept.shape[1])
-        d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, drawn, kept)
+        d_weights, d_grns = select.backward(d_selected, x, weights, grns, mask, kept)
         return [selected, d_weights, *d_grns]
 
     expected = everything(2**28, n_kept=0, keep=False)
@@ -194,80 +133,27 @@ def test_a_selection_gives_the_same_bits_however_much_it_keeps(
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
-def test_a_scan_without_a_stack_and_with_strides_of_its_own(kernels: Kernels) -> None:
-    gates, weight, hidden, cell, d_states = (value[0] for value in scan_inputs(1, 4, 5, 6, torch.float64))
-    expected = kernels.scan_forward(gates, None, weight, hidden, cell, keep=True)
-    strided = kernels.scan_forward(
-        gates.transpose(0, 1).contiguous().transpose(0, 1), None, weight.T.contiguous().T, hidden, cell, keep=True
-    )
-    for ours, theirs in zip(strided, expected, strict=True):
-        assert torch.equal(ours, theirs)
-    shapes = [value.shape for value in kernels.scan_backward(d_states, None, weight, hidden, cell, *expected, 0)]
-    assert shapes == [(4, 5, 24), (6, 24), (5, 6), (5, 6)]
-
-
+@pytest.mark.usefixtures("native")
 @DTYPES
-def test_the_same_bits_every_time(kernels: Kernels, dtype: torch.dtype) -> None:
-    *inputs, d_states = scan_inputs(2, 5, 37, 50, dtype)
-    (d_selected, x, weights, *grns), mask = select_inputs(2, 3, 131, 50, dtype)
-
-    def everything() -> list[Tensor]:
-        scanned = kernels.scan_forward(inputs[0], None, *inputs[1:], keep=True)
-        selected, kept = kernels.select_forward(x, weights, grns, mask, keep=True)
-        d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, mask, kept)
-        return [
-            *scanned,
-            *kernels.scan_backward(d_states, None, *inputs[1:], *scanned, 0),
-            selected,
-            d_weights,
-            *d_grns,
-        ]
-
-    first = everything()
-    for again in (everything(), everything()):
-        assert all(torch.equal(ours, before) for ours, before in zip(again, first, strict=True))
-
-
-def test_threads_do_not_disturb_each_other(kernels: Kernels) -> None:
-    (d_selected, x, weights, *grns), mask = select_inputs(2, 3, 131, 50, torch.float32)
-    kept = kernels.select_forward(x, weights, grns, mask, keep=True)[1]
-    expected = kernels.select_backward(d_selected, x, weights, grns, mask, kept)[1]
-    differences: list[bool] = []
-
-    def repeat() -> None:
-        for _ in range(20):
-            own = kernels.select_forward(x, weights, grns, mask, keep=True)[1]
-            found = kernels.select_backward(d_selected, x, weights, grns, mask, own)[1]
-            differences.append(not all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)))
-
-    threads = [threading.Thread(target=repeat) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(differences) == 80 and not any(differences)
-
-
-@DTYPES
-def test_extreme_gates_saturate_and_a_nan_stays_one(kernels: Kernels, dtype: torch.dtype) -> None:
+def test_extreme_gates_saturate_and_a_nan_stays_one(dtype: torch.dtype) -> None:
     """A diverging training must be seen to diverge."""
     gates, weight, hidden, cell, _ = scan_inputs(1, 1, 3, 4, dtype)
     gates[0, 0, 0], gates[0, 0, 1], gates[0, 0, 2] = 1e30, -1e30, float("nan")
-    states = kernels.scan_forward(gates, None, weight, hidden, cell, keep=False)[0][0, 0]
-    assert_close(states[:2], scan(gates, weight, hidden, cell)[0, 0, :2])
+    states = scan.forward(gates, None, weight, hidden, cell, keep=False)[0][0, 0]
+    assert_close(states[:2], plain_scan(gates, weight, hidden, cell)[0, 0, :2])
     assert states[2].isnan().all()
 
     (_, x, weights, *grns), _ = select_inputs(1, 2, 3, 4, dtype)
     x[0, 0, 1], grns[5][0, 1, 4] = 1e4, -1e30  # a first layer and a gate
-    selected = kernels.select_forward(x, weights, grns, None, keep=False)[0]
-    assert_close(selected, select(x, weights, *grns, mask=None))
+    selected = select.forward(x, weights, grns, None, keep=False)[0]
+    assert_close(selected, plain_select(x, weights, *grns, mask=None))
     grns[0][0, 1, 2] = float("nan")
-    assert kernels.select_forward(x, weights, grns, None, keep=False)[0].isnan().all()
+    assert select.forward(x, weights, grns, None, keep=False)[0].isnan().all()
 
 
-def test_the_environment_switches_the_kernels_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_switches_native_code_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFT_NATIVE", "0")
-    assert native.kernels() is None
+    assert compiling.unavailable() == "TFT_NATIVE=0"
 
 
 @pytest.mark.parametrize("named", [None, "no-such-compiler -O1"])
@@ -278,7 +164,8 @@ def test_without_a_compiler_there_is_one_warning(
     if named:
         nothing_found.setenv("CXX", named)
     with pytest.warns(UserWarning, match=rf"no native CPU kernels.*no C\+\+ compiler \({named or 'c'}") as caught:
-        assert [native.kernels(), native.kernels()] == [None, None]
+        reasons = {compiling.unavailable(), compiling.unavailable()}
+    assert reasons == {f"no C++ compiler ({named or 'c++, g++, clang++'})"}
     assert len(caught) == 1
 
 
@@ -288,25 +175,36 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(nothing_found: pytest.Mo
     compiler.chmod(0o700)
     nothing_found.setenv("CXX", str(compiler))
     with pytest.warns(UserWarning, match="no native CPU kernels.*error: not today"):
-        assert native.kernels() is None
+        assert compiling.unavailable() == f"{compiler}: native.cpp:1: error: not today"
     assert list((tmp_path / "cache").rglob("*")) == [tmp_path / "cache" / "tft-native"]
 
 
-def test_a_library_is_built_once_and_then_found(
-    kernels: Kernels, nothing_found: pytest.MonkeyPatch, tmp_path: Path
+def test_a_library_is_built_once_and_then_found_until_a_source_changes(
+    built: Path, nothing_found: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With a compiler that copies: only who calls it how often is of interest here."""
-    (built,) = [Path(kernels._library._name)]
     compiler, calls = tmp_path / "compiler", tmp_path / "calls"
     compiler.write_text(f'#!/bin/sh\necho called >> {calls}\nfor last; do :; done\ncp "{built}" "$last"\n')
     compiler.chmod(0o700)
     nothing_found.setenv("CXX", str(compiler))
-    assert native.kernels() is not None
-    nothing_found.setattr(native, "_found", [])
-    assert native.kernels() is not None
+    for _ in range(2):
+        nothing_found.setattr(compiling, "_found", [])
+        assert compiling.unavailable() is None
     assert calls.read_text() == "called\n"
     (left,) = (tmp_path / "cache" / "tft-native").iterdir()
     assert left.suffix == ".so"
+    sources = tmp_path / "sources"
+    shutil.copytree(compiling.FOLDER, sources, ignore=shutil.ignore_patterns("__pycache__"))
+    nothing_found.setattr(compiling, "FOLDER", sources)
+    nothing_found.setattr(compiling, "UNIT", sources / "native.cpp")
+    assert compiling._compiled() == left  # wherever the sources lie
+    included = sorted(path for path in sources.iterdir() if path.suffix in (".h", ".cpp"))
+    assert len(included) == 8
+    names = {left}
+    for path in included:
+        path.write_text(path.read_text() + "// changed\n")
+        names.add(compiling._compiled())
+    assert len(names) == 1 + len(included)
 
 
 def test_the_memory_of_a_buffer_is_used_again_once_it_is_gone_and_not_before() -> None:

@@ -41,20 +41,58 @@ class Kernel:
 
 def kernels(
     source: Path, options: Sequence[str], device: torch.device, sizes: Mapping[str, tuple[int, int]], what: str
-) -> list[Kernel] | None:
-    """Those of a source by name, with their threads and bytes of shared memory; None, with a warning, where they cannot
-    be compiled or loaded, and where torch is not built for CUDA.
+) -> list[Kernel] | str:
+    """The kernels of a source by name, with their threads and bytes of shared memory; the reason where they cannot be
+    compiled or loaded, with a warning, and where torch is not built for CUDA.
 
-    what: that torch then computes.
+    what: the operation that torch then computes, in words.
     """
     if torch.version.cuda is None:
-        return None
+        return "torch is not built for CUDA"
     try:
         module = load(source, options, device)
         return [Kernel(module, name, n_threads=threads, shared_bytes=n) for name, (threads, n) in sizes.items()]
     except OSError as error:
         warnings.warn(f"no CUDA kernels for {what}, torch takes several times as long: {error}", stacklevel=2)
-        return None
+        return str(error) or type(error).__name__
+
+
+def loaded(found: list[Kernel] | str) -> list[Kernel]:
+    """Kernels that are known to be there: `refuses` was asked before."""
+    assert not isinstance(found, str), found
+    return found
+
+
+def reason(found: list[Kernel] | str) -> str | None:
+    """Why there are no kernels; None where there are."""
+    return found if isinstance(found, str) else None
+
+
+def too_old(device: torch.device, least: tuple[int, int]) -> str | None:
+    """Why a GPU has no kernels that need a compute capability of at least `least`; None where it may have them."""
+    if torch.version.cuda is None:
+        return "torch is not built for CUDA"
+    own = torch.cuda.get_device_capability(device)
+    return None if own >= least else f"compute capability {own[0]}.{own[1]} is below {least[0]}.{least[1]}"
+
+
+def described(device: torch.device) -> str:
+    """What was compiled, in words."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"compiled for sm_{major}{minor} with CUDA {torch.version.cuda}"
+
+
+def laid_out(*tensors: Tensor) -> list[Tensor]:
+    """As most kernels address them: float32 and contiguous."""
+    assert all(tensor.dtype == torch.float32 for tensor in tensors)
+    return [tensor.contiguous() for tensor in tensors]
+
+
+def not_float32(x: Tensor) -> str | None:
+    """Why kernels, which are float32 on a GPU, do not compute with this tensor; None where they may."""
+    if not x.is_cuda:
+        return f"the tensor is on the {x.device.type}"
+    return None if x.dtype == torch.float32 else f"{x.dtype}, the kernels are float32"
 
 
 def pointers(tensors: Sequence[Tensor]) -> ctypes.Structure:

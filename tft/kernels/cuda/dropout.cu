@@ -1,4 +1,4 @@
-// The dropout of dropout.py in one pass. Shapes: K folds, N elements of each; see seeded_bits in noise.py for the hash.
+// The dropout of dropout.py in one pass. Shapes: K folds, N elements of each; see seeded_bits in dropout_mask.py for the hash.
 
 extern "C" __global__ void __launch_bounds__(N_THREADS)
     drop(const float* x, int fold_stride, const long long* seeds, const double* thresholds, const double* scales,

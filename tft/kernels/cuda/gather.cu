@@ -1,4 +1,4 @@
-// The backward of the gather of recurrent.py on an NVIDIA GPU, compiled and called by gather_gpu.py.
+// The backward of the gather on an NVIDIA GPU, compiled and called by gather.py.
 //
 // Shapes: K folds, N cells, W windows, L bars of each, D width of a cell, S parts of a sum.
 

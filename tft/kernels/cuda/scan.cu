@@ -1,4 +1,4 @@
-// The LSTM scan of recurrent.py on an NVIDIA GPU, compiled and called by scan_gpu.py.
+// The LSTM scan on an NVIDIA GPU, compiled and called by scan.py.
 //
 // A program takes 16 windows of one fold through all bars. A warp has 8 columns of the state and what belongs to them of
 // all four gates, so that the cell state never leaves its registers; between two bars only the hidden state (forward)

@@ -1,9 +1,9 @@
-"""The LSTM scan of recurrent.py by the kernels of scan.cu, one launch forward and one backward.
+"""The LSTM scan by the kernels of scan.cu, one launch forward and one backward.
 
 A program takes some windows of one fold through all bars. Everything is float32, and both launches can be captured in a
 CUDA graph.
 
-Shapes: K folds, L look-back bars, W windows, H hidden width.
+Shapes: K stacked folds, L look-back bars, W windows, N cells, H hidden width. Every tensor may have a leading K.
 Gates are laid out input | forget | output | candidate along the last dimension of size 4H.
 """
 
@@ -11,52 +11,45 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tft.kernels.cuda import compiling as cuda
+from tft.kernels.affine import sum_over_rows
+from tft.kernels.cuda import compiling
 
 SOURCE = Path(__file__).with_name("scan.cu")
 MAX_WIDTH = 256
 """Above it a program has more threads than a multiprocessor takes."""
+LEAST_CAPABILITY = (8, 0)
 ROWS, WARP, TILE = 16, 32, 8
 """Windows of a program, threads of a warp and columns of the state that a warp has, as in scan.cu."""
 MAX_KEPT_WIDTH = 64
 """Up to it the weight stays in shared memory, as in scan.cu."""
 
 
-class Kernels(NamedTuple):
-    forward: cuda.Kernel
-    backward: cuda.Kernel
+def unavailable(device: torch.device) -> str | None:
+    """Why the kernels cannot run on this device at any width; None where they can."""
+    return compiling.reason(_kernels(8, device))
 
 
-def takes(tensor: Tensor, h: int) -> bool:
-    """Whether the scan of this tensor with this width can be done here."""
-    return (
-        tensor.dtype == torch.float32
-        and tensor.device.type == "cuda"
-        and h <= MAX_WIDTH
-        and _kernels(h, tensor.device) is not None
-    )
+def refuses(x: Tensor, width: int) -> str | None:
+    """Why the kernels do not scan tensors like this one with this width; None where they do."""
+    if width > MAX_WIDTH:
+        return f"a width of {width} is above {MAX_WIDTH}"
+    return compiling.not_float32(x) or compiling.reason(_kernels(width, x.device))
 
 
-def available(device: torch.device) -> bool:
-    """Whether there are kernels for any width on this device."""
-    return takes(torch.empty(0, device=device), 8)
-
-
-def scan_forward(
+def forward(
     gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, keep: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """States (K, L, W, H); to `keep` for the backward those that a bar begins with and cells (K, L, W, H), and gates
-    (K, L, W, 4H) after their nonlinearities.
-
-    gates (K, L, W, 4H), or (K, N, 4H) of which windows (K, W, L) are rows · weight (K, H, 4H) · hidden, cell (K, W, H)
-    initial states.
-    """
-    gates, weight, hidden, cell = _checked(gates, weight, hidden, cell)
+    """As Reference.forward of scan.py; kept are also the states that a bar begins with."""
+    if hidden.dim() == 2:
+        single = (None if one is None else one.unsqueeze(0) for one in (gates, windows, weight, hidden, cell))
+        states, *kept = forward(*single, keep=keep)  # type: ignore[arg-type]
+        entering, cells, active = (None if one is None else one.squeeze(0) for one in kept)
+        return states.squeeze(0), entering, cells, active
+    gates, weight, hidden, cell = compiling.laid_out(gates, weight, hidden, cell)
     n_folds, n_windows, width = hidden.shape
     n_steps = gates.shape[1] if windows is None else windows.shape[2]
     states = gates.new_empty(n_folds, n_steps, n_windows, width)
@@ -65,53 +58,59 @@ def scan_forward(
     rows = None if windows is None else windows.contiguous()
     tensors = (gates, rows, weight, hidden, cell, states, entering, cells, active)
     n_rows = gates[0].numel() // (4 * width)
-    _loaded(states).forward(_grid(states), states.device, *tensors, n_rows, n_steps, n_windows)
+    launch, _ = compiling.loaded(_kernels(width, states.device))
+    launch(_grid(states), states.device, *tensors, n_rows, n_steps, n_windows)
     return states, entering, cells, active
 
 
-def scan_backward(
+def backward(
+    d_states: Tensor,
+    windows: Tensor | None,
+    weight: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    states: Tensor,
+    entering: Tensor | None,
+    cells: Tensor,
+    active: Tensor,
+    n_rows: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As Reference.backward of scan.py; the gradient of the weight is one matrix product over all steps."""
+    assert entering is not None
+    if hidden.dim() == 2:
+        given = (t.unsqueeze(0) for t in (d_states, weight, cell, cells, active))
+        d_gates, d_hidden, d_cell = (d.squeeze(0) for d in _backward(*given))
+    else:
+        d_gates, d_hidden, d_cell = _backward(d_states, weight, cell, cells, active)
+    flat = (t.reshape(-1, t.shape[-3] * t.shape[-2], t.shape[-1]) for t in (entering, d_gates))
+    return d_gates, sum_over_rows(*flat).view(weight.shape), d_hidden, d_cell
+
+
+def _backward(
     d_states: Tensor, weight: Tensor, cell: Tensor, cells: Tensor, active: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the gates (K, L, W, 4H) and of the initial states (K, W, H).
-
-    From d_states (K, L, W, H) and what scan_forward took and gave. The gradient of the weight, one matrix product over
-    all steps of the states that they begin with, is the caller's.
-    """
-    d_states, weight, cell, cells, active = _checked(d_states, weight, cell, cells, active)
+    """Gradients of the gates as they were read (K, L, W, 4H) and of the initial states (K, W, H)."""
+    d_states, weight, cell, cells, active = compiling.laid_out(d_states, weight, cell, cells, active)
     d_gates, d_hidden, d_cell = torch.empty_like(active), torch.empty_like(cell), torch.empty_like(cell)
     tensors = (d_states, weight, cell, cells, active, d_gates, d_hidden, d_cell)
-    _loaded(cells).backward(_grid(cells), cells.device, *tensors, *cells.shape[1:3])
+    _, launch = compiling.loaded(_kernels(cells.shape[-1], cells.device))
+    launch(_grid(cells), cells.device, *tensors, *cells.shape[1:3])
     return d_gates, d_hidden, d_cell
-
-
-def _checked(*tensors: Tensor) -> list[Tensor]:
-    """Laid out as the kernels address them."""
-    for tensor in tensors:
-        if tensor.dtype != torch.float32:
-            raise ValueError(f"the kernels are float32, got {tensor.dtype}: use the scan of tft/recurrent.py")
-    return [tensor.contiguous() for tensor in tensors]
 
 
 def _grid(states: Tensor) -> tuple[int, int, int]:
     return -(-states.shape[2] // ROWS), states.shape[0], 1
 
 
-def _loaded(states: Tensor) -> Kernels:
-    kernels = _kernels(states.shape[-1], states.device)
-    assert kernels is not None
-    return kernels
-
-
 @cache
-def _kernels(width: int, device: torch.device) -> Kernels | None:
-    """Compiled at the first call for a width (seconds); None where that fails, or the GPU is too old."""
-    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
-        return None
+def _kernels(width: int, device: torch.device) -> list[compiling.Kernel] | str:
+    """Forward and backward, compiled at the first call for a width (seconds)."""
+    if fault := compiling.too_old(device, LEAST_CAPABILITY):
+        return fault
     p = -(-width // TILE) * TILE
     rows = p if p <= MAX_KEPT_WIDTH else 0
     forward = 2 * ROWS * (p + (16 if p % 16 else 8)) + max(1, rows * (4 * p + 4))  # floats, as in scan.cu
     backward = 2 * ROWS * (4 * p + 8) + max(1, rows * (4 * p + 8))
     n_threads = p // TILE * WARP
     sizes = {"scan_forward": (n_threads, 4 * forward), "scan_backward": (n_threads, 4 * backward)}
-    found = cuda.kernels(SOURCE, [f"-DH={width}"], device, sizes, "the scan")
-    return Kernels(*found) if found else None
+    return compiling.kernels(SOURCE, [f"-DH={width}"], device, sizes, "the scan")

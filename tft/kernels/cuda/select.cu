@@ -1,4 +1,4 @@
-// The variable selection of selection.py on an NVIDIA GPU, compiled and called by select_gpu.py.
+// Variable selection on an NVIDIA GPU, compiled and called by select.py.
 //
 // A warp takes 16 cells of one variable through the whole chain in its registers, in the layout in which the tensor
 // cores leave a product and take the next one's left operand (mma.cuh). Right operands lie in shared memory. Every sum
@@ -11,7 +11,6 @@
 
 constexpr int P = (H + 15) / 16 * 16;
 constexpr int TILES = P / 8;
-constexpr float EPSILON = 1e-5f;
 constexpr int FORWARD_WARPS = 6;
 constexpr int BACKWARD_WARPS = TILES;  // each has its own columns of the weights' gradients
 constexpr int ROWS = 16;               // of a warp
@@ -135,7 +134,7 @@ __device__ inline void add_over_cells(float (&to)[TILES / 2][COUNT][4], const fl
 
 // ---------------------------------------------------------------- the chain, element by element
 
-struct Dropout {  // of one fold; see seeded_bits in dropout.py
+struct Dropout {  // of one fold; see seeded_bits in dropout_mask.py
   uint low, high;
   int threshold;
   float scale;

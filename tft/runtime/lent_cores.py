@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 MAX_PARTS = 8
-"""Of one operation: more would be too small for what it costs to hand them over."""
+"""Most parts of one operation: more would be too small for what it costs to hand them over."""
 _lent = threading.Semaphore(0)
 
 

@@ -7,10 +7,10 @@ import threading
 import pytest
 import torch
 
-from tft.kernels.cpu import native
-from tft.kernels.noise import Mask, random_seeds
-from tft.runtime import cores
-from tft.runtime.cores import lend, share
+from tests.tft.kernels.operations import OPERATIONS
+from tft.kernels.cpu import compiling, select
+from tft.runtime import lent_cores
+from tft.runtime.lent_cores import lend, share
 
 
 class Lender:
@@ -47,7 +47,7 @@ def test_parts_make_up_the_whole(n: int, multiple: int, n_lenders: int) -> None:
             lender.__exit__()
     assert sorted(number for first, stop in parts for number in range(first, stop)) == list(range(n))
     assert all((stop - first) % multiple == 0 or stop == n for first, stop in parts)
-    assert len(parts) <= min(1 + n_lenders, cores.MAX_PARTS)
+    assert len(parts) <= min(1 + n_lenders, lent_cores.MAX_PARTS)
 
 
 def test_two_parts_run_at_the_same_time_where_a_core_is_lent() -> None:
@@ -78,27 +78,13 @@ def test_an_error_in_a_part_arrives_and_the_core_is_given_back() -> None:
         share(2, fails)
 
 
-@pytest.mark.skipif(native.kernels() is None, reason="no native kernels")
+@pytest.mark.skipif(compiling.unavailable() is not None, reason="no native code")
 def test_a_selection_gives_the_same_bits_with_and_without_a_lent_core() -> None:
     """Forward and backward, several blocks of cells, the last not whole, with dropout."""
-    kernels = native.kernels()
-    assert kernels is not None
-    draws = torch.Generator().manual_seed(0)
-    v, n, h = 5, 150, 20
-    shapes = [(v, h)] * 2 + [(v, h, h), (v, h), (v, h, 2 * h), (v, 2 * h)] + [(v, h)] * 4
-    grns = [torch.randn(1, *shape, generator=draws) for shape in shapes]
-    x, weights = (torch.randn(1, v, n, generator=draws) for _ in range(2))
-    d_selected = torch.randn(1, n, h, generator=draws)
-    level = torch.tensor([-20_000.0], dtype=torch.float64), torch.tensor([1.25], dtype=torch.float64)
-    mask = Mask(random_seeds(1, draws), *level)
-
-    def both() -> list[torch.Tensor]:
-        selected, kept = kernels.select_forward(x, weights, grns, mask, keep=True)
-        d_weights, d_grns = kernels.select_backward(d_selected, x, weights, grns, mask, kept)
-        return [selected, d_weights, *d_grns]
-
-    alone = both()
+    operation = OPERATIONS["select"]
+    given = operation.inputs(1, 5, 150, 20, 0.3)
+    alone = operation.run(select, *given)
     with Lender():
-        shared = both()
+        shared = operation.run(select, *given)
     for one, other in zip(alone, shared, strict=True):
         assert torch.equal(one, other)

@@ -1,7 +1,8 @@
-"""What dropout draws: 16 random bits an element, from a seed of each fold that a generator of the caller's gives.
+"""Which elements dropout drops: 16 random bits of each are compared with a threshold.
 
-The global generator would be shared by folds that are trained side by side in threads, and its Bernoulli draws cost
-more than the matrix products they stand between.
+The bits follow from a seed of each fold, which a generator of the caller's gives. The global generator would be shared
+by folds that are trained side by side in threads, and its Bernoulli draws cost more than the matrix products they stand
+between.
 
 Shapes: K stacked folds, R rows, H elements of a row.
 """
@@ -18,17 +19,18 @@ LEVELS = 2**16
 """A dropout rate is rounded to a multiple of 1 / LEVELS; what is kept is scaled by exactly the rate that is used."""
 
 
-class Noise(NamedTuple):
-    """What a network in training draws from. Its rate is a tensor, so that the folds of a stack may differ in it."""
+class Dropout(NamedTuple):
+    """The dropout of a network in training. Its rate lies in tensors, so that the folds of a stack may differ in it."""
 
     generator: Generator
+    """Seeds are drawn from it."""
     threshold: Tensor
-    """() float64: bits below it are dropped."""
+    """() float64: an element whose bits are below it is dropped."""
     scale: Tensor
-    """() float64: what is left is multiplied by it."""
+    """() float64: an element that is kept is multiplied by it."""
 
     @classmethod
-    def of(cls, generator: Generator, rate: float | Sequence[float]) -> Noise:
+    def of(cls, generator: Generator, rate: float | Sequence[float]) -> Dropout:
         """For one network, or with threshold and scale (K,) for a stack of K, each with a rate of its own."""
         n_dropped = torch.tensor(rate, dtype=torch.float64, device=generator.device).mul(LEVELS).round()
         return cls(generator, n_dropped - LEVELS // 2, LEVELS / (LEVELS - n_dropped))
@@ -40,11 +42,11 @@ class Mask(NamedTuple):
     seeds: Tensor
     """int64"""
     threshold: Tensor
-    """As in Noise, and so is the scale."""
+    """As in Dropout, and so is the scale."""
     scale: Tensor
 
     def factor(self, rows: range, width: int, dtype: torch.dtype) -> Tensor:
-        """(K, R, H) of these rows."""
+        """What these rows are multiplied by, (K, R, H)."""
         return factor(seeded_bits(self.seeds, rows, width), self.threshold, self.scale, dtype)
 
 
@@ -56,9 +58,10 @@ def random_seeds(n: int, generator: Generator) -> Tensor:
 def seeded_bits(seeds: Tensor, rows: range, width: int) -> Tensor:
     """seeds (K,) int64 -> the bits (K, R, H) int16 of these rows: of an element the same whenever they are asked for.
 
-    native.cpp, select.cu and dropout.cu do the same where the bits are used, so that they are never stored. An element
-    is counted in row-major order, from the lower half of the seed on; its count is mixed by "lowbias32" (Wellons 2018,
-    Prospecting for hash functions), with the seed's upper half thrown in between its two rounds.
+    cpu/dropout.h, cuda/select.cu and cuda/dropout.cu do the same where the bits are used, so that they are never
+    stored. An element is counted in row-major order, from the lower half of the seed on; its count is mixed by
+    "lowbias32" (Wellons 2018, Prospecting for hash functions), with the seed's upper half thrown in between its two
+    rounds.
     """
     low, high = (half[:, None, None] for half in (seeds & 0xFFFFFFFF, seeds >> 32 & 0xFFFFFFFF))
     first = torch.arange(rows.start, rows.stop, device=seeds.device)[:, None] * width
@@ -70,7 +73,7 @@ def seeded_bits(seeds: Tensor, rows: range, width: int) -> Tensor:
 
 
 def factor(bits: Tensor, threshold: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """What dropout multiplies by: 0 or the scale; threshold and scale as in Noise, or (K,) for bits (K, ...).
+    """What dropout multiplies by: 0 or the scale; threshold and scale as in Dropout, or (K,) for bits (K, ...).
 
     By arithmetic, several times faster on a CPU than by comparison.
     """

@@ -1,4 +1,7 @@
-"""Variable selection as one operation, against the same formula written plainly and differentiated by torch."""
+"""Variable selection as one operation, against the same formula written plainly and differentiated by torch.
+
+With native code and with the reference in torch.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.func import vmap
 
-from tft.kernels import selection
-from tft.kernels.cpu import native
-from tft.kernels.noise import Mask, Noise, random_seeds
-from tft.kernels.selection import VariableGRNs, select
+from tft.kernels import select as module
+from tft.kernels.cpu import select as cpu_select
+from tft.kernels.dropout_mask import Dropout, Mask, random_seeds
+from tft.kernels.select import VariableGRNs, select
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-11}
 
@@ -53,6 +56,7 @@ def gradients(selected: Tensor, weights: Tensor, grns: VariableGRNs) -> tuple[Te
     return torch.autograd.grad(selected, (weights, *grns), upstream)
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("chunk_bytes", [1, 4000, 2**30])
 @pytest.mark.parametrize("rate", [None, 0.0, 0.3])
 @pytest.mark.parametrize(("n", "v", "h"), [(1, 1, 2), (7, 3, 5), (40, 11, 8)])
@@ -60,18 +64,19 @@ def test_values_and_gradients_equal_the_plain_formula(
     n: int, v: int, h: int, rate: float | None, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the chunks, in float64; with the same elements dropped."""
-    monkeypatch.setitem(selection.CHUNK_BYTES, "cpu", chunk_bytes)
+    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", chunk_bytes)
     x, weights, grns = inputs(n, v, h)
-    noise = None if rate is None else Noise.of(Generator().manual_seed(4), rate)
-    ours = select(x, weights, grns, noise)
+    dropout = None if rate is None else Dropout.of(Generator().manual_seed(4), rate)
+    ours = select(x, weights, grns, dropout)
     seeds = random_seeds(1, Generator().manual_seed(4))
-    mask = None if noise is None else Mask(seeds, noise.threshold[None], noise.scale[None])
+    mask = None if dropout is None else Mask(seeds, dropout.threshold[None], dropout.scale[None])
     expected = plainly(x, weights, grns, mask)
     torch.testing.assert_close(ours, expected, **TIGHT)
     for a, b in zip(gradients(ours, weights, grns), gradients(expected, weights, grns), strict=True):
         torch.testing.assert_close(a, b, **TIGHT)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_stacked_folds_equal_each_fold_alone_and_draw_their_own_dropout() -> None:
     x, weights, grns = inputs(9, 4, 6)
     others = inputs(9, 4, 6, seed=1)[2]
@@ -87,8 +92,8 @@ def test_stacked_folds_equal_each_fold_alone_and_draw_their_own_dropout() -> Non
         for a, b in zip(ours[1:], expected[k][1:], strict=True):
             torch.testing.assert_close(a[k], b, **TIGHT)
     same = VariableGRNs(*(torch.stack([a, a]) for a in grns))
-    noise = Noise.of(Generator().manual_seed(0), 0.5)
-    drawn = vmap(lambda own: select(x, weights, own, noise), randomness="different")(same)
+    dropout = Dropout.of(Generator().manual_seed(0), 0.5)
+    drawn = vmap(lambda own: select(x, weights, own, dropout), randomness="different")(same)
     assert not torch.equal(drawn[0], drawn[1])
 
 
@@ -96,23 +101,24 @@ def upstream(like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=Generator().manual_seed(9), dtype=like.dtype)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_a_rate_of_nothing_drops_nothing() -> None:
     x, weights, grns = inputs(9, 4, 6)
-    assert torch.equal(select(x, weights, grns, None), select(x, weights, grns, Noise.of(Generator(), 0.0)))
+    assert torch.equal(select(x, weights, grns, None), select(x, weights, grns, Dropout.of(Generator(), 0.0)))
 
 
+@pytest.mark.usefixtures("native")
 def test_what_a_selection_keeps_is_there_for_a_backward_and_freed_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one fold and of a stack; a forecast, which has no backward, keeps nothing."""
-    if (kernels := native.kernels()) is None:
-        pytest.skip("no native kernels")
+    """For one fold and for a stack; a forecast, which has no backward, keeps nothing."""
     kept: list[weakref.ref[Tensor] | None] = []
+    plain = cpu_select.forward
 
     def forward(*arguments: Any, keep: bool) -> tuple[Tensor, Tensor | None]:
-        selected, own = native.Kernels.select_forward(kernels, *arguments, keep=keep)
+        selected, own = plain(*arguments, keep=keep)
         kept.append(None if own is None else weakref.ref(own.untyped_storage()))
         return selected, own
 
-    monkeypatch.setattr(kernels, "select_forward", forward)
+    monkeypatch.setattr(cpu_select, "forward", forward)
     x, weights, grns = inputs(9, 4, 6)
     with torch.no_grad():
         select(x, weights, grns, None)

@@ -1,0 +1,161 @@
+"""How the native code of a CPU is compiled, loaded and called: native.cpp, one unit of all headers of this folder.
+
+It is compiled where it is first needed. Each call uses one core and lets other Python threads run. Without a C++
+compiler there is no native code, and torch computes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tft.kernels.constants import ADAM_EPSILON, NORM_EPSILON
+from tft.kernels.dropout_mask import Mask
+from tft.runtime.machine import processor
+
+FOLDER = Path(__file__).parent
+UNIT = FOLDER / "native.cpp"
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",
+    # a * b + c in one instruction, and no care for errno and for traps, which nobody reads. Not -ffast-math: it would
+    # reorder sums, cancel the rounding inside the exponential, and lose the NaN of a training that diverges.
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+    f"-DADAM_EPSILON={ADAM_EPSILON}",
+    f"-DNORM_EPSILON={NORM_EPSILON}",
+)
+SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
+SWITCH = "TFT_NATIVE"
+"""Environment variable: at 0 there is no native code."""
+
+_found: list[ctypes.CDLL | str] = []  # empty until the first call
+_lock = threading.Lock()
+
+
+def library() -> ctypes.CDLL | str:
+    """The library, compiled at the first call on a machine (seconds); the reason where there is none.
+
+    That compiling fails is told once, by a warning.
+    """
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH}=0"
+    with _lock:
+        if not _found:
+            try:
+                # A CDLL releases the interpreter's lock during a call.
+                _found.append(ctypes.CDLL(str(_compiled())))
+            except (OSError, subprocess.SubprocessError) as error:
+                _found.append(str(error) or type(error).__name__)
+                warnings.warn(f"no native CPU kernels, torch takes about twice as long: {error}", stacklevel=2)
+        return _found[0]
+
+
+def unavailable(device: torch.device | None = None) -> str | None:
+    """Why native code cannot run; None where it can."""
+    found = library()
+    return found if isinstance(found, str) else None
+
+
+def refuses(x: Tensor, *_: object) -> str | None:
+    """Why native code does not compute with this tensor; None where it does. No size is too large."""
+    return unavailable() or (None if x.dtype in SUFFIX else f"{x.dtype}, native code is float32 or float64")
+
+
+def described(device: torch.device | None = None) -> str:
+    """What was compiled, in words."""
+    found = library()
+    assert isinstance(found, ctypes.CDLL)
+    return f"compiled for vectors of {found.vector_bytes()} bytes"
+
+
+def digest() -> str:
+    """SHA-256 of the loaded library: equal sources, compiler and processor give equal bytes."""
+    found = library()
+    assert isinstance(found, ctypes.CDLL)
+    return _digest(found._name)
+
+
+@cache
+def _digest(library: str) -> str:
+    return hashlib.sha256(Path(library).read_bytes()).hexdigest()
+
+
+def call(
+    name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor | None], sizes: Sequence[int], *rest: object
+) -> None:
+    """Run a function of native.cpp, which writes to `outputs`. All tensors are on the CPU and have one dtype."""
+    dtype = inputs[0].dtype
+    assert all(t is None or (t.dtype == dtype and t.device.type == "cpu") for t in (*inputs, *outputs))
+    inputs = [t.contiguous() for t in inputs]  # held until the call is over
+    function = getattr(library(), f"{name}_{SUFFIX[dtype]}")  # which, unlike an index, keeps what it found
+    function.restype = None
+    function(pointers(inputs), pointers(outputs), (ctypes.c_int64 * len(sizes))(*sizes), *rest)
+
+
+def pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+
+
+def mask_tensors(mask: Mask, n_folds: int) -> list[Tensor]:
+    """Seeds, thresholds and scales (K,) as dropout.h reads them."""
+    dtypes = (torch.int64, torch.int64, torch.float64)
+    tensors = [t.to(dtype).contiguous() for t, dtype in zip(mask, dtypes, strict=True)]
+    assert all(t.shape == (n_folds,) for t in tensors)
+    return tensors
+
+
+def _compiled() -> Path:
+    """The library for these sources and this processor, from the user's cache or built into it.
+
+    The name tells processors apart, for machines that share a home folder. A build takes its place in one step, so
+    that two at the same time or one that is killed do no harm.
+    """
+    name = hashlib.sha256("\n".join([*FLAGS, processor(), ""]).encode() + _sources()).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tft-native"
+    library = cache / f"{name}.so"
+    if not library.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            built = Path(folder) / library.name
+            command = [*_compiler(), *FLAGS, str(UNIT), "-o", str(built)]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300, check=False)
+            if done.returncode:
+                lines = done.stderr.strip().splitlines() or ["no message"]
+                raise OSError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[0])}")
+            built.replace(library)
+    return library
+
+
+def _sources() -> bytes:
+    """The unit and every header, each with its name and length."""
+    parts = [(path.name, path.read_bytes()) for path in (UNIT, *sorted(FOLDER.glob("*.h")))]
+    return b"".join(f"{name} {len(text)}\n".encode() + text for name, text in parts)
+
+
+def _compiler() -> list[str]:
+    chosen = os.environ.get("CXX")
+    commands = [shlex.split(chosen)] if chosen else [[name] for name in COMPILERS]
+    for command in commands:
+        if command and shutil.which(command[0]):
+            return command
+    raise OSError(f"no C++ compiler ({chosen or ', '.join(COMPILERS)})")

@@ -1,0 +1,90 @@
+"""The gather that lays cells out in windows, with a backward that adds in a fixed order, and its vmap rule.
+
+Shapes: K stacked folds (only under vmap), W windows, L look-back bars, N cells, D width of a cell.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from tft.kernels import implementation
+from tft.kernels.vmap_rule import stack_first
+
+
+def gather(values: Tensor, windows: Tensor) -> Tensor:
+    """Cells of values (N, D) at windows (W, L), ascending along L, or (W,) -> (W, L, D) or (W, D).
+
+    Its backward adds in a fixed order.
+    """
+    of_one_bar = windows.unsqueeze(-1) if windows.dim() == 1 else windows
+    rows: Tensor = _Gather.apply(values, of_one_bar)  # type: ignore[no-untyped-call]
+    return rows.squeeze(-2) if windows.dim() == 1 else rows
+
+
+def read_rows(values: Tensor, index: Tensor) -> Tensor:
+    """values (N, D) or (K, N, D) at index (I, J) or (K, I, J) -> (I, J, D) or (K, I, J, D)."""
+    flat = values.reshape(-1, values.shape[-1]).index_select(0, _flat(index, values.shape[-2]))
+    return flat.view(*index.shape, values.shape[-1])
+
+
+def add_rows(d: Tensor, windows: Tensor, n_cells: int, *, bar_major: bool = False) -> Tensor:
+    """The sum (N, D) of the rows of d (W, L, D), bar-major (L, W, D), that were read from each cell; or of stacks."""
+    chosen = implementation.of("gather", Reference, d, windows, n_cells)
+    return chosen.add_rows(d, windows, n_cells, bar_major=bar_major)
+
+
+class Reference:
+    """In torch, for any device."""
+
+    @staticmethod
+    def add_rows(d: Tensor, windows: Tensor, n_cells: int, *, bar_major: bool = False) -> Tensor:
+        """The sum of the rows that were read from each cell, (N, D) or (K, N, D).
+
+        d (W, L, D), bar-major (L, W, D) · windows (W, L) the cells, ascending along L; or all with a leading K.
+
+        On a CPU `y[index]` adds atomically in its backward and is not reproducible, where index_add is. On a GPU
+        index_add is atomic in turn, and the backward of an embedding, which sorts, is reproducible: 32 bits of an index
+        take half the passes of 64.
+        """
+        index = _flat(windows.transpose(-1, -2) if bar_major else windows, n_cells)
+        n_folds, width = d.shape[:-3].numel(), d.shape[-1]
+        flat = d.reshape(-1, width)
+        if d.is_cuda:
+            added: Tensor = torch.ops.aten.embedding_dense_backward(flat, index.int(), n_folds * n_cells, -1, False)
+        else:
+            added = d.new_zeros(n_folds * n_cells, width).index_add_(0, index, flat)
+        return added.view(*d.shape[:-3], n_cells, width)
+
+
+def _flat(index: Tensor, n_rows: int) -> Tensor:
+    """An index of a stack, counted through all its folds."""
+    if index.dim() == 3:
+        index = index + (torch.arange(len(index), device=index.device) * n_rows)[:, None, None]
+    return index.reshape(-1)
+
+
+class _Gather(Function):
+    """Works on values (N, D) and windows (W, L), and on stacks of both."""
+
+    @staticmethod
+    def forward(values: Tensor, windows: Tensor) -> Tensor:
+        return read_rows(values, windows)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        values, windows = inputs
+        ctx.save_for_backward(windows)
+        ctx.n_cells = values.shape[-2]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (windows,) = ctx.saved_tensors
+        return add_rows(gradients[0], windows, ctx.n_cells), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
+        return _Gather.apply(*stack_first(info, in_dims, tensors)), 0  # type: ignore[no-untyped-call]
