@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.job import from_json
+from pipeline.config.reading import from_json
 from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.inference import Inference, Looked, infer, metrics
 from pipeline.statistics.overfitting import Trials, overfitting
