@@ -10,7 +10,8 @@ end of an epoch is in it, about one part in a hundred. The first epoch of a fit 
 
 All settings are fitted in turn, --repetitions times, in one process, and each is compared with the fit with all kernels
 of the same round: `ratio` is the median over the rounds of time without the kernel by time with it, `gain` the share of
-a step without it that the kernel saves. A gain within the spread of the ratios is none. Needs only torch, numpy and safetensors.
+a step without it that the kernel saves. A gain within the spread of the ratios is none.
+Needs only torch, numpy and safetensors.
 """
 
 from __future__ import annotations
