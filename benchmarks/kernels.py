@@ -10,7 +10,8 @@ end of an epoch is in it, about one part in a hundred. The first epoch of a fit 
 
 All settings are fitted in turn, --repetitions times, in one process, and each is compared with the fit with all kernels
 of the same round: `ratio` is the median over the rounds of time without the kernel by time with it, `gain` the share of
-a step without it that the kernel saves. A gain within the spread of the ratios is none. Needs only torch and numpy.
+a step without it that the kernel saves. A gain within the spread of the ratios is none.
+Needs only torch, numpy and safetensors.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import torch
 
 from tft.folds import Fold
 from tft.kernels import implementation
+from tft.market import Market
 from tft.model import ModelConfig
 from tft.panel import Panel
-from tft.train import EpochReport, Market, Recipe, TrainingConfig, fit_folds
+from tft.train import EpochReport, Recipe, TrainingConfig, fit_folds
 from tft.volatility import Timing
 
 N_FEATURES, N_ASSETS, N_BARS, TRAIN_BARS, VALIDATION_BARS, PURGE_BARS = 73, 4, 288, 124, 4, 5
