@@ -7,11 +7,14 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipeline.config.schema import ConfigError
-from pipeline.job import Job
+
+if TYPE_CHECKING:  # a worker process loads this module anew each time, and that one takes seconds
+    from pipeline.job import Job
 
 
 def ignore(_: object) -> None:

@@ -17,7 +17,8 @@ from mlflow.tracking import MlflowClient
 from pipeline.cli.commands import EXIT_FAULT, PHASES, main
 from pipeline.prepare import ensure_sample
 from pipeline.tracking.progress import Reporter
-from tests.conftest import MICRO, ROOT, WholeJob, artifacts
+from tests.conftest import MICRO, ROOT
+from tests.workplace import WholeJob, Workplace, artifacts
 
 COMMANDS = (*PHASES, "compare", "placebo", "planted", "check-lookahead", "sample-data", "predict", "models")
 
@@ -163,9 +164,9 @@ def test_a_short_table_says_how_many_bars_are_needed(run: Callable[..., Result])
     assert any("the table has 60 bars" in sentence and "needs" in sentence for sentence in said)
 
 
-def test_one_subprocess_ends_the_same_way(whole_job: WholeJob) -> None:
+def test_one_subprocess_ends_the_same_way(tmp_path: Path) -> None:
     """The real thing: exit code and streams as above."""
-    done = whole_job.run("production", "--config", "nowhere.yaml", code=2)
+    done = Workplace(tmp_path).run_in_a_process("production", "--config", "nowhere.yaml", code=2)
     assert done.stdout == ""
     assert done.stderr.startswith("Error: nowhere.yaml does not exist")
     assert done.stderr.count("\n") == 1

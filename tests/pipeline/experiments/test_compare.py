@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import polars as pl
 import pytest
@@ -28,7 +27,8 @@ from pipeline.experiments.compare import (
 from pipeline.job import JOB_KEY
 from pipeline.tracking import ledger
 from pipeline.tracking.runs import EXPERIMENT, Run
-from tests.conftest import MICRO, WholeJob, artifacts, run_named
+from tests.conftest import MICRO
+from tests.workplace import WholeJob, artifacts, run_named
 from tft.metrics import sharpe
 
 pytestmark = pytest.mark.usefixtures("module_store")
@@ -289,18 +289,10 @@ def test_faults_are_sentences_and_exit_code_2(arguments: tuple[str, ...], said: 
     assert line.startswith("Error: ") and said in line
 
 
-@pytest.fixture
-def store_of_whole_job(whole_job: WholeJob) -> Iterator[WholeJob]:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(whole_job.store)
-    yield whole_job
-    mlflow.set_tracking_uri(before)
-
-
-def test_two_purge_gaps_are_run_and_compared(store_of_whole_job: WholeJob) -> None:
+def test_two_purge_gaps_are_run_and_compared(job_copy: WholeJob) -> None:
     """The run with gap 2 is there already; the one with gap 0 is made, nested, with prefilter reused; and neither is
     made again when the command is repeated."""
-    job, command = store_of_whole_job, ("compare", "--config", str(MICRO), "--purge-gaps", "0,2")
+    job, command = job_copy, ("compare", "--config", str(MICRO), "--purge-gaps", "0,2")
     done = job.run(*command)
     comparison = job.client.get_run(run_named(done.stdout))
     experiment = comparison.info.experiment_id

@@ -23,7 +23,8 @@ from pipeline.phases.exploration import Explored
 from pipeline.phases.out_of_sample import Choice, choose, out_of_sample, record_folds, stitch_by_fold, untuned_record
 from pipeline.tracking.progress import Quiet
 from pipeline.tracking.runs import Silent, parent_run
-from tests.conftest import CPU, ROOT, Workplace, artifacts, run_named, small_panel
+from tests.conftest import CPU, NESTED_MICRO, small_panel
+from tests.workplace import WholeJob, Workplace, artifacts
 from tft.backtest import RawForecast, stitch, walk
 from tft.folds import Fold
 from tft.panel import AHEAD, Panel
@@ -31,7 +32,6 @@ from tft.positions import PositionsConfig, volatility_scale
 from tft.train import Market, Recipe, fit_folds
 from tft.volatility import Timing
 
-NESTED_MICRO = ROOT / "configs" / "nested_micro.yaml"
 NESTED = load_config(NESTED_MICRO)
 HOLDOUT = replace(NESTED, selection="holdout")
 
@@ -432,16 +432,10 @@ def test_volatility_of_its_own_scales_labels_and_positions(elsewhere: Path) -> N
 # From the command line
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("nested"))
-
-
-def test_a_whole_nested_job(place: Workplace) -> None:
+def test_a_whole_nested_job(nested_job: WholeJob) -> None:
     """The record is clean from its first bar on, every fold's choice is in a table, the deployed model chose on all
     bars, and no number that took part in selection is shown as one that did not."""
-    done = place.run("production", "--config", str(NESTED_MICRO))
-    run = place.client.get_run(run_named(done.stdout))
+    place, run = nested_job, nested_job.parent
     record = pl.read_parquet(artifacts(run) / "oos_record.parquet")
     bars = pl.read_parquet(place.folder / "data/nested_micro.parquet")["date"].unique().sort().cast(pl.Datetime("us"))
     assert record["segment"].unique().to_list() == ["holdout"]
@@ -467,18 +461,18 @@ def test_a_whole_nested_job(place: Workplace) -> None:
     page = " ".join((artifacts(run) / "report.html").read_text().split())
     assert "Nested out-of-sample Sharpe" in page and "selection: nested" in page
     assert "Development" not in page and "development Sharpe" in page, "the trials' own figure is named as what it is"
-    assert "nested (every fold selected on the bars before it)" in done.stdout
-    assert done.stderr.count("selection: fold ") == 3
+    assert "nested (every fold selected on the bars before it)" in nested_job.output
+    assert nested_job.errors.count("selection: fold ") == 3
     version = place.client.get_model_version("tft-production", "1")
     assert "Nested, columns and parameters of each fold" in version.description
     assert "Development" not in version.description
 
 
-def test_too_few_bars_are_refused_before_anything_is_trained(place: Workplace) -> None:
+def test_too_few_bars_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     """145 are needed (see above: fold 1 is tested from bar 80 on, 63 bars, 2 for the label)."""
     assert NESTED.min_nested_bars == 145
     short = "data.source=data/short.parquet;data.sample.n_bars=144"
-    done = place.run("production", "--config", str(NESTED_MICRO), "--set", short, code=2)
+    done = Workplace(tmp_path).run("production", "--config", str(NESTED_MICRO), "--set", short, code=2)
     (complaint,) = (line for line in done.stderr.splitlines() if line.startswith("Error"))
     assert complaint == (
         "Error: selection: nested leaves 62 bars of record, 63 are needed: the table has 144 bars, bring 145, or "

@@ -35,7 +35,8 @@ from pipeline.registry.versions import (
 from pipeline.strategy import TFTStrategy
 from pipeline.tracking.ledger import overlapping
 from pipeline.tracking.runs import Run
-from tests.conftest import ROOT, WholeJob, artifacts, small_panel
+from tests.conftest import ROOT, small_panel
+from tests.workplace import WholeJob, artifacts
 from tft.checkpoint import CheckpointManager, TrainedModel, load_checkpoint
 from tft.model import ModelConfig, TemporalFusionTransformer
 from tft.panel import Panel
