@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import polars as pl
 import pytest
 from mlflow.entities import Run as MlflowRun
 
-from pipeline.config.schema import load_config
-from pipeline.data.table import load_panel
-from pipeline.experiments.placebo import Placebo, PlaceboRepetition, long_only_sharpe, repeat
-from pipeline.job import Job
+from pipeline.config.reading import load_config
+from pipeline.experiments.placebo import Placebo, long_only_sharpe
+from pipeline.experiments.placebo_targets import PlaceboRepetition, repetition
+from pipeline.job import open_job
 from pipeline.reporting import luck_figures as luck_plots
 from pipeline.tracking.progress import Quiet
-from pipeline.tracking.runs import Run, Silent
-from tests.conftest import CPU, MICRO
+from pipeline.tracking.runs import Run
+from tests.conftest import MICRO
+from tests.pipeline.jobs import out_of_sample
 from tests.workplace import WholeJob, artifacts, copy_of, run_named
 from tft.metrics import sharpe
 from tft.volatility import ewm_volatility
@@ -136,7 +138,7 @@ def test_long_only_is_the_naive_sum(placebo_job: WholeJob, monkeypatch: pytest.M
     (production,) = runs_of(work, "production")
     monkeypatch.chdir(work.folder)
     config = load_config(MICRO)
-    job = Job(config, load_panel(config.data), Silent(), Quiet(), CPU)
+    job = open_job(config, Quiet().say)
     judged = Run.__new__(Run)
     judged.run_id, judged.client = production.info.run_id, work.client
     record = pl.read_parquet(artifacts(production) / "oos_record.parquet")
@@ -209,13 +211,16 @@ def test_with_too_few_shifts_rows_are_resampled_and_the_result_says_so(
     work = placebo_job
     monkeypatch.chdir(tmp_path)
     settings = ["data.feature_lookback_bars=252", f"data.source={work.folder / 'data/micro.parquet'}"]
-    config = load_config(MICRO, settings)
-    job = Job(config, load_panel(config.data), Silent(), Quiet(), CPU)
-    one = repeat(job, 1, tmp_path / "fits")
-    assert one.shift is None
+    job = open_job(load_config(MICRO, settings), Quiet().say)
+
+    def once() -> PlaceboRepetition:
+        data, measure = repetition(job, 1)
+        return measure(out_of_sample(replace(job.on(data), fresh=True)), 2.5)
+
+    one = once()
+    assert one.shift is None and one.seconds == 2.5
     assert np.isfinite([one.oos_sharpe, one.oos_sharpe_gross, one.tuning_sharpe]).all()
-    again = repeat(job, 1, tmp_path / "other fits")
-    assert (again.oos_sharpe, again.n_selected) == (one.oos_sharpe, one.n_selected)
+    assert once() == one
 
 
 def test_a_signal_planted_into_named_columns(job_copy: WholeJob) -> None:

@@ -12,9 +12,9 @@ from scipy import stats
 from pipeline.config.schema import Config, DataConfig
 from pipeline.data.table import Dataset
 from pipeline.experiments.null_targets import NullTargets
-from pipeline.experiments.planted import (
+from pipeline.experiments.planted import Planted
+from pipeline.experiments.planted_targets import (
     Plan,
-    Planted,
     PlantedRepetition,
     holdout_p_value,
     oracle_sharpe,

@@ -50,9 +50,7 @@ def recipe_of(choice: Choice, seed: int) -> Recipe:
 def alone(fold: Fold, choice: Choice, seed: int, test_until: int | None = None) -> FoldOutcome:
     """The fold without any other beside it, by tft's own walk."""
     market = Market(DATA.panel.select(choice.features), choice.config.timing, CPU)
-    ((_, outcome),) = walk(
-        market, [fold], recipe_of(choice, seed), choice.config.positions, test_until=test_until
-    )
+    ((_, outcome),) = walk(market, [fold], recipe_of(choice, seed), choice.config.positions, test_until=test_until)
     return outcome
 
 
