@@ -1,25 +1,39 @@
-"""What several test files share: a small panel that is cheap to train on, and one run of the whole job."""
+"""What several test files share: a small panel that is cheap to train on, finished jobs, and where commands run.
+
+The suite runs in parallel processes (`make test`), in any order, with any number of them:
+
+- A finished job is made once for all processes and only read: `whole_job` (production), `nested_job`, `placebo_job`. A
+  test that adds to it or changes it takes a copy of its own: `job_copy`, or `copy_of(job, folder)`.
+- `Workplace.run` runs a command in this process, with the environment, folder and store of a user of its own. What a
+  process boundary is part of (signals, exit codes, streams) is `Workplace.run_in_a_process` or `Workplace.start`.
+- `module_store` is an MLflow store for one test file; `store_in(folder)` puts an empty one anywhere, in no time.
+- `@pytest.mark.alone`: the test counts threads, processes or time; no other test runs meanwhile.
+- `@pytest.mark.slow`: it takes more than about three seconds; the daily loop leaves it out.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
-import re
+import shutil
 import signal
-import subprocess
-import sys
+import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import matplotlib
+import hypothesis
 import mlflow
+import mlflow.db
 import numpy as np
 import pytest
+import sqlalchemy
 import torch
-from mlflow.entities import Run as MlflowRun
-from mlflow.tracking import MlflowClient
+from click.testing import CliRunner
+from filelock import FileLock
 
 from pipeline.tracking.runs import configure
+from tests.workplace import WholeJob, Workplace, copy_of, forget_active_experiment, made_once, own_mlflow
 from tft.model import ModelConfig
 from tft.panel import Panel
 from tft.train import Recipe, TrainingConfig
@@ -28,6 +42,41 @@ from tft.volatility import Timing
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 MICRO = ROOT / "configs" / "micro.yaml"
+NESTED_MICRO = ROOT / "configs" / "nested_micro.yaml"
+
+torch.set_num_threads(1)  # as many processes as cores, a thread each
+hypothesis.settings.register_profile("suite", derandomize=True, database=None)
+hypothesis.settings.load_profile("suite")
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
+    """SQLite waits for it after each of many small writes; no store here outlives the tests."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One test process for each core that this process may use, eight at most: each takes about a gigabyte."""
+    return min(len(os.sched_getaffinity(0)), 8)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of this run of the suite."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(autouse=True)
+def _alone(request: pytest.FixtureRequest, shared_folder: Path) -> Iterator[None]:
+    """Tests share a room, which one marked `alone` has to itself: the door is closed while it waits for the others."""
+    kind = fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH
+    with (shared_folder / "door").open("w") as door, (shared_folder / "room").open("w") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, kind)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
 
 
 def small_panel(
@@ -79,123 +128,74 @@ def small_recipe(
     )
 
 
-@dataclass(frozen=True)
-class Workplace:
-    """A folder in which commands are run as a user would, each in a process of its own: own store, own cache."""
-
-    folder: Path
-
-    def environment(self) -> dict[str, str]:
-        """Compiled kernels alone come from the user's own cache: they are the same for all."""
-        compiled = self.folder / "cache" / "tft-native"
-        if not compiled.is_symlink():
-            compiled.parent.mkdir(exist_ok=True)
-            compiled.symlink_to(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tft-native")
-        own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        return own | {
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "HOME": str(self.folder / "home"),
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
-            "MPLCONFIGDIR": os.environ.get(
-                "MPLCONFIGDIR", matplotlib.get_cachedir()
-            ),  # its list of fonts takes seconds
-            "COLUMNS": "200",
-        }
-
-    def run(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`tft-pipeline` with these arguments; it must end with this code."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli.commands", *arguments],
-            cwd=self.folder,
-            env=self.environment() | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == code, f"exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    @property
-    def store(self) -> str:
-        return f"sqlite:///{self.folder / 'mlflow.db'}"
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(tracking_uri=self.store, registry_uri=self.store)
-
-    def children(self, run_id: str) -> dict[str, list[MlflowRun]]:
-        """The nested runs of a run, by phase."""
-        experiment = self.client.get_run(run_id).info.experiment_id
-        found = self.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
-        phases: dict[str, list[MlflowRun]] = {}
-        for run in found:
-            phases.setdefault(run.data.tags["phase"], []).append(run)
-        return phases
-
-    def child(self, run_id: str, phase: str) -> MlflowRun:
-        (only,) = self.children(run_id)[phase]
-        return only
-
-
-def artifacts(run: MlflowRun) -> Path:
-    """The folder in which a run's artifacts lie."""
-    return Path(run.info.artifact_uri.removeprefix("file://"))
-
-
-@dataclass(frozen=True)
-class WholeJob(Workplace):
-    """A workplace in which the whole job ran once on configs/micro.yaml."""
-
-    run_id: str
-    """Of the parent run."""
-    output: str
-    errors: str
-
-    @property
-    def parent(self) -> MlflowRun:
-        return self.client.get_run(self.run_id)
-
-
-def run_named(output: str) -> str:
-    """The MLflow run that a command's output names."""
-    found = re.search(r"MLflow run\s+([0-9a-f]{32})", output)
-    assert found, output
-    return found[1]
+@pytest.fixture(scope="session")
+def empty_store(shared_folder: Path) -> Path:
+    """A file that holds an MLflow store without a run: making one takes seconds, copying it none."""
+    file = shared_folder / "empty.db"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            making = file.with_suffix(".making")
+            making.unlink(missing_ok=True)
+            done = CliRunner().invoke(mlflow.db.commands, ["upgrade", f"sqlite:///{making}"])
+            assert done.exit_code == 0, done.output
+            making.rename(file)
+    return file
 
 
 @pytest.fixture(scope="session")
-def whole_job(tmp_path_factory: pytest.TempPathFactory) -> WholeJob:
-    """`tft-pipeline production` run once; tests may add runs to its store, and change nothing that is there."""
-    place = Workplace(tmp_path_factory.mktemp("whole_job"))
-    done = place.run("production", "--config", str(MICRO))
-    return WholeJob(place.folder, run_named(done.stdout), done.stdout, done.stderr)
+def store_in(empty_store: Path) -> Callable[[Path], Path]:
+    """Puts an empty MLflow store into a folder, where commands find it; returns the folder."""
+
+    def put(folder: Path) -> Path:
+        shutil.copy(empty_store, folder / "mlflow.db")
+        return folder
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def whole_job(shared_folder: Path) -> WholeJob:
+    """`tft-pipeline production` on configs/micro.yaml, run once in a process of its own; only to be read."""
+    command = ("production", "--config", str(MICRO))
+    return made_once(shared_folder / "whole_job", lambda place: place.run_in_a_process(*command))
+
+
+@pytest.fixture(scope="session")
+def nested_job(shared_folder: Path, store_in: Callable[[Path], Path]) -> WholeJob:
+    """`tft-pipeline production` on configs/nested_micro.yaml, run once; only to be read."""
+    command = ("production", "--config", str(NESTED_MICRO))
+    return made_once(shared_folder / "nested_job", lambda place: Workplace(store_in(place.folder)).run(*command))
+
+
+@pytest.fixture(scope="session")
+def placebo_job(shared_folder: Path, store_in: Callable[[Path], Path]) -> WholeJob:
+    """`tft-pipeline placebo` with three repetitions on configs/micro.yaml, no production run being there before; run
+    once, only to be read."""
+    command = ("placebo", "--config", str(MICRO), "--repetitions", "3")
+    return made_once(shared_folder / "placebo_job", lambda place: Workplace(store_in(place.folder)).run(*command))
+
+
+@pytest.fixture
+def job_copy(whole_job: WholeJob, tmp_path: Path) -> WholeJob:
+    """A copy of `whole_job` for this test alone."""
+    return copy_of(whole_job, tmp_path / "job")
 
 
 @pytest.fixture(scope="module")
-def module_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a store of its own for one test file: making one takes seconds. All is put back afterwards."""
-    path = tmp_path_factory.mktemp("store")
-    handler = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(path)
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.setenv(name, "")  # so that it is put back as it was
-            patch.delenv(name)
-        before = mlflow.get_tracking_uri()
+def module_store(tmp_path_factory: pytest.TempPathFactory, store_in: Callable[[Path], Path]) -> Iterator[Path]:
+    """A folder with an MLflow store of its own for one test file, which is the current folder until its end."""
+    path = store_in(tmp_path_factory.mktemp("store"))
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    with own_mlflow(path, own):
         configure()
         yield path
-        mlflow.set_tracking_uri(before)
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(autouse=True)
 def no_active_experiment() -> Iterator[None]:
     """An experiment that one test makes active, of a store that is gone by then, is not the next test's."""
     yield
-    mlflow.tracking.fluent._active_experiment_id = None
-    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    forget_active_experiment()
 
 
 @pytest.fixture

@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.config.schema import ConfigError
-from pipeline.job import Job
+from pipeline.config.schema import Config, ConfigError
+from pipeline.config.sections import ExplorationConfig, ProductionConfig, TuningConfig
+from pipeline.config.space import Range
+from tft.folds import WalkForwardConfig
+from tft.model import ModelConfig
+from tft.train import TrainingConfig
+
+if TYPE_CHECKING:  # a worker process loads this module anew each time, and these take seconds
+    from pipeline.data.dataset import Dataset
+    from pipeline.job import Job
+    from pipeline.phases.production import Walked
 
 
 def ignore(_: object) -> None:
@@ -51,18 +62,38 @@ def surroundings(_: None, item: int) -> tuple[int, str | None, int]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A repetition that computes nothing: its Sharpe is a tenth of its number."""
+    """A repetition whose Sharpe is a tenth of its number, whatever the job came to."""
 
     repetition: int
     oos_sharpe: float
     seconds: float
 
 
-def draw(folder: Path, job: Job, repetition: int, keep: Path) -> Drawn:
-    """Leaves a file behind. Of two the first is done last: an odd one waits until the next has been delivered."""
-    deadline = time.monotonic() + 60.0
-    while repetition % 2 and not (folder / f"delivered-{repetition + 1}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    (folder / f"computed-{repetition}-{time.monotonic_ns()}").touch()
-    return Drawn(repetition, repetition / 10.0, 0.0)
+SMALLEST = Config(
+    holdout_fraction=0.2,
+    purge_gap=1,
+    walk_forward=WalkForwardConfig(train_window=24, validation_window=4),
+    exploration=ExplorationConfig(step_size=20, epochs=1, max_folds=1, n_probes=0),
+    tuning=TuningConfig(n_trials=1, folds=1, epochs=1, space={"lr": Range(low=0.001, high=0.1)}),
+    production=ProductionConfig(step_size=30, epochs=1, max_folds=1),
+    model=ModelConfig(d_hidden=2, n_heads=1, seq_len=2, n_context=0),
+    training=TrainingConfig(batch_size=16),
+)
+"""About the smallest whole job, on 80 bars."""
+
+
+def draw(folder: Path, job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float], Drawn]]:
+    """The job's own table; leaves a file behind when it is done.
+
+    Of two the first is done last: an odd one waits until the next has been delivered.
+    """
+
+    def measure(walked: Walked, seconds: float) -> Drawn:
+        deadline = time.monotonic() + 60.0
+        while number % 2 and not (folder / f"delivered-{number + 1}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (folder / f"computed-{number}-{time.monotonic_ns()}").touch()
+        return Drawn(number, number / 10.0, 0.0)
+
+    return job.data, measure

@@ -6,9 +6,8 @@ import json
 import math
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from pipeline.statistics.sharpe import sharpe_inference
 from pipeline.statistics.significance import best_of_epochs
 from pipeline.tracking.keys import PHASE_KEY
 from pipeline.tracking.runs import EXPERIMENT, FOLD_METRICS
-from tests.conftest import MICRO, WholeJob, Workplace, artifacts, run_named
+from tests.conftest import MICRO
+from tests.workplace import WholeJob, Workplace, artifacts, run_named
 
 PHASES = ("prefilter", "exploration", "pruning", "tuning", "production")
 SELECTING = PHASES[:4]
@@ -336,52 +336,50 @@ def test_the_command_says_what_it_did(whole_job: WholeJob) -> None:
 # Reuse
 
 
-def test_a_second_run_reuses_phases_1_to_4_and_gives_the_same(whole_job: WholeJob) -> None:
+def test_a_second_run_reuses_phases_1_to_4_and_gives_the_same(job_copy: WholeJob) -> None:
     """By hash; it says so on the terminal and in a tag, and its own five runs are complete."""
-    done = whole_job.run("production", "--config", str(MICRO))
+    done = job_copy.run("production", "--config", str(MICRO))
     run_id = run_named(done.stdout)
     for phase in SELECTING:
-        first, again = whole_job.child(whole_job.run_id, phase), whole_job.child(run_id, phase)
-        source = whole_job.client.get_run(again.data.tags["reused_from"])  # the newest with this key
+        first, again = job_copy.child(job_copy.run_id, phase), job_copy.child(run_id, phase)
+        source = job_copy.client.get_run(again.data.tags["reused_from"])  # the newest with this key
         assert source.data.tags[PHASE_KEY] == first.data.tags[PHASE_KEY] == again.data.tags[PHASE_KEY]
         assert f"{phase}: nothing it depends on has changed, reusing run {source.info.run_id}" in done.stderr
         assert result(again) == result(source) == result(first)
-    assert "reused_from" not in whole_job.child(run_id, "production").data.tags
-    second = whole_job.client.get_run(run_id)
+    assert "reused_from" not in job_copy.child(run_id, "production").data.tags
+    second = job_copy.client.get_run(run_id)
     for name in ("oos_sharpe", "oos_sharpe_development", "val_oos_gap_mean", "n_features_selected"):
-        assert second.data.metrics[name] == whole_job.parent.data.metrics[name]
+        assert second.data.metrics[name] == job_copy.parent.data.metrics[name]
 
 
-def test_a_changed_setting_reruns_what_depends_on_it_alone(whole_job: WholeJob) -> None:
+def test_a_changed_setting_reruns_what_depends_on_it_alone(job_copy: WholeJob) -> None:
     """pruning.max_features is read by pruning: it runs again and tuning after it, the two phases before do not."""
-    limit = int(whole_job.parent.data.metrics["n_features_selected"]) + 20
-    done = whole_job.run("tuning", "--config", str(MICRO), "--set", f"pruning.max_features={limit}")
-    children = whole_job.children(whole_job.client.get_run(run_named(done.stdout)).data.tags["mlflow.parentRunId"])
+    limit = int(job_copy.parent.data.metrics["n_features_selected"]) + 20
+    done = job_copy.run("tuning", "--config", str(MICRO), "--set", f"pruning.max_features={limit}")
+    children = job_copy.children(job_copy.client.get_run(run_named(done.stdout)).data.tags["mlflow.parentRunId"])
     reused = {phase for phase, runs in children.items() if "reused_from" in runs[0].data.tags}
     assert reused == {"prefilter", "exploration"}
     assert "pruning: running" in done.stderr
 
 
-def test_at_most_max_features_are_kept(whole_job: WholeJob) -> None:
+def test_at_most_max_features_are_kept(job_copy: WholeJob) -> None:
     """The best of those kept without the limit; and the two phases before pruning are reused."""
-    done = whole_job.run(
-        "pruning", "--config", str(MICRO), "--set", "pruning.weight_threshold=0;pruning.max_features=3"
-    )
-    run = whole_job.client.get_run(run_named(done.stdout))
+    done = job_copy.run("pruning", "--config", str(MICRO), "--set", "pruning.weight_threshold=0;pruning.max_features=3")
+    run = job_copy.client.get_run(run_named(done.stdout))
     weights = table(run, "vsn_weights.json")
     assert weights["selected"] == [rank <= sum(weights["selected"]) for rank in weights["rank"]]
     assert 1 <= sum(weights["selected"]) <= 3
     assert done.stderr.count("reusing run") == 2
 
 
-def test_a_run_can_be_gone_on_with(whole_job: WholeJob) -> None:
+def test_a_run_can_be_gone_on_with(job_copy: WholeJob) -> None:
     """--run-id: the phases become children of the run given, and no other parent appears."""
-    client = whole_job.client
+    client = job_copy.client
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     given = client.create_run(experiment.experiment_id, run_name="mine").info.run_id
-    whole_job.run("prefilter", "--config", str(MICRO), "--run-id", given, "--fresh", "true")
-    child = whole_job.child(given, "prefilter")
+    job_copy.run("prefilter", "--config", str(MICRO), "--run-id", given, "--fresh", "true")
+    child = job_copy.child(given, "prefilter")
     assert child.info.status == client.get_run(given).info.status == "FINISHED"
     assert client.get_run(given).info.run_name == "mine"
     assert "reused_from" not in child.data.tags  # --fresh true
@@ -413,10 +411,12 @@ def corrupted(source: Path, target: Path) -> None:
     other.write_parquet(target)
 
 
-def test_phases_1_to_4_never_see_the_holdout(whole_job: WholeJob, tmp_path: Path) -> None:
+def test_phases_1_to_4_never_see_the_holdout(
+    whole_job: WholeJob, tmp_path: Path, store_in: Callable[[Path], Path]
+) -> None:
     """With other values in every cell of the holdout, and a store that knows nothing, their results are the same to
     the last bit. So `tuning` alone on a fresh store works too."""
-    place = Workplace(tmp_path)
+    place = Workplace(store_in(tmp_path))
     corrupted(whole_job.folder / "data/micro.parquet", tmp_path / "other.parquet")
     done = place.run("tuning", "--config", str(MICRO), "--set", "data.source=other.parquet")
     tuning = place.client.get_run(run_named(done.stdout))
@@ -433,9 +433,11 @@ def test_phases_1_to_4_never_see_the_holdout(whole_job: WholeJob, tmp_path: Path
 
 
 @pytest.mark.parametrize("phase", SELECTING[:3])
-def test_a_phase_alone_runs_what_it_needs(whole_job: WholeJob, tmp_path: Path, phase: str) -> None:
+def test_a_phase_alone_runs_what_it_needs(
+    whole_job: WholeJob, tmp_path: Path, store_in: Callable[[Path], Path], phase: str
+) -> None:
     """On a fresh store, and nothing after it."""
-    place = Workplace(tmp_path)
+    place = Workplace(store_in(tmp_path))
     (tmp_path / "data").mkdir()
     shutil.copy(whole_job.folder / "data/micro.parquet", tmp_path / "data")
     done = place.run(phase, "--config", str(MICRO))
@@ -446,16 +448,10 @@ def test_a_phase_alone_runs_what_it_needs(whole_job: WholeJob, tmp_path: Path, p
     assert result(run) == result(whole_job.child(whole_job.run_id, phase))
 
 
-def test_a_terminated_run_ends_as_killed(whole_job: WholeJob) -> None:
+def test_a_terminated_run_ends_as_killed(job_copy: WholeJob) -> None:
     """SIGTERM in the middle of training: the phase's run and its parent say KILLED, neither goes on as RUNNING."""
     endless = "exploration.epochs=1000000;training.patience=0"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli.commands", "exploration", "--config", str(MICRO), "--set", endless],
-        cwd=whole_job.folder,
-        env=whole_job.environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = job_copy.start("exploration", "--config", str(MICRO), "--set", endless)
     assert process.stderr is not None
     try:
         for line in process.stderr:
@@ -468,39 +464,39 @@ def test_a_terminated_run_ends_as_killed(whole_job: WholeJob) -> None:
     finally:
         process.kill()
     assert process.returncode not in (0, None), rest
-    experiment = whole_job.parent.info.experiment_id
-    runs = whole_job.client.search_runs([experiment], "attributes.status = 'KILLED'")
+    experiment = job_copy.parent.info.experiment_id
+    runs = job_copy.client.search_runs([experiment], "attributes.status = 'KILLED'")
     assert sorted(run.data.tags.get("phase", "") for run in runs) == ["", "exploration"]
-    assert not whole_job.client.search_runs([experiment], "attributes.status = 'RUNNING'")
+    assert not job_copy.client.search_runs([experiment], "attributes.status = 'RUNNING'")
     (killed,) = (run for run in runs if run.data.tags.get("phase") == "exploration")
     assert killed.data.metrics["phase_seconds"] > 0.0
 
 
-def test_a_registry_that_cannot_be_reached_loses_nothing(whole_job: WholeJob) -> None:
+def test_a_registry_that_cannot_be_reached_loses_nothing(job_copy: WholeJob) -> None:
     """The command says so and ends with 3; the checkpoint, the record and the report are there."""
-    done = whole_job.run(
+    done = job_copy.run(
         "production",
         *("--config", str(MICRO), "--set", "production.epochs=1"),
         code=3,
         MLFLOW_REGISTRY_URI="http://127.0.0.1:9",
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
     )
-    run = whole_job.client.get_run(run_named(done.stdout))
+    run = job_copy.client.get_run(run_named(done.stdout))
     complaints = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert len(complaints) == 1
     assert complaints[0].startswith("Error: the model could not be registered as tft-production (")
     assert run.data.tags["checkpoint"] in complaints[0]
     assert run.data.tags["trouble"] == complaints[0].removeprefix("Error: ")
     assert "Traceback" not in done.stderr
-    assert (whole_job.folder / run.data.tags["checkpoint"] / "model.safetensors").exists()
+    assert (job_copy.folder / run.data.tags["checkpoint"] / "model.safetensors").exists()
     assert (artifacts(run) / "oos_record.parquet").exists() and (artifacts(run) / "report.html").exists()
     assert run.info.status == "FINISHED"
 
 
-def test_a_version_can_be_promoted_later(whole_job: WholeJob) -> None:
+def test_a_version_can_be_promoted_later(job_copy: WholeJob) -> None:
     """By the configured rule, on the configured table; the list that follows shows the stage."""
-    done = whole_job.run("models", "--promote", "1", "--config", str(MICRO))
+    done = job_copy.run("models", "--promote", "1", "--config", str(MICRO))
     assert "Version 1 is promoted: the rule is to promote always." in done.stdout
     assert "Production" in done.stdout
-    refused = whole_job.run("models", "--promote", "1", "--config", str(MICRO), "--set", "registry.promote=never")
+    refused = job_copy.run("models", "--promote", "1", "--config", str(MICRO), "--set", "registry.promote=never")
     assert "Version 1 is not promoted: the rule is never to promote." in refused.stdout

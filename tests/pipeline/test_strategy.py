@@ -18,7 +18,8 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.registry.versions import RegistryError
 from pipeline.strategy import RegimeOverlay, Signal, TFTStrategy
-from tests.conftest import WholeJob, small_panel
+from tests.conftest import small_panel
+from tests.workplace import WholeJob
 from tft.checkpoint import TrainedModel, load_checkpoint
 from tft.panel import AHEAD, Panel
 from tft.predict import REGIMES, Predictor

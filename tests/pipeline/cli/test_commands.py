@@ -14,10 +14,14 @@ import pytest
 from click.testing import CliRunner, Result
 from mlflow.tracking import MlflowClient
 
-from pipeline.cli.commands import EXIT_FAULT, PHASES, main
-from pipeline.prepare import ensure_sample
+from pipeline.cli.commands import main
+from pipeline.cli.errors import EXIT_FAULT
+from pipeline.cli.phases import PHASES
+from pipeline.config.reading import load_config
+from pipeline.job import ensure_sample
 from pipeline.tracking.progress import Reporter
-from tests.conftest import MICRO, ROOT, WholeJob, artifacts
+from tests.conftest import MICRO, ROOT
+from tests.workplace import WholeJob, Workplace, artifacts
 
 COMMANDS = (*PHASES, "compare", "placebo", "planted", "check-lookahead", "sample-data", "predict", "models")
 
@@ -163,9 +167,9 @@ def test_a_short_table_says_how_many_bars_are_needed(run: Callable[..., Result])
     assert any("the table has 60 bars" in sentence and "needs" in sentence for sentence in said)
 
 
-def test_one_subprocess_ends_the_same_way(whole_job: WholeJob) -> None:
+def test_one_subprocess_ends_the_same_way(tmp_path: Path) -> None:
     """The real thing: exit code and streams as above."""
-    done = whole_job.run("production", "--config", "nowhere.yaml", code=2)
+    done = Workplace(tmp_path).run_in_a_process("production", "--config", "nowhere.yaml", code=2)
     assert done.stdout == ""
     assert done.stderr.startswith("Error: nowhere.yaml does not exist")
     assert done.stderr.count("\n") == 1
@@ -176,7 +180,7 @@ def test_one_subprocess_ends_the_same_way(whole_job: WholeJob) -> None:
 
 def test_a_leak_stops_a_phase_until_it_is_accepted(run: Callable[..., Result], tmp_path: Path) -> None:
     """Exit code 2 and a sentence that names it, the findings in the run that failed; `data.accept` lets it pass."""
-    config = cli_config()
+    config = load_config(MICRO)
     ensure_sample(config, lambda text: None)
     table = pl.read_parquet("data/micro.parquet")
     tomorrow = pl.col("ret_1d").shift(-1).over("symbol")
@@ -291,7 +295,7 @@ def test_a_missing_sample_is_generated_and_said(
     run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the configuration describes it, the very table that the command writes; one that is there stays."""
-    config = cli_config()
+    config = load_config(MICRO)
     said: list[str] = []
     ensure_sample(config, said.append)
     assert said == [
@@ -304,12 +308,6 @@ def test_a_missing_sample_is_generated_and_said(
     sizes = {"n-bars": 300, "n-symbols": 3, "n-features": 12, "n-degenerate": 4, "oracle-sharpe": 8, "seed": 7}
     run("sample-data", "--out", "same.parquet", *(f"--{name}={value}" for name, value in sizes.items()))
     assert pl.read_parquet("same.parquet").equals(pl.read_parquet("data/micro.parquet"))
-
-
-def cli_config():  # type: ignore[no-untyped-def]
-    from pipeline.config.reading import load_config
-
-    return load_config(MICRO)
 
 
 # predict and models

@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.conftest import ROOT, Workplace, artifacts, run_named
+from tests.conftest import ROOT
+from tests.workplace import Workplace, artifacts, run_named
 
 PANEL = ROOT.parent / "shared" / "data" / "panel.parquet"
 CONFIG = ROOT / "configs" / "realdata_small.yaml"

@@ -1,14 +1,10 @@
-"""Production runs compared: which runs are taken, what is logged of a comparison, and what is refused."""
+"""Production runs compared: what is logged of a comparison, what is run for one, and what is refused."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import mlflow
-import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -16,77 +12,25 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
 from pipeline.cli.commands import main
-from pipeline.config.reading import load_config, to_mapping
-from pipeline.config.schema import ConfigError, sha256_of
-from pipeline.experiments.compare import (
-    compare_runs,
-    differing,
-    find_production_run,
-    finished_production_run,
-    parse_purge_gaps,
-    with_purge_gap,
-)
-from pipeline.job import JOB_KEY
+from pipeline.config.reading import to_mapping
+from pipeline.config.schema import ConfigError
+from pipeline.experiments.compare import compare_runs, parse_purge_gaps, with_purge_gap
+from pipeline.experiments.comparison_report import differing
 from pipeline.tracking import ledger
 from pipeline.tracking.runs import EXPERIMENT, Run
-from tests.conftest import MICRO, WholeJob, artifacts, run_named
+from tests.conftest import MICRO
+from tests.pipeline.experiments.test_production_runs import (
+    CONFIG,
+    N_BARS,
+    N_HOLDOUT,
+    child_of,
+    production_run,
+    record,
+)
+from tests.workplace import WholeJob, artifacts, run_named
 from tft.metrics import sharpe
 
 pytestmark = pytest.mark.usefixtures("module_store")
-
-CONFIG = load_config(MICRO)
-N_BARS, N_HOLDOUT = 200, 90
-
-
-def record(seed: int) -> pl.DataFrame:
-    """A record of two instruments on the same market whatever the seed; the last 90 bars are the holdout."""
-    rng, market = np.random.default_rng(seed), np.random.default_rng(99)
-    held = 0.01 * market.standard_normal((N_BARS, 2))
-    position = rng.uniform(-0.5, 0.5, (N_BARS, 2))
-    day = np.repeat(np.arange(N_BARS), 2)
-    gross = (position * held).ravel()
-    return pl.DataFrame(
-        {
-            "time": np.datetime64("2024-01-01", "us") + day * np.timedelta64(1, "D"),
-            "symbol": ["A", "B"] * N_BARS,
-            "fold": day // 40,
-            "raw_position": position.ravel(),
-            "position": position.ravel(),
-            "return": held.ravel(),
-            "pnl": gross - 1e-4,
-            "pnl_gross": gross,
-            "segment": np.where(day < N_BARS - N_HOLDOUT, "development", "holdout"),
-        }
-    )
-
-
-def production_run(
-    seed: int = 0, *, status: str = "FINISHED", settings: dict[str, Any] | None = None, **tags: str
-) -> str:
-    """A run as `production` leaves it behind, with a record of our own; `settings` None: without artifacts."""
-    client = MlflowClient()
-    found = client.get_experiment_by_name(EXPERIMENT)
-    experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
-    run_id: str = client.create_run(experiment, run_name="production").info.run_id
-    run = Run(run_id)
-    run.tags({"command": "production", "config_sha256": f"config {seed}", "data_sha256": "one"} | tags)
-    if settings is not None:
-        run.text("config.json", json.dumps(to_mapping(CONFIG) | settings))
-        file = Path("oos_record.parquet")
-        record(seed).write_parquet(file)
-        run.file(file)
-    if status != "RUNNING":
-        client.set_terminated(run_id, status)
-    return run_id
-
-
-def child_of(run_id: str, phase: str) -> str:
-    client = MlflowClient()
-    experiment = client.get_run(run_id).info.experiment_id
-    tags = {"mlflow.parentRunId": run_id, "phase": phase}
-    child: str = client.create_run(experiment, tags=tags).info.run_id
-    client.set_terminated(child)
-    return child
 
 
 def table(run: MlflowRun, name: str) -> dict[str, list[Any]]:
@@ -98,41 +42,6 @@ def annual_sharpe(seed: int, segment: str) -> float:
     """Of the mean over instruments by bar, computed without the code under test."""
     bars = record(seed).filter(pl.col("segment") == segment).group_by("time").agg(pl.col("pnl").mean())
     return sharpe(bars["pnl"].to_numpy(), periods_per_year=252)
-
-
-# ---- finding runs
-
-
-def test_a_run_is_found_by_its_id_by_how_that_begins_and_by_its_production_child() -> None:
-    run_id = production_run(settings={})
-    child = child_of(run_id, "production")
-    for wanted in (run_id, run_id[:12], child, child[:12]):
-        assert find_production_run(wanted).run_id == run_id
-
-
-@pytest.mark.parametrize(
-    ("wanted", "said"),
-    [
-        (lambda: "f" * 32, "no run in sqlite.* has an id that begins with f{32}"),
-        (lambda: "0123456789ab", "no run in sqlite.* has an id that begins with 0123456789ab"),
-        (lambda: "abc", "'abc' is no run id"),
-        (lambda: "%' or 1=1", "is no run id"),
-        (lambda: child_of(production_run(settings={}), "tuning"), "is no production run but tuning"),
-        (lambda: production_run(settings={}, command="compare"), "is no production run but compare"),
-        (lambda: production_run(settings={}, status="RUNNING"), "is RUNNING and not FINISHED"),
-        (lambda: production_run(settings={}, status="KILLED"), "is KILLED and not FINISHED"),
-        (lambda: production_run(), r"has no artifact oos_record.parquet and no config.json"),
-    ],
-)
-def test_what_is_no_finished_production_run_is_refused(wanted: Callable[[], str], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        find_production_run(wanted())
-
-
-def test_a_beginning_that_several_runs_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: [object(), object()])
-    with pytest.raises(ValueError, match=r"more than one run in .* has an id that begins with abcd"):
-        find_production_run("abcd")
 
 
 # ---- what a comparison logs
@@ -258,17 +167,6 @@ def test_gaps_that_make_no_comparison_are_refused(text: str, said: str) -> None:
         parse_purge_gaps(text)
 
 
-def test_a_finished_run_with_its_record_is_reused_and_no_other() -> None:
-    key = sha256_of("a job")
-    production_run(settings={}, status="FAILED", **{JOB_KEY: key})
-    production_run(**{JOB_KEY: key})  # its artifacts were deleted
-    assert finished_production_run(key) is None
-    older = production_run(settings={}, **{JOB_KEY: key})
-    assert finished_production_run(key) == older
-    newer = production_run(settings={}, **{JOB_KEY: key})
-    assert finished_production_run(key) == newer
-
-
 # ---- the command
 
 
@@ -290,18 +188,10 @@ def test_faults_are_sentences_and_exit_code_2(arguments: tuple[str, ...], said: 
     assert line.startswith("Error: ") and said in line
 
 
-@pytest.fixture
-def store_of_whole_job(whole_job: WholeJob) -> Iterator[WholeJob]:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(whole_job.store)
-    yield whole_job
-    mlflow.set_tracking_uri(before)
-
-
-def test_two_purge_gaps_are_run_and_compared(store_of_whole_job: WholeJob) -> None:
+def test_two_purge_gaps_are_run_and_compared(job_copy: WholeJob) -> None:
     """The run with gap 2 is there already; the one with gap 0 is made, nested, with prefilter reused; and neither is
     made again when the command is repeated."""
-    job, command = store_of_whole_job, ("compare", "--config", str(MICRO), "--purge-gaps", "0,2")
+    job, command = job_copy, ("compare", "--config", str(MICRO), "--purge-gaps", "0,2")
     done = job.run(*command)
     comparison = job.client.get_run(run_named(done.stdout))
     experiment = comparison.info.experiment_id

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from pipeline.config.schema import Config
 from pipeline.config.sections import DataConfig
 from pipeline.data.dataset import Dataset, panel_sha256
-from pipeline.experiments.null_targets import MIN_SHIFTS, NullTargets
+from pipeline.experiments.null_targets import MIN_SHIFTS, NullTargets, checked_null_targets
 from tests.conftest import CPU, small_panel
+from tests.pipeline.jobs import job_of
+from tft.folds import WalkForwardConfig
 from tft.market import Market
 from tft.model import ModelConfig
-from tft.volatility import ewm_volatility, scaled_label
+from tft.volatility import Timing, ewm_volatility, scaled_label
 
 
 def settings_of(*, lookback: int = 10, seq_len: int = 6, delay: int = 1, horizon: int = 1, seed: int = 7) -> Config:
@@ -180,3 +182,20 @@ def test_instruments_that_never_trade_together_are_refused() -> None:
     apart = replace(data, panel=replace(data.panel, returns=returns))
     with pytest.raises(ValueError, match="table has 0 bars on which all of S0, S1, S2 trade"):
         NullTargets(apart, settings_of())
+
+
+def test_a_fold_without_targets_in_the_placebo_is_refused_before_anything_runs() -> None:
+    """An instrument that begins late: its early folds hold no bar on which all trade."""
+    panel = small_panel(300, 3)
+    config = Config(
+        walk_forward=WalkForwardConfig(train_window=80, validation_window=14),
+        model=ModelConfig(d_hidden=8, n_heads=2, seq_len=6),
+        periods_per_year=Timing().periods_per_year,
+    )
+    job = job_of(panel, config)
+    checked_null_targets(job)
+    returns = panel.returns.copy()
+    returns[:60, 1] = np.nan
+    late = replace(job.data, panel=replace(panel, returns=returns))
+    with pytest.raises(ValueError, match=r"of fold 0 hold 0 targets, the least is 10: .* \(S1 alone is missing in 60"):
+        checked_null_targets(replace(job, data=late))

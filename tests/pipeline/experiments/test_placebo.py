@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,15 @@ import pytest
 from mlflow.entities import Run as MlflowRun
 
 from pipeline.config.reading import load_config
-from pipeline.data.dataset import load_panel
-from pipeline.experiments.placebo import Placebo, PlaceboRepetition, long_only_sharpe, repeat
-from pipeline.job import Job
+from pipeline.experiments.placebo import Placebo, long_only_sharpe
+from pipeline.experiments.placebo_targets import PlaceboRepetition, repetition
+from pipeline.job import open_job
 from pipeline.reporting import luck_figures as luck_plots
 from pipeline.tracking.progress import Quiet
-from pipeline.tracking.runs import Run, Silent
-from tests.conftest import CPU, MICRO, ROOT, Workplace, artifacts, run_named
+from pipeline.tracking.runs import Run
+from tests.conftest import MICRO
+from tests.pipeline.jobs import out_of_sample
+from tests.workplace import WholeJob, artifacts, copy_of, run_named
 from tft.metrics import sharpe
 from tft.volatility import ewm_volatility
 
@@ -69,15 +70,7 @@ def test_the_figure_shows_the_null_and_where_the_real_run_lies_in_it() -> None:
     }
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, str, str]:
-    """A workplace in which the placebo was called once, with no production run there: (place, output, messages)."""
-    work = Workplace(tmp_path_factory.mktemp("placebo"))
-    done = work.run("placebo", "--config", str(MICRO), "--repetitions", str(REPETITIONS))
-    return work, done.stdout, done.stderr
-
-
-def runs_of(work: Workplace, command: str) -> list[MlflowRun]:
+def runs_of(work: WholeJob, command: str) -> list[MlflowRun]:
     (experiment,) = (e for e in work.client.search_experiments() if e.name == "tft-production")
     return list(work.client.search_runs([experiment.experiment_id], f"tags.command = '{command}'"))
 
@@ -87,16 +80,16 @@ def table(run: MlflowRun) -> list[dict[str, Any]]:
     return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
 
 
-def test_without_a_production_run_it_makes_one_and_says_so(place: tuple[Workplace, str, str]) -> None:
-    work, _, messages = place
+def test_without_a_production_run_it_makes_one_and_says_so(placebo_job: WholeJob) -> None:
+    work, messages = placebo_job, placebo_job.errors
     assert "placebo: no finished production run on this table and configuration: running one first" in messages
     (production,) = runs_of(work, "production")
     assert production.info.status == "FINISHED"
     assert set(work.children(production.info.run_id)) >= {"prefilter", "exploration", "pruning", "tuning", "production"}
 
 
-def test_the_result_is_on_both_runs(place: tuple[Workplace, str, str]) -> None:
-    work, output, _ = place
+def test_the_result_is_on_both_runs(placebo_job: WholeJob) -> None:
+    work, output = placebo_job, placebo_job.output
     (production,), (own,) = runs_of(work, "production"), runs_of(work, "placebo")
     assert run_named(output) == own.info.run_id
     assert own.data.tags["mlflow.parentRunId"] == production.info.run_id
@@ -119,10 +112,10 @@ def test_the_result_is_on_both_runs(place: tuple[Workplace, str, str]) -> None:
 
 
 def test_every_repetition_is_a_run_below_the_production_run_and_nothing_else(
-    place: tuple[Workplace, str, str],
+    placebo_job: WholeJob,
 ) -> None:
     """No model is registered but the production run's, and nothing is entered in the ledger of looks."""
-    work, _, _ = place
+    work = placebo_job
     (production,) = runs_of(work, "production")
     repetitions = work.children(production.info.run_id)["placebo repetition"]
     assert sorted(run.info.run_name for run in repetitions) == ["placebo 1", "placebo 2", "placebo 3"]
@@ -139,13 +132,13 @@ def test_every_repetition_is_a_run_below_the_production_run_and_nothing_else(
             assert look.data.tags["run"] == production.info.run_id
 
 
-def test_long_only_is_the_naive_sum(place: tuple[Workplace, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_only_is_the_naive_sum(placebo_job: WholeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held at equal weight on the holdout's bars: smoothed up to the cap long before, so that it is capped leverage."""
-    work, _, _ = place
+    work = placebo_job
     (production,) = runs_of(work, "production")
     monkeypatch.chdir(work.folder)
     config = load_config(MICRO)
-    job = Job(config, load_panel(config.data), Silent(), Quiet(), CPU)
+    job = open_job(config, Quiet().say)
     judged = Run.__new__(Run)
     judged.run_id, judged.client = production.info.run_id, work.client
     record = pl.read_parquet(artifacts(production) / "oos_record.parquet")
@@ -178,21 +171,14 @@ def test_long_only_is_the_naive_sum(place: tuple[Workplace, str, str], monkeypat
 
 
 def test_a_longer_call_goes_on_from_a_shorter_one_and_from_one_that_was_killed(
-    place: tuple[Workplace, str, str],
+    placebo_job: WholeJob, tmp_path: Path
 ) -> None:
     """The first three were finished before; killed once another is, the next call computes only the rest."""
-    work, _, _ = place
+    work = copy_of(placebo_job, tmp_path / "job")
     (production,) = runs_of(work, "production")
     before = {run.info.run_name: run.info.run_id for run in repetitions_of(work, production)}
     command = ["placebo", "--config", str(MICRO), "--repetitions", "6", "--set", "placebo.exceedances=0"]
-    started = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli.commands", *command],
-        cwd=work.folder,
-        env=work.environment() | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    started = work.start(*command)
     deadline = time.monotonic() + 120.0
     while len(repetitions_of(work, production)) <= REPETITIONS:
         assert time.monotonic() < deadline and started.poll() is None
@@ -213,29 +199,32 @@ def test_a_longer_call_goes_on_from_a_shorter_one_and_from_one_that_was_killed(
     assert [row["repetition"] for row in table(newest)] == list(range(1, 7))
 
 
-def repetitions_of(work: Workplace, production: MlflowRun) -> list[MlflowRun]:
+def repetitions_of(work: WholeJob, production: MlflowRun) -> list[MlflowRun]:
     """Those that are delivered."""
     found = work.children(production.info.run_id).get("placebo repetition", [])
     return [run for run in found if run.info.status == "FINISHED"]
 
 
 def test_with_too_few_shifts_rows_are_resampled_and_the_result_says_so(
-    place: tuple[Workplace, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    placebo_job: WholeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, _, _ = place
+    work = placebo_job
     monkeypatch.chdir(tmp_path)
     settings = ["data.feature_lookback_bars=252", f"data.source={work.folder / 'data/micro.parquet'}"]
-    config = load_config(MICRO, settings)
-    job = Job(config, load_panel(config.data), Silent(), Quiet(), CPU)
-    one = repeat(job, 1, tmp_path / "fits")
-    assert one.shift is None
+    job = open_job(load_config(MICRO, settings), Quiet().say)
+
+    def once() -> PlaceboRepetition:
+        data, measure = repetition(job, 1)
+        return measure(out_of_sample(replace(job.on(data), fresh=True)), 2.5)
+
+    one = once()
+    assert one.shift is None and one.seconds == 2.5
     assert np.isfinite([one.oos_sharpe, one.oos_sharpe_gross, one.tuning_sharpe]).all()
-    again = repeat(job, 1, tmp_path / "other fits")
-    assert (again.oos_sharpe, again.n_selected) == (one.oos_sharpe, one.n_selected)
+    assert once() == one
 
 
-def test_a_signal_planted_into_named_columns(place: tuple[Workplace, str, str]) -> None:
-    work, _, _ = place
+def test_a_signal_planted_into_named_columns(job_copy: WholeJob) -> None:
+    work = job_copy
     columns = "fut_basis_z21,inst_dii_net"
     done = work.run(
         *("planted", "--config", str(MICRO), "--repetitions", "2", "--oracle-sharpe", "6", "--columns", columns)

@@ -13,9 +13,9 @@ from pipeline.config.schema import Config
 from pipeline.config.sections import DataConfig
 from pipeline.data.dataset import Dataset
 from pipeline.experiments.null_targets import NullTargets
-from pipeline.experiments.planted import (
+from pipeline.experiments.planted import Planted
+from pipeline.experiments.planted_targets import (
     Plan,
-    Planted,
     PlantedRepetition,
     holdout_p_value,
     oracle_sharpe,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,13 @@ import pytest
 from pipeline.config.reading import load_config
 from pipeline.config.schema import Config
 from pipeline.config.space import Range
-from pipeline.data.dataset import Dataset, panel_sha256
-from pipeline.job import Job
-from pipeline.phases import trials, tuning
-from pipeline.phases.trials import Candidate, TrialWalks
-from pipeline.phases.tuning import Tuned
-from pipeline.tracking.progress import Quiet
-from pipeline.tracking.runs import Silent
-from tests.conftest import CPU, ROOT, small_panel, small_recipe
+from pipeline.phases import candidates
+from pipeline.phases.candidates import Candidate, CandidateWalks
+from pipeline.phases.folds import tuning_folds
+from pipeline.phases.search import open_study
+from pipeline.phases.training_data import TrainingData
+from pipeline.phases.tuning import Tuned, tune
+from tests.conftest import CPU, NESTED_MICRO, small_panel, small_recipe
 from tft.backtest import FoldOutcome
 from tft.backtest import walk as walk_folds
 from tft.folds import Fold
@@ -58,7 +56,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         made.append([fold.index for fold in folds])
         return walk_folds(market, folds, *given)
 
-    monkeypatch.setattr(trials, "walk", watched)
+    monkeypatch.setattr(candidates, "walk", watched)
     return made
 
 
@@ -80,7 +78,7 @@ def test_trials_of_one_shape_are_walked_with_the_first_of_them_and_are_what_each
 ) -> None:
     """Learning rate, dropout and positions are each trial's own; one that nobody foresaw, or nothing is like, is walked
     by itself."""
-    walks = TrialWalks(market, FOLDS, [A, LONGER, None, B, C], at_once=3)
+    walks = CandidateWalks(market, FOLDS, [A, LONGER, None, B, C], at_once=3)
     unforeseen = candidate(0.002)
     found = {one: list(walks.outcomes(one)) for one in (A, B, LONGER, unforeseen, C)}
     assert walked == [[0, 1] * 3, [0, 1], [0, 1]]
@@ -93,21 +91,21 @@ def test_trials_are_shared_evenly_and_a_stack_is_the_same_for_a_search_that_goes
 ) -> None:
     """Four at a time at most: five are three and two. Trial 1, asked for first, has trials 0 and 2 beside it."""
     five = [A, B, C, candidate(0.004), candidate(0.005)]
-    walks = TrialWalks(market, FOLDS, five, at_once=4)
+    walks = CandidateWalks(market, FOLDS, five, at_once=4)
     list(walks.outcomes(five[1]))
     list(walks.outcomes(five[4]))
     assert walked == [[0, 1] * 3, [0, 1] * 2]
 
 
 def test_what_was_trained_beside_an_earlier_trial_has_begun(market: Market) -> None:
-    walks = TrialWalks(market, FOLDS, [A, None, B, C], at_once=2)
+    walks = CandidateWalks(market, FOLDS, [A, None, B, C], at_once=2)
     assert not any(walks.begun(number) for number in range(5))
     list(walks.outcomes(A))
     assert [walks.begun(number) for number in range(5)] == [True, False, True, False, False]
 
 
 def test_a_fault_is_that_of_the_trial_that_has_it(market: Market, walked: list[list[int]]) -> None:
-    walks = TrialWalks(market, FOLDS, [A, DIVERGES, B], at_once=3)
+    walks = CandidateWalks(market, FOLDS, [A, DIVERGES, B], at_once=3)
     assert same(list(walks.outcomes(A)), alone(market, A))
     with pytest.raises(FloatingPointError, match=r"fold 0 was never finite: lower training\.lr \(1e\+30\)"):
         list(walks.outcomes(DIVERGES))
@@ -116,7 +114,7 @@ def test_a_fault_is_that_of_the_trial_that_has_it(market: Market, walked: list[l
 
 
 def test_on_a_cpu_every_trial_is_walked_by_itself(market: Market, walked: list[list[int]]) -> None:
-    walks = TrialWalks(market, FOLDS, [A, B, C])
+    walks = CandidateWalks(market, FOLDS, [A, B, C])
     for one in (A, B):
         list(walks.outcomes(one))
     assert walked == [[0, 1], [0, 1]]
@@ -137,28 +135,25 @@ SPACE = {
 """A batch of one is refused."""
 
 
-def searched(monkeypatch: pytest.MonkeyPatch, where: Path, at_once: Callable[..., int] | None) -> Tuned:
+def searched(monkeypatch: pytest.MonkeyPatch, at_once: Callable[..., int] | None) -> Tuned:
     """A search of twelve trials, with stacks as on a device that holds so many folds."""
-    where.mkdir()
-    monkeypatch.chdir(where)
     if at_once:
-        monkeypatch.setattr(trials, "largest_stack", at_once)
-    base = load_config(ROOT / "configs" / "nested_micro.yaml")
+        monkeypatch.setattr(candidates, "largest_stack", at_once)
+    base = load_config(NESTED_MICRO)
     config: Config = replace(base, selection="holdout", tuning=replace(base.tuning, n_trials=12, space=SPACE))
-    panel = small_panel(180, 2, 5, seed=3, signal=0.5)
-    data = Dataset(panel=panel, sha256=panel_sha256(panel), source="", n_rows=panel.returns.size)
-    return tuning.run(Job(config, data, Silent(), Quiet(), CPU))
+    data = TrainingData(small_panel(180, 2, 5, seed=3, signal=0.5).first_bars(126), None, CPU)
+    return tune(data, config, tuning_folds(config, 126), open_study("search", storage=None))
 
 
 def test_a_search_with_trials_side_by_side_is_the_search_one_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, walked: list[list[int]]
+    monkeypatch: pytest.MonkeyPatch, walked: list[list[int]]
 ) -> None:
     """States, parameters, values and out-of-sample returns, with trials that are pruned or refused, and beyond those
     that could be foreseen."""
-    one_by_one = searched(monkeypatch, tmp_path / "a", None)
+    one_by_one = searched(monkeypatch, None)
     assert {len(folds) for folds in walked} == {2}
     walked.clear()
-    together = searched(monkeypatch, tmp_path / "b", lambda *given: 6)
+    together = searched(monkeypatch, lambda *given: 6)
     assert max(len(folds) for folds in walked) == 6 and len(walked) < len(together.trials) - 2
 
     def seen(tuned: Tuned) -> list[Any]:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
-
 import numpy as np
 import pytest
 
 from pipeline.config.schema import Config
 from pipeline.config.sections import ExplorationConfig
-from pipeline.data.dataset import Dataset, panel_sha256
-from pipeline.job import Job
-from pipeline.phases.exploration import PROBE_BLOCK_BARS, _explore, with_probes
-from pipeline.tracking.progress import Reporter
+from pipeline.phases.exploration import PROBE_BLOCK_BARS, explore, with_probes
+from pipeline.phases.folds import exploration_folds
+from pipeline.phases.training_data import TrainingData
 from tests.conftest import CPU, small_panel
 from tft.folds import WalkForwardConfig
 from tft.model import ModelConfig
 from tft.panel import Panel, group_of
-from tft.train import TrainingConfig
+from tft.train import EpochReport, TrainingConfig
 
 
 def coded_panel(n_bars: int = 100, n_assets: int = 3, n_features: int = 5) -> Panel:
@@ -92,34 +88,28 @@ def test_no_probes_leave_the_panel_as_it_is() -> None:
     assert with_probes(panel, 0, seed=1) == (panel, ())
 
 
-@pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    """About the smallest exploration there is: two folds, one epoch, six columns."""
-    monkeypatch.chdir(tmp_path)
-    panel = small_panel(120, 2, 7, missing=0.02)
-    config = Config(
-        holdout_fraction=0.2,
-        purge_gap=1,
-        walk_forward=WalkForwardConfig(train_window=50, validation_window=12),
-        exploration=ExplorationConfig(step_size=15, epochs=1, max_folds=2, n_probes=3),
-        model=ModelConfig(d_hidden=4, n_heads=1, seq_len=4, n_context=0),
-        training=TrainingConfig(batch_size=32),
-    )
-    job = Job(
-        config=config,
-        data=Dataset(panel=panel, sha256=panel_sha256(panel), source="here", n_rows=240),
-        parent=cast(Any, None),
-        reporter=Reporter(terminal=False),
-        device=CPU,
-    )
-    job.keys["exploration"] = "0" * 64
-    return job
+N_DEVELOPMENT = 96
+CONFIG = Config(
+    holdout_fraction=0.2,
+    purge_gap=1,
+    walk_forward=WalkForwardConfig(train_window=50, validation_window=12),
+    exploration=ExplorationConfig(step_size=15, epochs=1, max_folds=2, n_probes=3),
+    model=ModelConfig(d_hidden=4, n_heads=1, seq_len=4, n_context=0),
+    training=TrainingConfig(batch_size=32),
+)
+"""About the smallest exploration there is: two folds, one epoch."""
 
 
-def test_probes_never_appear_among_the_features(job: Job) -> None:
-    """They take their share of the weight, and are reported apart; the columns are those prefilter kept, in order."""
-    kept = job.development.feature_names[1:]
-    result = _explore(job, kept)
+@pytest.fixture(scope="module")
+def development() -> TrainingData:
+    """96 of 120 bars, seven columns."""
+    return TrainingData(small_panel(120, 2, 7, missing=0.02).first_bars(N_DEVELOPMENT), None, CPU)
+
+
+def test_probes_never_appear_among_the_features(development: TrainingData) -> None:
+    """They take their share of the weight, and are reported apart; the columns are those given, in order."""
+    kept = development.panel.feature_names[1:]
+    result = explore(development.select(kept), CONFIG, exploration_folds(CONFIG, N_DEVELOPMENT))
     assert result.features == kept
     assert len(result.probes) == 3 and not set(result.probes) & set(result.features)
     weight, relative = np.array(result.weight), np.array(result.relative)
@@ -131,12 +121,17 @@ def test_probes_never_appear_among_the_features(job: Job) -> None:
     np.testing.assert_allclose(relative / weight, 9.0, rtol=0.05)
 
 
-def test_exploration_reads_the_development_bars_alone(job: Job) -> None:
-    """Its last fold's test block and label end before the holdout; the most recent `max_folds` are kept."""
-    result = _explore(job, job.development.feature_names)
+def test_every_fold_given_is_reported_and_ends_before_the_holdout(development: TrainingData) -> None:
+    """Its last fold's test block and label end before the holdout; epochs are told of as they go."""
+    told: list[EpochReport] = []
+    folds = exploration_folds(CONFIG, N_DEVELOPMENT)
+    result = explore(development, CONFIG, folds, on_epoch=told.append)
     assert len(result.folds) == 2 == len(result.fold_indices)
-    last_labelled = job.data.panel.times[job.n_development - 1 - job.config.timing.label_bars]
+    assert result.fold_indices == tuple(row.fold for row in result.folds) == tuple(fold.index for fold in folds)
+    times = development.panel.times
+    assert result.validation_end == tuple(str(times[fold.validation[-1]]) for fold in folds)
     assert result.folds[-1].test_end is not None
-    assert np.datetime64(result.folds[-1].test_end) <= last_labelled
-    longer = job.folds(job.n_development, step_size=15, max_folds=None)
-    assert result.fold_indices == tuple(fold.index for fold in longer[-2:])
+    assert np.datetime64(result.folds[-1].test_end) <= times[N_DEVELOPMENT - 1 - CONFIG.timing.label_bars]
+    assert {row.segment for row in result.folds} == {"development"}
+    assert sum(len(epoch.folds) for epoch in told) == 2 * 1, "folds and epochs"
+    assert [len(losses) for losses in result.train_loss] == [1, 1]

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config.sections import PruningConfig
 from pipeline.phases.exploration import Explored
-from pipeline.phases.pruning import Pruned, Ranked, log_vsn_tables, prune
+from pipeline.phases.pruning import Pruned, Ranked, prune
 
 NAN = float("nan")
 CONFIG = PruningConfig(weight_threshold=1.0, min_stability=0.5, max_features=80)
@@ -138,43 +138,3 @@ def test_fold_correlation_is_the_mean_over_pairs_of_folds_as_numpy_has_it(n_fold
 
 def test_a_single_fold_has_no_correlation() -> None:
     assert math.isnan(prune(explored({f"a_{i}": (float(i),) for i in range(5)}), CONFIG).fold_correlation)
-
-
-class Recorder:
-    """Stands for a run: keeps what is logged."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, dict[str, Any]] = {}
-        self.values: dict[str, float] = {}
-
-    def table(self, name: str, columns: dict[str, Any]) -> None:
-        self.tables[name] = columns
-
-    def metrics(self, values: dict[str, float]) -> None:
-        self.values |= values
-
-
-def test_the_logged_tables_hold_the_ranking_and_the_groups() -> None:
-    """vsn_weights.json best first, a column a fold by its index; feature_groups.json counts and sums by group."""
-    run = Recorder()
-    log_vsn_tables(run, prune(explored(TABLE), CONFIG))  # type: ignore[arg-type]
-    weights, groups = run.tables["vsn_weights.json"], run.tables["feature_groups.json"]
-    assert list(weights) == [
-        *("rank", "feature", "group", "mean_weight", "relative_weight", "stability", "selected"),
-        *("fold_3", "fold_4", "fold_5", "fold_6"),
-    ]
-    assert weights["fold_4"] == pytest.approx([TABLE[name][1] / 100 for name in weights["feature"]], nan_ok=True)
-    by_group = dict(zip(groups["group"], zip(groups["n_features"], groups["n_selected"], strict=True), strict=True))
-    assert by_group == {"px": (2, 2), "vix": (2, 1), "fut": (2, 1), "ban": (1, 0)}
-    assert groups["n_selected"] == sorted(groups["n_selected"], reverse=True)
-    assert dict(zip(groups["group"], groups["weight"], strict=True))["vix"] == pytest.approx((1.9 + 1.1) / 100)
-    assert run.values == {"n_selected_px": 2, "n_selected_vix": 1, "n_selected_fut": 1, "n_selected_ban": 0}
-
-
-def test_a_column_without_any_weight_does_not_hide_its_group() -> None:
-    """Missing weights are left out of a group's sum."""
-    run = Recorder()
-    table = {"px_a": (1.5, 1.5), "px_gone": (NAN, NAN), "vix_a": (1.2, 1.2)}
-    log_vsn_tables(run, prune(explored(table), CONFIG))  # type: ignore[arg-type]
-    assert run.tables["feature_groups.json"]["group"] == ["px", "vix"]
-    assert run.tables["feature_groups.json"]["weight"] == pytest.approx([0.015, 0.012])

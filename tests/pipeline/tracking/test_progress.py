@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.tracking.progress import LINE_EVERY_S, Reporter
+from pipeline.tracking.progress import LINE_EVERY_S, Quiet, Reporter
+from tft.train import EpochReport
 
 
 class Clock:
@@ -110,3 +111,45 @@ def test_on_a_terminal_bars_show_phase_count_and_detail(
         reporter._bars.refresh()
     shown = "\n".join(lines(capsys))
     assert "tuning" in shown and "2/7" in shown and "trial 0 fold 1" in shown
+
+
+def epoch_of(epoch: int, n_active: int) -> EpochReport:
+    """Of folds 3 and 4, trained side by side."""
+    return EpochReport(
+        folds=(3, 4),
+        epoch=epoch,
+        train_loss=(1.0, 2.0),
+        validation_score=(0.25, 0.75),
+        n_active=n_active,
+        seconds=0.1,
+    )
+
+
+def test_training_names_folds_epoch_and_score_and_skips_what_stopped_early(
+    clock: type[Clock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two folds of 4 epochs side by side, both stopped after the second: 4 of 4 steps."""
+    reporter = Reporter(terminal=False)
+    reporter.start("exploration", 8)
+    report = reporter.epochs(4)
+    clock.now += LINE_EVERY_S
+    report(epoch_of(0, n_active=2))
+    clock.now += LINE_EVERY_S
+    report(epoch_of(1, n_active=0))
+    reporter.step("done", n=0)
+    assert lines(capsys) == [
+        "exploration: 2/8, 0:15 gone, 0:45 left, fold 3, 4 epoch 1/4 loss 1.500 validation 0.500",
+        "exploration: 4/8, 0:30 gone, 0:30 left, fold 3, 4 epoch 2/4 loss 1.500 validation 0.500",
+        "exploration: 4/4, 0:30 gone, 0:00 left, done",
+    ]
+
+
+def test_a_quiet_one_says_nothing(clock: type[Clock], capsys: pytest.CaptureFixture[str]) -> None:
+    with Quiet() as reporter:
+        reporter.say("hello")
+        reporter.start("exploration", 2)
+        report = reporter.epochs(1)
+        clock.now += LINE_EVERY_S
+        report(epoch_of(0, n_active=0))
+        reporter.skip(1)
+    assert lines(capsys) == []

@@ -1,0 +1,89 @@
+"""From the folds' forecasts to one record: each fold by its own cap and smoothing, seeds averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.phases.stitching import average, stitch_by_fold
+from tests.conftest import CPU, small_panel, small_recipe
+from tft.backtest import walk
+from tft.folds import Fold
+from tft.market import Market
+from tft.metrics import sharpe
+from tft.positions import PositionsConfig, volatility_scale
+from tft.record import RawForecast, stitch
+from tft.volatility import Timing
+
+
+def naive_path(
+    raw: np.ndarray, scale: np.ndarray, positions: Mapping[int, PositionsConfig], ruling: list[int]
+) -> np.ndarray:
+    smoothed, out = np.zeros(raw.shape[1]), np.empty_like(raw)
+    for t, fold in enumerate(ruling):
+        own = positions[fold]
+        capped = np.clip(raw[t], -own.max_position, own.max_position)
+        smoothed = own.position_smooth * smoothed + (1.0 - own.position_smooth) * capped
+        out[t] = smoothed * scale[t]
+    return out
+
+
+def test_each_fold_is_held_by_its_own_cap_and_smoothing() -> None:
+    """Bar by bar, over the border, where the smoothed position goes on; where all are alike it is tft's own stitch."""
+    panel = small_panel(150, 2, 1, seed=1)
+    market = Market(panel, Timing(), CPU)
+    rng = np.random.default_rng(2)
+    blocks = [range(100, 120), range(120, 133), range(133, 150)]
+    forecasts = [
+        RawForecast(Fold(i + 4, range(50), range(60, 70), block), block, rng.uniform(-1, 1, (len(block), 2)))
+        for i, block in enumerate(blocks)
+    ]
+    one = PositionsConfig(max_position=0.3, position_smooth=0.5)
+    alike = stitch_by_fold(forecasts, dict.fromkeys((4, 5, 6), one), market, n_development=110)
+    expected = stitch(forecasts, panel, market.sigma, one, market.timing, n_development=110)
+    for name in ("position", "raw_position", "fold", "segment", "times"):
+        np.testing.assert_array_equal(getattr(alike, name), getattr(expected, name))
+    np.testing.assert_array_equal(alike.net(), expected.net())
+
+    positions = {4: one, 5: replace(one, max_position=0.9, position_smooth=0.1), 6: replace(one, position_smooth=0.9)}
+    record = stitch_by_fold(forecasts, positions, market, n_development=0)
+    raw = np.concatenate([forecast.raw_position for forecast in forecasts])
+    ruling = [4] * 20 + [5] * 13 + [6] * 17
+    scale = volatility_scale(market.sigma[100:150], one, market.timing)
+    held = naive_path(raw, scale, positions, ruling)
+    np.testing.assert_allclose(record.position, held, rtol=1e-12)
+    change = np.abs(np.diff(held, axis=0, prepend=np.zeros((1, 2))))
+    net = held[:-2] * panel.returns[102:150] - 5e-4 * change[:-2]
+    np.testing.assert_allclose(record.net()[:-2], net.mean(axis=1), rtol=1e-12)
+    assert set(record.segment) == {"holdout"}
+
+
+def test_seeds_of_a_fold_are_averaged_in_their_positions() -> None:
+    """The validation Sharpe is that of the averaged positions, written out here; of the best epochs it is the mean.
+    Curves go as far as the seed that stopped first; one seed is what it is."""
+    market, positions = Market(small_panel(120), Timing(), CPU), PositionsConfig(position_smooth=0.4)
+    fold = Fold(3, range(20, 60), range(62, 75), range(77, 90))
+    outcomes = [
+        next(walk(market, [fold], small_recipe(epochs=epochs, seed=seed), positions))[1]
+        for seed, epochs in ((5, 3), (6, 2))
+    ]
+    first, second = outcomes
+    found = average(outcomes, market, positions)
+    raw = (first.forecast.raw_position + second.forecast.raw_position) / 2.0
+    np.testing.assert_array_equal(found.forecast.raw_position, raw)
+    assert (found.forecast.fold, found.forecast.bars) == (fold, fold.test)
+
+    position = (first.validation_position + second.validation_position) / 2.0
+    scale = volatility_scale(market.sigma[62:75], positions, market.timing)
+    held = naive_path(position, scale, {3: positions}, [3] * 13)
+    change = np.abs(np.diff(held, axis=0, prepend=np.zeros((1, 2))))
+    net = (held * market.panel.returns[64:77] - positions.cost_bps * 1e-4 * change).mean(axis=1)
+    assert found.val_sharpe == pytest.approx(sharpe(net, periods_per_year=252.0), rel=1e-9)
+    assert found.val_sharpe_best_epoch == (first.val_sharpe_best_epoch + second.val_sharpe_best_epoch) / 2.0
+    np.testing.assert_allclose(found.train_loss, (first.train_loss[:2] + second.train_loss) / 2.0)
+    np.testing.assert_allclose(found.vsn_weight, (first.vsn_weight + second.vsn_weight) / 2.0)
+    assert found.seconds == first.seconds + second.seconds
+    assert average([first], market, positions) is first
