@@ -1,6 +1,7 @@
-"""Independent pieces of work over the processes of this machine, one core each.
+"""Independent pieces of work, side by side in processes of this machine with one core each.
 
-Processes, because a whole job is more than torch: threads would wait for each other wherever Python computes.
+Processes and not threads, because a whole job is more than torch: wherever Python itself computes, threads would wait
+for each other.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PATIENCE_S = 0.5
-"""Ctrl-C is heard after this long at the latest."""
+"""The longest wait before Ctrl-C is noticed."""
 
 
 def n_workers(device: torch.device) -> int:
-    """Processes that get on side by side: as many as torch may use cores; one where they would share a GPU."""
+    """How many processes to run at once: one for each core that torch may use, or one if they would share a GPU."""
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
@@ -77,7 +78,7 @@ _assigned: tuple[Callable[[Any, Any], Any], Any]
 
 
 def _begin(lifeline: Connection, work: Callable[[Any, Any], Any], common: Any) -> None:
-    """What a worker does first."""
+    """Initialise a worker process."""
     global _assigned
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()

@@ -203,7 +203,7 @@ def tuning(job: Job, sink: Sink, reporter: Reporter, pruned: Finished[Pruned] | 
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """What phases 1-4 decided, and their keys in order."""
+    """The decisions of phases 1-4, and the keys of their results in order."""
 
     choice: Choice
     keys: tuple[str, ...]
@@ -446,14 +446,14 @@ def _key(name: str, job: Job, settings: dict[str, Any], upstream: Sequence[str],
 
 
 def _describe(run: Sink, job: Job, settings: dict[str, Any]) -> None:
-    """What a phase ran on, in its own run."""
+    """Write the inputs of a phase into its own run."""
     run.tags(job.tags())
     run.dataset("feature table", job.data.source, job.data.sha256)
     run.params(flattened(settings))
 
 
 def log_inputs(job: Job, sink: Sink, **tags: str) -> None:
-    """What the job is run on, and these tags, in the job's own run."""
+    """Write the inputs of the job, and these tags, into the job's own run."""
     settings = to_mapping(job.config)
     sink.tags(job.tags() | {JOB_KEY: job.key} | tags)
     sink.dataset("feature table", job.data.source, job.data.sha256)

@@ -59,12 +59,12 @@ class Job:
 
     @property
     def development(self) -> TrainingData:
-        """What phases 1-4 may see."""
+        """The bars that phases 1-4 may see."""
         return TrainingData(self.development_panel, self._sigma(self.n_development), self.device)
 
     @property
     def all_bars(self) -> TrainingData:
-        """What the walk-forward of production sees."""
+        """All bars of the table: the walk-forward of production goes through them."""
         return TrainingData(self.data.panel, self.data.sigma, self.device)
 
     @cached_property
@@ -75,7 +75,10 @@ class Job:
         return None if self.data.sigma is None else self.data.sigma[:n_bars]
 
     def on(self, data: Dataset, *, n_selection_bars: int | None = None) -> Job:
-        """The same phases on other data."""
+        """A job with the same configuration on other data.
+
+        n_selection_bars: bars that phases 1-4 may see there; by default the configuration decides.
+        """
         return Job(self.config, data, self.device, self.fresh, n_selection_bars)
 
     @cached_property
@@ -97,7 +100,7 @@ class Job:
         )
 
     def tags(self) -> dict[str, str]:
-        """What every MLflow run of this job is tagged with."""
+        """The tags that every MLflow run of this job carries."""
         return {
             "data_sha256": self.data.sha256,
             "config_sha256": self.config.sha256,

@@ -1,4 +1,4 @@
-"""What commands begin and end with: their options, the job they open, where to look at what they made."""
+"""Shared by commands: their options, the job that they open, and where their results can be looked at."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def parse_purge_gaps(text: str) -> tuple[int, int]:
 
 
 def with_purge_gap(config: Config, gap: int) -> Config:
-    """The same configuration with another purge gap, labels let overlap where it needs that, and nothing promoted."""
+    """The configuration with another purge gap, allowing overlapping labels if the gap needs that, promoting nothing."""
     changed = replace(
         config,
         purge_gap=gap,

@@ -1,4 +1,4 @@
-"""What a comparison of two production runs says and logs."""
+"""The sentences, tables and description of a comparison of two production runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def differing(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict
 
 
 def beside(comparison: Comparison, baseline: ProductionRun, candidate: ProductionRun) -> list[str]:
-    """What belongs beside a difference: both runs' figures, selection, the noise floor, data that are not the same."""
+    """Sentences that belong beside a difference: both runs' figures, selection, the noise floor, differing data."""
     one, other = comparison.baseline, comparison.candidate
     said = [
         f"Baseline and candidate from {bar_label(comparison.first)} to {bar_label(comparison.last)}: annual net Sharpe "

@@ -139,7 +139,7 @@ class NullTargets:
         return out
 
     def dataset(self, returns: NDArray[np.float64]) -> Dataset:
-        """The same features, scaled by the real sigma, with these returns (T, A)."""
+        """The table with these returns (T, A) in place of its own; features and sigma stay."""
         panel = replace(self.data.panel, returns=returns)
         return replace(self.data, panel=panel, sha256=panel_sha256(panel, self.sigma), sigma=self.sigma)
 

@@ -38,18 +38,18 @@ class Placebo:
 
     p_value: float
     oos_sharpe: float
-    """Of the real run."""
+    """Holdout Sharpe of the real run."""
     method: str
     """Which null it was: `shift` or `stationary bootstrap`."""
     repetitions: tuple[PlaceboRepetition, ...]
-    """Those that the p-value is made of, in order."""
+    """The repetitions that the p-value rests on, in order."""
     stopped_early: bool
     n_computed: int
     """Repetitions that this command computed; the others were finished before."""
     long_only_sharpe: float
-    """Of being long in the real market on the bars of the real Sharpe: what drift alone gave."""
+    """Sharpe of being long in the real market on the same bars: what drift alone gave."""
     tuning_sharpe: float
-    """Of the real run's best trial."""
+    """Tuning Sharpe of the real run's best trial."""
 
     @property
     def null(self) -> NDArray[np.float64]:
@@ -109,7 +109,7 @@ def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTarge
 
 
 def p_value_of(exceeds: Iterator[bool], plan: PlaceboConfig) -> float:
-    """From draws in their order, consumed no further than the p-value needs."""
+    """The p-value from draws in their order, of which no more are consumed than it needs."""
     if plan.exceedances:
         return sequential_p_value(exceeds, plan.exceedances, plan.repetitions).p_value
     return monte_carlo_p_value(sum(exceeds), plan.repetitions)

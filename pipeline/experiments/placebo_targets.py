@@ -1,4 +1,4 @@
-"""What a repetition of the whole job makes of targets without signal."""
+"""Targets without signal for one repetition of the whole job, and its result."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pipeline.phases.production import Walked
 
 @dataclass(frozen=True)
 class PlaceboRepetition:
-    """What the whole job made of targets without signal. Sharpes are annual, and net unless it says gross."""
+    """Result of the whole job on targets without signal. Sharpes are annual, and net unless their name says gross."""
 
     repetition: int
     shift: int | None
     """In complete bars; None where rows were resampled."""
     oos_sharpe: float
-    """Of the holdout; of `selection: nested` of the whole record."""
+    """Holdout Sharpe; with `selection: nested` that of the whole record."""
     oos_sharpe_gross: float
     tuning_sharpe: float
-    """Of the best trial, on the bars it was chosen on; with `selection: nested` the mean over the folds' choices."""
+    """Sharpe of the best trial on the bars it was chosen on; with `selection: nested` the mean over the folds' choices."""
     development_sharpe: float | None
-    """Of the walk-forward over development; None with `selection: nested`."""
+    """Sharpe of the walk-forward over development; None with `selection: nested`."""
     n_selected: float
     """Columns that pruning kept; with `selection: nested` the mean over the folds' choices."""
     seconds: float

@@ -37,12 +37,12 @@ _COLUMNS = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """What is planted."""
+    """The signal to plant, and how often."""
 
     oracle_sharpe: float
     """Annual, before costs."""
     columns: tuple[str, ...] = ()
-    """Those that carry the signal in every repetition; empty: drawn anew for each."""
+    """Columns that carry the signal in every repetition; if empty, they are drawn anew for each."""
     n_drawn: int = 5
 
     repetitions: int = 5
@@ -71,17 +71,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlantedRepetition:
-    """What the whole job made of a planted signal. Sharpes are annual, and net unless it says otherwise."""
+    """Result of the whole job on a planted signal. Sharpes are annual, and net unless their name says gross."""
 
     repetition: int
     shift: int | None
-    """Of the noise, in complete bars; None where rows were resampled."""
+    """Shift of the noise, in complete bars; None where rows were resampled."""
     columns: tuple[str, ...]
-    """That carry the signal."""
+    """Columns that carry the signal."""
     strength: float
     """Expected return of a signal of 1, in units of volatility."""
     oracle_sharpe: float
-    """That the signal earned on the holdout, before costs, luck included."""
+    """Sharpe that the signal itself earned on the holdout, before costs, luck included."""
     oos_sharpe: float
     oos_sharpe_gross: float
     p_value: float

@@ -28,7 +28,7 @@ RECORD = "oos_record.parquet"
 
 @dataclass(frozen=True, eq=False)
 class ProductionRun:
-    """What a comparison reads of a finished production run."""
+    """A finished production run, as a comparison reads it."""
 
     run_id: str
     experiment_id: str

@@ -28,7 +28,7 @@ from pipeline.tracking.sink import Silent
 
 
 class Repetition(Protocol):
-    """What a repetition gave; a frozen dataclass of plain values."""
+    """The result of a repetition: a frozen dataclass of plain values."""
 
     @property
     def repetition(self) -> int: ...
@@ -46,7 +46,7 @@ walk-forward on that table and of the seconds it took. A function of a module, o
 
 @dataclass(frozen=True, eq=False)
 class _Common:
-    """What a worker is handed once."""
+    """What every repetition of a worker needs, handed over once."""
 
     repeat: Repeat[Any]
     job: Job
@@ -119,7 +119,7 @@ class Repetitions(Generic[Result]):
         return found
 
     def _deliver(self, result: Result) -> None:
-        """As a run of its own, nested below the production run; not the active run, which is the command's."""
+        """Log a repetition as a run nested below the production run. The active run is the command's, and another."""
         key = self.keys[result.repetition]
         client = self.production.client
         created = client.create_run(

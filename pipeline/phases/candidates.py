@@ -1,7 +1,7 @@
-"""The walk-forwards of tuning's trials.
+"""Walk-forwards of the candidates that tuning tries.
 
-What the first trials try depends on no result. Where a stack has room for more than one trial, those of one shape are
-trained side by side, as soon as the first of them is asked for; the others wait until it is their turn.
+The first candidates of a search depend on no result. Where a stack has room for the folds of several of them, candidates
+with networks of one shape are trained side by side as soon as the first of them is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tft.train import Recipe, evenly, largest_stack
 
 
 class Candidate(NamedTuple):
-    """What a trial tries."""
+    """The recipe and the sizing of positions that a trial tries."""
 
     recipe: Recipe
     positions: PositionsConfig
@@ -46,7 +46,7 @@ class CandidateWalks:
                 self._stacks[one] = alike[start : start + size]
 
     def outcomes(self, one: Candidate) -> Iterator[FoldOutcome]:
-        """Of each fold in order. A candidate's stack is the same whichever of its trials have ended: what a fit is
+        """The outcome of each fold in order. A candidate's stack is the same whichever trials have ended: what a fit is
         depends on it. If the stack has a fault, each of its candidates is walked alone, which shows whose it is.
         """
         stack = self._stacks.get(one, [one])

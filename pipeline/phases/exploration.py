@@ -22,11 +22,13 @@ PROBE_BLOCK_BARS = 21
 """Probes are permuted in blocks of this many bars: a column's memory within a month survives, its timing does not."""
 
 Weights = tuple[tuple[float, ...], ...]
-"""By fold, then by column; NaN where a column was missing from a fold's validation rows."""
+"""One row a fold, one value a column; NaN where a column was missing from the fold's validation rows."""
 
 
 @dataclass(frozen=True)
 class Explored:
+    """Result of exploration."""
+
     features: tuple[str, ...]
     fold_indices: tuple[int, ...]
     validation_end: tuple[str, ...]
@@ -34,7 +36,7 @@ class Explored:
     weight: Weights
     """Mean VSN weight over a fold's validation rows in which the column is present."""
     relative: Weights
-    """The same relative to uniform: 1 is what every variable present would get."""
+    """Mean VSN weight relative to uniform: 1 is the weight of a variable if all present ones had the same."""
     probes: tuple[str, ...]
     probe_relative: Weights
     folds: tuple[FoldRow, ...]

@@ -16,12 +16,16 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Dropped:
+    """A column that does not go on, and why."""
+
     feature: str
     reason: str
 
 
 @dataclass(frozen=True)
 class Prefiltered:
+    """Result of prefilter."""
+
     n_initial: int
     kept: tuple[str, ...]
     dropped: tuple[Dropped, ...]

@@ -34,7 +34,7 @@ from tft.train import EpochReport, Recipe
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What phases 1-4 decided, and the results they decided by."""
+    """The decisions of phases 1-4, and the results that they rest on."""
 
     features: tuple[str, ...]
     config: Config
@@ -55,11 +55,11 @@ class Walked:
 
     selection: Selection
     choices: Mapping[int, Choice]
-    """What each fold was fitted with, by the fold's index; the same choice for all with `selection: holdout`."""
+    """The choice that each fold was fitted with, by the fold's index; all the same with `selection: holdout`."""
     outcomes: tuple[FoldOutcome, ...]
     """In order of the folds; the seeds averaged."""
     seed_outcomes: tuple[tuple[FoldOutcome, ...], ...]
-    """The same for each seed alone."""
+    """The outcomes of each seed alone."""
     record: Record
     seed_records: tuple[Record, ...]
     """The record of each seed alone."""
@@ -76,7 +76,7 @@ class Walked:
 
     @property
     def positions(self) -> dict[int, PositionsConfig]:
-        """By index of the fold."""
+        """Cap, smoothing and costs by index of the fold."""
         return {fold: choice.config.positions for fold, choice in self.choices.items()}
 
 
@@ -209,7 +209,10 @@ def recipes(config: Config) -> list[Recipe]:
 def trained_model(
     panel: Panel, data_sha256: str, choice: Choice, final: Sequence[FoldFit], metrics: Mapping[str, float]
 ) -> TrainedModel:
-    """What is deployed: the final fit of every seed, and all that a live process needs. panel: all columns and bars."""
+    """The model to deploy: the final fit of every seed, and all that a live process needs.
+
+    panel: all columns and bars of the table.
+    """
     config, last = choice.config, final[0].fold
     return TrainedModel(
         config=config.model,

@@ -11,10 +11,13 @@ from pipeline.phases.exploration import Explored
 from tft.panel import group_of
 
 PROBE_QUANTILE = 0.95
+"""A column has to exceed this quantile of the probes' mean relative weights."""
 
 
 @dataclass(frozen=True)
 class Ranked:
+    """A column with its place in the ranking."""
+
     rank: int
     feature: str
     group: str
@@ -31,6 +34,8 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Pruned:
+    """Result of pruning."""
+
     ranked: tuple[Ranked, ...]
     """Best first."""
     fold_indices: tuple[int, ...]

@@ -17,9 +17,9 @@ from tft.windows import key
 STORAGE = "sqlite:///optuna.db"
 HEARTBEAT_S = 30
 RANDOM_TRIALS = 10
-"""Trials that count before the sampler goes by results."""
+"""Trials whose parameters are drawn at random; from then on the sampler learns from results."""
 FAULT = "fault"
-"""Attribute of a trial that raised, as against one whose process died and which is therefore run again."""
+"""User attribute of a trial that raised an error. A trial whose process died lacks it, and is run again."""
 
 
 class Report(Protocol):
@@ -31,9 +31,9 @@ Objective = Callable[[optuna.Trial, Mapping[str, Any], Report], float]
 
 
 def open_study(name: str, *, storage: str | None = STORAGE) -> optuna.Study:
-    """The study of that name, created if it is not there. Trials of processes that died are marked failed.
+    """Open the study of that name, or create it. Trials whose process died are marked as failed.
 
-    Without a storage it is a new one in memory, gone with the process.
+    Without a storage the study is a new one in memory, and gone with the process.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rdb = None
@@ -109,13 +109,13 @@ def search(
 
 
 def first_parameters(space: Mapping[str, Range], untuned: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
-    """What the first RANDOM_TRIALS trials of a search will be asked to try: no result has a part in it."""
+    """The parameters of the first RANDOM_TRIALS trials of a search, which depend on no result."""
     studies = [optuna.create_study(sampler=_sampler(seed, n_ended)) for n_ended in range(1, RANDOM_TRIALS)]
     return [{name: untuned[name] for name in space}, *(_suggest_all(study.ask(), space) for study in studies)]
 
 
 def trials_allowed(study: optuna.Study, n_trials: int) -> int:
-    """What is configured, or what it was changed to since."""
+    """The configured number of trials, or the number that it was changed to while the study ran."""
     return int(float(study.user_attrs.get("n_trials", n_trials)))
 
 

@@ -1,4 +1,4 @@
-"""From the folds' forecasts to one record: each fold with its own cap and smoothing, the seeds of a fold averaged.
+"""Joins the folds' forecasts to one record, each fold with its own cap and smoothing, and averages seeds.
 
 Shapes: A instruments, E epochs, n bars of a block.
 """
@@ -23,10 +23,11 @@ from tft.record import RawForecast, Record, block_earnings, stitch
 def stitch_by_fold(
     forecasts: Sequence[RawForecast], positions: Mapping[int, PositionsConfig], market: Market, *, n_development: int
 ) -> Record:
-    """As `tft.record.stitch`, with a cap and a smoothing of each fold's own, by its index.
+    """Join forecasts to one record as `tft.record.stitch` does, with the cap and smoothing of each fold.
 
-    They rule from the first bar that the fold tests to the first of the next one; the path goes on across the border.
-    Volatility target, leverage and costs are no part of what is tuned: they are the same for all.
+    positions: by index of the fold. A fold's cap and smoothing apply from the first bar that it tests to the first bar
+    that the next fold tests; the path of positions continues across the border. Volatility target, leverage and costs
+    are not tuned, and are the same for all folds.
     """
     panel, sigma, timing = market.panel, market.sigma, market.timing
     common = positions[forecasts[0].fold.index]

@@ -1,4 +1,4 @@
-"""What folds are fitted on. Shapes: T bars, A instruments."""
+"""The data that folds are fitted on. Shapes: T bars, A instruments."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class TrainingData:
         return len(self.panel.times)
 
     def select(self, features: Sequence[str]) -> TrainingData:
-        """The same bars with these columns, in this order."""
+        """Keep these columns, in this order, on the same bars."""
         return replace(self, panel=self.panel.select(features))
 
     def market(self, timing: Timing) -> Market:
-        """Made ready for fitting: on the device, with volatility and labels."""
+        """The panel on the device, with volatility and labels, ready for fitting."""
         return Market(self.panel, timing, self.device, self.sigma)

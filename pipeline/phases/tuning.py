@@ -24,20 +24,24 @@ OOS_RETURNS = "oos_returns"
 
 @dataclass(frozen=True)
 class Trial:
+    """One trial of the search."""
+
     number: int
     state: str
     oos_sharpe: float | None
-    """Annual, net, stitched over the folds run; of a pruned trial over those before it was pruned."""
+    """Annual, net, stitched over the folds that were run; a pruned trial stopped before its last fold."""
     n_folds: int
     parameters: dict[str, Any]
     seconds: float
-    """Of trials that were trained side by side the first has the training of all."""
+    """Wall time. Where trials were trained side by side, the first one bears the training time of all."""
     oos_returns: tuple[float, ...]
-    """Net portfolio return by bar of `Tuned.times`; only of completed trials."""
+    """Net portfolio return by bar of `Tuned.times`; empty for a trial that did not complete."""
 
 
 @dataclass(frozen=True)
 class Tuned:
+    """Result of tuning."""
+
     best: dict[str, Any]
     """Parameters of the best completed trial."""
     best_trial: int

@@ -31,7 +31,7 @@ class Look:
     """One configuration evaluated on the holdout bars from `first` to `last` of some instruments."""
 
     kind: str
-    """What looked: production, comparison or promotion."""
+    """The work that looked: production, comparison or promotion."""
     first: str
     """ISO time of the first bar of decision."""
     last: str
@@ -40,7 +40,7 @@ class Look:
     run: str
     """MLflow run that looked."""
     evaluation: str = ""
-    """What makes it the same evaluation again, in whatever run: the phase's key. By default the run itself."""
+    """Equal for the same evaluation in another run: the phase's key. By default the run itself."""
     sharpe: float | None = None
     """Annual, net; None where it is undefined or was never learnt."""
     n_bars: int | None = None
