@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 
 help:
 	@echo "make run     set up, then the whole job on CONFIG=$(CONFIG)"
-	@echo "make test    set up, then the whole test suite (ARGS='-k name' for a part of it)"
+	@echo "make test    set up, then the whole test suite (ARGS=\"-m 'not slow'\" for the daily loop)"
 	@echo "make setup   the set-up alone: .venv, the environment of mlflow run, the MLflow store"
 	@echo "make ui      the MLflow UI on PORT=$(PORT)"
 	@echo "make lint    ruff and mypy"
@@ -24,8 +24,9 @@ help:
 run: setup
 	.venv/bin/mlflow run . -e production --experiment-name tft-production -P config='$(CONFIG)'
 
+# In parallel processes, one a core; ARGS='-n 0' for one process, as a debugger needs it.
 test: setup
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 ui: setup
 	@echo "The MLflow UI is at http://127.0.0.1:$(PORT) until Ctrl-C."

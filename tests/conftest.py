@@ -8,7 +8,8 @@ The suite runs in parallel processes (`make test`), in any order, with any numbe
   process boundary is part of (signals, exit codes, streams) is `Workplace.run_in_a_process` or `Workplace.start`.
 - `module_store` is an MLflow store for one test file; `store_in(folder)` puts an empty one anywhere, in no time.
 - `@pytest.mark.alone`: the test counts threads, processes or time; no other test runs meanwhile.
-- `@pytest.mark.slow`: it takes more than about three seconds; the daily loop leaves it out.
+- `@pytest.mark.slow`: it takes more than about three seconds; the daily loop leaves it out. Whatever uses `nested_job`
+  or `placebo_job` is marked by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from click.testing import CliRunner
 from filelock import FileLock
 
 from pipeline.tracking.runs import configure
-from tests.workplace import WholeJob, Workplace, copy_of, forget_active_experiment, made_once, own_mlflow
+from tests.workplace import WholeJob, Workplace, copy_of, forget_mlflow, made_once, own_mlflow
 from tft.model import ModelConfig
 from tft.panel import Panel
 from tft.train import Recipe, TrainingConfig
@@ -59,6 +60,14 @@ def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One test process for each core that this process may use, eight at most: each takes about a gigabyte."""
     return min(len(os.sched_getaffinity(0)), 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that needs one of the two long jobs is slow; those that run alone come last, when few wait for them."""
+    for item in items:
+        if {"nested_job", "placebo_job"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
 
 
 @pytest.fixture(scope="session")
@@ -192,10 +201,10 @@ def module_store(tmp_path_factory: pytest.TempPathFactory, store_in: Callable[[P
 
 
 @pytest.fixture(autouse=True)
-def no_active_experiment() -> Iterator[None]:
-    """An experiment that one test makes active, of a store that is gone by then, is not the next test's."""
+def _mlflow_forgets() -> Iterator[None]:
+    """What MLflow keeps of one test's store, which is gone by then, is not the next test's."""
     yield
-    forget_active_experiment()
+    forget_mlflow()
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import polars as pl
 import pytest
 from mlflow.entities import Run as MlflowRun
 
+from pipeline.reporting.artifacts import FOLD_METRICS
 from pipeline.statistics.sharpe import sharpe_inference
 from pipeline.statistics.significance import best_of_epochs
-from pipeline.tracking.keys import PHASE_KEY
-from pipeline.tracking.runs import EXPERIMENT, FOLD_METRICS
+from pipeline.tracking.runs import EXPERIMENT, PHASE_KEY
 from tests.conftest import MICRO
 from tests.workplace import WholeJob, Workplace, artifacts, run_named
 
@@ -336,6 +336,7 @@ def test_the_command_says_what_it_did(whole_job: WholeJob) -> None:
 # Reuse
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_phases_1_to_4_and_gives_the_same(job_copy: WholeJob) -> None:
     """By hash; it says so on the terminal and in a tag, and its own five runs are complete."""
     done = job_copy.run("production", "--config", str(MICRO))
@@ -352,6 +353,7 @@ def test_a_second_run_reuses_phases_1_to_4_and_gives_the_same(job_copy: WholeJob
         assert second.data.metrics[name] == job_copy.parent.data.metrics[name]
 
 
+@pytest.mark.slow
 def test_a_changed_setting_reruns_what_depends_on_it_alone(job_copy: WholeJob) -> None:
     """pruning.max_features is read by pruning: it runs again and tuning after it, the two phases before do not."""
     limit = int(job_copy.parent.data.metrics["n_features_selected"]) + 20
@@ -411,6 +413,7 @@ def corrupted(source: Path, target: Path) -> None:
     other.write_parquet(target)
 
 
+@pytest.mark.slow
 def test_phases_1_to_4_never_see_the_holdout(
     whole_job: WholeJob, tmp_path: Path, store_in: Callable[[Path], Path]
 ) -> None:
@@ -448,6 +451,7 @@ def test_a_phase_alone_runs_what_it_needs(
     assert result(run) == result(whole_job.child(whole_job.run_id, phase))
 
 
+@pytest.mark.slow
 def test_a_terminated_run_ends_as_killed(job_copy: WholeJob) -> None:
     """SIGTERM in the middle of training: the phase's run and its parent say KILLED, neither goes on as RUNNING."""
     endless = "exploration.epochs=1000000;training.patience=0"
@@ -472,6 +476,7 @@ def test_a_terminated_run_ends_as_killed(job_copy: WholeJob) -> None:
     assert killed.data.metrics["phase_seconds"] > 0.0
 
 
+@pytest.mark.slow
 def test_a_registry_that_cannot_be_reached_loses_nothing(job_copy: WholeJob) -> None:
     """The command says so and ends with 3; the checkpoint, the record and the report are there."""
     done = job_copy.run(

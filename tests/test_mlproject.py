@@ -10,7 +10,8 @@ import click
 import pytest
 import yaml
 
-from pipeline.cli.commands import PHASES, main
+from pipeline.cli.commands import main
+from pipeline.cli.phases import PHASES
 from tests.conftest import ROOT
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())

@@ -31,6 +31,7 @@ def own_mlflow(folder: Path, environment: dict[str, str]) -> Iterator[None]:
     """This process in that folder, with this environment and MLflow as in a new process; all is put back afterwards."""
     before, handler, outside = dict(os.environ), signal.getsignal(signal.SIGTERM), Path.cwd()
     try:
+        forget_mlflow()
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
         os.environ.clear()
         os.environ.update(environment)
@@ -38,15 +39,18 @@ def own_mlflow(folder: Path, environment: dict[str, str]) -> Iterator[None]:
         yield
     finally:
         os.chdir(outside)
-        forget_active_experiment()
+        forget_mlflow()
         mlflow.set_tracking_uri(before.get("MLFLOW_TRACKING_URI"))  # type: ignore[arg-type]
         os.environ.clear()
         os.environ.update(before)
         signal.signal(signal.SIGTERM, handler)
 
 
-def forget_active_experiment() -> None:
+def forget_mlflow() -> None:
+    """MLflow keeps for a whole process which experiment is active and where a run's artifacts lie, by the run's id
+    alone: neither holds for another store, and a copy of a store has the same ids."""
     mlflow.tracking.fluent._active_experiment_id = None
+    mlflow.tracking._tracking_service.utils._artifact_repos_cache.clear()
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
 
 

@@ -101,6 +101,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "said"),
     [(signal.SIGTERM, "ended by Killed\n"), (signal.SIGINT, "ended by KeyboardInterrupt\n"), (signal.SIGKILL, "")],

@@ -60,6 +60,7 @@ def test_nothing_of_the_pipelines_outside_world_is_loaded_before_the_registry_is
     assert loaded & {"mlflow", "boto3", "botocore", "matplotlib", "sklearn", "optuna", "jinja2", "pandas"} == set()
 
 
+@pytest.mark.slow
 def test_strategy_and_served_model_agree_in_a_new_process(
     whole_job: WholeJob, trained: TrainedModel, bars: pl.DataFrame, tmp_path: Path
 ) -> None:

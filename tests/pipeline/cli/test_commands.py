@@ -167,6 +167,7 @@ def test_a_short_table_says_how_many_bars_are_needed(run: Callable[..., Result])
     assert any("the table has 60 bars" in sentence and "needs" in sentence for sentence in said)
 
 
+@pytest.mark.slow
 def test_one_subprocess_ends_the_same_way(tmp_path: Path) -> None:
     """The real thing: exit code and streams as above."""
     done = Workplace(tmp_path).run_in_a_process("production", "--config", "nowhere.yaml", code=2)

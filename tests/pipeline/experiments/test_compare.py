@@ -188,6 +188,7 @@ def test_faults_are_sentences_and_exit_code_2(arguments: tuple[str, ...], said: 
     assert line.startswith("Error: ") and said in line
 
 
+@pytest.mark.slow
 def test_two_purge_gaps_are_run_and_compared(job_copy: WholeJob) -> None:
     """The run with gap 2 is there already; the one with gap 0 is made, nested, with prefilter reused; and neither is
     made again when the command is repeated."""

@@ -223,6 +223,7 @@ def test_with_too_few_shifts_rows_are_resampled_and_the_result_says_so(
     assert once() == one
 
 
+@pytest.mark.slow
 def test_a_signal_planted_into_named_columns(job_copy: WholeJob) -> None:
     work = job_copy
     columns = "fut_basis_z21,inst_dii_net"

@@ -73,6 +73,7 @@ def delivered(judged: Run) -> list[MlflowRun]:
     return list(MlflowClient().search_runs([experiment], below, order_by=["attributes.start_time"]))
 
 
+@pytest.mark.slow
 def test_results_come_in_order_though_they_finish_in_another(tmp_path: Path, judged: Run) -> None:
     repetitions = series(tmp_path, job_of("order"), judged, 4)
     assert [one.repetition for one in repetitions] == [1, 2, 3, 4]
@@ -86,6 +87,7 @@ def test_results_come_in_order_though_they_finish_in_another(tmp_path: Path, jud
     assert nothing_is_kept(repetitions)
 
 
+@pytest.mark.slow
 def test_a_second_call_computes_nothing_and_delivers_nothing(tmp_path: Path, judged: Run) -> None:
     first = list(series(tmp_path, job_of("again"), judged, 2))
     again = series(tmp_path, job_of("again"), judged, 2)
@@ -112,6 +114,7 @@ def test_what_a_repetition_depends_on_is_in_its_key(tmp_path: Path, judged: Run)
         assert not set(other.values()) & set(own.values())
 
 
+@pytest.mark.slow
 def test_what_was_finished_but_not_delivered_is_found_on_the_disk(
     tmp_path: Path, judged: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +140,7 @@ def test_what_was_finished_but_not_delivered_is_found_on_the_disk(
     assert nothing_is_kept(again)
 
 
+@pytest.mark.slow
 def test_stopping_early_goes_by_the_number_of_a_repetition_not_by_when_it_is_done(tmp_path: Path, judged: Run) -> None:
     """Repetitions 1 to 8 give 0.1 to 0.8, each pair in the wrong order: against 0.25 the second exceedance is the
     fourth draw, so that p = 2 / 4 whatever came first."""

@@ -18,8 +18,9 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.registry import registering
 from pipeline.strategy import TFTStrategy
-from tests.conftest import ROOT, WholeJob, artifacts
+from tests.conftest import ROOT
 from tests.pipeline.registry.conftest import deliver
+from tests.workplace import WholeJob, artifacts
 from tft.checkpoint import TrainedModel, load_checkpoint
 from tft.panel import Panel
 
@@ -133,6 +134,7 @@ def test_the_signature_names_the_columns(whole_job: WholeJob, registered: tuple[
     assert outputs[-1] == "regime"
 
 
+@pytest.mark.slow
 def test_the_model_loads_where_unpickling_is_forbidden_and_the_project_is_not_installed(
     whole_job: WholeJob, tmp_path: Path
 ) -> None:

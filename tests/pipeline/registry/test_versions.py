@@ -10,7 +10,7 @@ import mlflow
 import pytest
 
 from pipeline.registry.versions import ARTIFACT, RegistryError, download, find_version
-from tests.conftest import WholeJob
+from tests.workplace import WholeJob
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def test_an_error_ends_all_open_runs_and_goes_on(client: MlflowClient, error: Ba
     assert mlflow.active_run() is None
 
 
+@pytest.mark.slow
 def test_a_terminated_process_ends_its_runs_as_killed(module_store: Path, client: MlflowClient) -> None:
     """SIGTERM to a process in the middle of a phase, as `kill` or a scheduler sends it."""
     code = (

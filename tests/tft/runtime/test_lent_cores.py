@@ -12,6 +12,8 @@ from tft.kernels.cpu import compiling, select
 from tft.runtime import lent_cores
 from tft.runtime.lent_cores import lend, share
 
+pytestmark = pytest.mark.alone
+
 
 class Lender:
     """A thread that lends its core until the end of the block."""

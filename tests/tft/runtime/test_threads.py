@@ -10,6 +10,8 @@ import torch
 
 from tft.runtime.threads import Report, Stopped, side_by_side
 
+pytestmark = pytest.mark.alone
+
 
 def workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("fold-worker")]
