@@ -87,7 +87,7 @@ def parse_purge_gaps(text: str) -> tuple[int, int]:
 
 
 def with_purge_gap(config: Config, gap: int) -> Config:
-    """The configuration with another purge gap, allowing overlapping labels if the gap needs that, promoting nothing."""
+    """The configuration with another purge gap; labels may overlap if the gap needs that, and nothing is promoted."""
     changed = replace(
         config,
         purge_gap=gap,

@@ -24,7 +24,7 @@ class PlaceboRepetition:
     """Holdout Sharpe; with `selection: nested` that of the whole record."""
     oos_sharpe_gross: float
     tuning_sharpe: float
-    """Sharpe of the best trial on the bars it was chosen on; with `selection: nested` the mean over the folds' choices."""
+    """Sharpe of the best trial on the bars it was chosen on; the mean over the folds with `selection: nested`."""
     development_sharpe: float | None
     """Sharpe of the walk-forward over development; None with `selection: nested`."""
     n_selected: float

@@ -1,7 +1,7 @@
 """Walk-forwards of the candidates that tuning tries.
 
-The first candidates of a search depend on no result. Where a stack has room for the folds of several of them, candidates
-with networks of one shape are trained side by side as soon as the first of them is needed.
+The first candidates of a search depend on no result. Where a stack has room for the folds of several of them,
+candidates with networks of one shape are trained side by side as soon as the first of them is needed.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.kept import LocalStore
+from pipeline.tracking.kept import Kept, LocalStore
 from tft import checkpoint
 from tft.runtime.store import Store
 
@@ -91,3 +91,26 @@ def test_what_was_moved_aside_is_dropped_too(store: LocalStore) -> None:
     store.drop("one")
     assert not store.exists("one")
     assert list(store.root.iterdir()) == []
+
+
+def test_results_and_folds_are_kept_apart_and_dropped_by_key(tmp_path: Path) -> None:
+    """Keys that begin alike are different results."""
+    kept = Kept(LocalStore(tmp_path))
+    one, other = "a" * 64, "a" * 63 + "b"
+    kept.keep_result(one, "text")
+    assert kept.result(one) == "text" and kept.result(other) is None
+    kept.folds(one).put("fold-0-of-0", {"fit.json": b"{}"})
+    kept.drop_result(one)
+    assert kept.result(one) is None and kept.folds(one).exists("fold-0-of-0")
+    kept.drop_folds(one)
+    assert not kept.folds(one).exists("fold-0-of-0")
+    kept.drop_folds(one)  # nothing there is nothing to do
+
+
+def test_a_result_that_cannot_be_kept_is_a_warning(tmp_path: Path) -> None:
+    """A file stands where the folder would be: only a restart would have read the result."""
+    (tmp_path / "results").write_text("in the way")
+    kept = Kept(LocalStore(tmp_path))
+    with pytest.warns(UserWarning, match="finished results cannot be kept"):
+        kept.keep_result("a" * 64, "text")
+    assert kept.result("a" * 64) is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import subprocess
 import sys
@@ -17,12 +16,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.runs import Run, Silent, log_folds, parent_run, peaks
-from tft.backtest import FoldRow
+from pipeline.tracking.runs import Run, parent_run
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.usefixtures("module_store")
@@ -132,25 +129,6 @@ def test_the_data_set_is_an_input_of_the_run(run: Run, client: MlflowClient) -> 
     assert {tag.key: tag.value for tag in given.tags} == {"mlflow.data.context": "training"}
 
 
-def test_the_fold_table_and_its_sharpes(run: Run, client: MlflowClient) -> None:
-    """A metric a fold, the fold as step; the mean gap over the folds that have one."""
-    days = dict.fromkeys(("train_start", "train_end", "validation_start", "validation_end"), "2020-01-01")
-    numbers = dict.fromkeys(("n_epochs", "kept_epoch", "seconds"), 1)
-    none = dict.fromkeys(("test_start", "test_end", "val_sharpe", "val_sharpe_best_epoch"))
-    rows = [
-        FoldRow(
-            **(days | numbers | none | {"segment": "holdout", "fold": fold, "oos_sharpe": sharpe, "val_oos_gap": gap})
-        )
-        for fold, sharpe, gap in ((4, 0.5, 1.0), (5, None, None), (6, -0.25, 2.0))
-    ]
-    log_folds(run, rows)
-    history = client.get_metric_history(run.run_id, "fold_oos_sharpe")
-    assert {metric.step: metric.value for metric in history} == {4: 0.5, 6: -0.25}
-    assert client.get_run(run.run_id).data.metrics["val_oos_gap_mean"] == 1.5
-    table = artifact(run.run_id, "folds.json")
-    assert [row[table["columns"].index("oos_sharpe")] for row in table["data"]] == [0.5, None, -0.25]
-
-
 def test_runs_are_nested_in_the_experiment(client: MlflowClient) -> None:
     """One parent, children below it, all in `tft-production`, with the phase as tag and its wall time and peak."""
     with parent_run("production", None) as parent, parent.phase("tuning") as child:
@@ -251,33 +229,6 @@ def test_a_run_is_resumed_by_its_id(client: MlflowClient) -> None:
         assert {name: resumed.data.metrics[name] for name in ("before", "after")} == {"before": 1.0, "after": 2.0}
 
 
-def test_a_silent_run_takes_everything_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Everything a run can do, by a run without a client; its children are itself."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tracking, "MlflowClient", None)
-    monkeypatch.setattr(tracking, "mlflow", None)
-    run = Silent()
-    run.metrics({"a": 1.0})
-    run.metric_steps({"a": {0: 1.0}})
-    run.params({"a": 1})
-    run.tags({"a": "b"})
-    run.table("t.json", COLUMNS)
-    run.text("t.txt", "text")
-    run.figure("f.png", Figure())
-    run.file(tmp_path / "absent")
-    run.dataset("table", "here", "digest")
-    with run.child("trial") as child, child.phase("tuning") as phase:
-        assert child is phase is run
-    with pytest.raises(FileNotFoundError):
-        run.read_text("t.txt")
-    log_folds(run, [])
-    assert not list(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
-    public = {name for name in vars(Run) if not name.startswith("_")}
-    assert public - {"metrics"} == {name for name in vars(Silent) if not name.startswith("_")}
-
-
 def test_a_child_goes_below_a_run_that_has_ended(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in an experiment that is not the active one: what judges a run belongs to it."""
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "judged")
@@ -290,60 +241,3 @@ def test_a_child_goes_below_a_run_that_has_ended(client: MlflowClient, monkeypat
     assert below.data.tags["mlflow.parentRunId"] == judged.run_id and below.info.run_name == "placebo"
     assert below.info.experiment_id == above.info.experiment_id
     assert above.info.status == below.info.status == "FINISHED"
-
-
-needs_marks = pytest.mark.skipif(
-    not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux can forget a process's high-water mark"
-)
-MANY_BYTES = 320_000_000
-
-
-def allocate() -> None:
-    """Takes and gives back memory of the kernel's own: what malloc keeps back is up to whoever tuned it."""
-    with mmap.mmap(-1, MANY_BYTES) as memory:
-        for page in range(0, MANY_BYTES, mmap.PAGESIZE):
-            memory[page] = 1
-
-
-@needs_marks
-def test_a_phase_that_allocates_little_after_one_that_allocated_much_reports_less() -> None:
-    with peaks() as first:
-        allocate()
-        much = first()["peak_rss_bytes"]
-    with peaks() as second:
-        little = second()["peak_rss_bytes"]
-    assert 0 < little < much - 0.75 * MANY_BYTES
-    assert much > MANY_BYTES
-
-
-@needs_marks
-def test_a_phase_keeps_its_peak_when_a_run_within_it_starts_anew() -> None:
-    """A trial's run is nested in tuning's: each reports its own peak, and the outer one at least the inner one's."""
-    with peaks() as outer:
-        allocate()
-        with peaks() as inner:
-            small = inner()["peak_rss_bytes"]
-        assert outer()["peak_rss_bytes"] > small + 0.75 * MANY_BYTES
-    with peaks() as outer:
-        with peaks() as inner:
-            allocate()
-            large = inner()["peak_rss_bytes"]
-        assert outer()["peak_rss_bytes"] >= large > small + 0.75 * MANY_BYTES
-
-
-def test_the_commit_of_the_code_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With `-dirty` after it if tracked files have changed; `unknown` outside a checkout."""
-    commands = (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"])
-    (tmp_path / "pipeline").mkdir()
-    file = tmp_path / "pipeline" / "tracking.py"
-    file.write_text("")
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.setattr(tracking, "__file__", str(file))
-    assert tracking.git_commit() == "unknown"
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
-    for command in commands:
-        subprocess.run([*git, *command], check=True, capture_output=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert tracking.git_commit() == head
-    file.write_text("changed")
-    assert tracking.git_commit() == f"{head}-dirty"
