@@ -71,8 +71,8 @@ def test_the_key_depends_on_nothing_else() -> None:
 # ---- one byte of each kind of file
 
 EDITED = {
-    # file: whose sources move; P, E, U, T, R are the phases in order, J the job's record, L placebo, S planted. The keys
-    # of later phases move besides, as they hold those of the phases before them.
+    # file: whose sources move; P, E, U, T, R are the phases in order, J the job's record, L placebo, S planted. Keys
+    # of later phases move as well, because they hold those of the phases before them.
     "tft/model.py": "PEUTRJLS",  # its limits are those of the search space
     "tft/train.py": "EUTRJLS",
     "tft/panel.py": "PEUTRJLS",
