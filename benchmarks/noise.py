@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from pipeline.config.reading import load_config
 from pipeline.config.schema import Config
 from pipeline.execution import in_processes
-from pipeline.experiments.placebo import best_trial_sharpe, repeat
-from pipeline.job import Job
-from pipeline.phases.out_of_sample import out_of_sample
-from pipeline.prepare import prepare
+from pipeline.experiments.placebo_targets import best_trial_sharpe, repetition
+from pipeline.flow import out_of_sample
+from pipeline.job import open_job
 from pipeline.reporting.figures import BLUE, GREY, VERMILION, empty_figure
 from pipeline.statistics.significance import monte_carlo_p_value
+from pipeline.tracking.kept import Kept
 from pipeline.tracking.progress import Quiet, Reporter
-from pipeline.tracking.runs import Silent
+from pipeline.tracking.sink import Silent
 
 HERE = Path(__file__).resolve().parent
 SEEDS = tuple(range(401, 421))
@@ -63,20 +63,14 @@ def config_of(seed: int) -> Config:
 
 def run(_: None, which: tuple[int, int]) -> Piece:
     started = time.perf_counter()
-    seed, repetition = which
-    config = config_of(seed)
-    data, device = prepare(config, Quiet())
-    job = Job(config, data, Silent(), Quiet(), device)
-    keep = Path("fits") / f"{seed}-{repetition}"
-    if repetition:
-        one = repeat(job, repetition, keep)
-        found = one.oos_sharpe, one.oos_sharpe_gross, one.tuning_sharpe
-    else:
-        walked = out_of_sample(job.inner(data), keep=keep)
-        holdout = walked.record.performance("holdout")
-        assert holdout is not None
-        found = holdout.sharpe, holdout.sharpe_gross, best_trial_sharpe(walked)
-    return Piece(seed, repetition, *found, seconds=time.perf_counter() - started)
+    seed, number = which
+    job, kept = open_job(config_of(seed), Quiet().say), Kept()
+    data = repetition(job, number)[0] if number else job.data
+    walked = out_of_sample(job.on(data), Silent(kept), Quiet(), store=kept.folds(f"{seed}-{number}"))
+    holdout = walked.record.performance("holdout")
+    assert holdout is not None
+    found = holdout.sharpe, holdout.sharpe_gross, best_trial_sharpe(walked)
+    return Piece(seed, number, *found, seconds=time.perf_counter() - started)
 
 
 def figure(
@@ -113,7 +107,7 @@ def main(seeds: int, repetitions: int) -> None:
     with tempfile.TemporaryDirectory() as folder, Reporter() as reporter:
         os.chdir(folder)
         for seed in chosen:
-            prepare(config_of(seed), Quiet())  # written once, before workers read it
+            open_job(config_of(seed), Quiet().say)  # written once, before workers read it
         work = [(seed, repetition) for seed in chosen for repetition in range(repetitions + 1)]
         reporter.start("noise", len(work))
 

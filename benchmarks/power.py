@@ -47,7 +47,7 @@ def run(seed: int, oracle_sharpe: float, folder: Path, overrides: str) -> float:
     started = time.perf_counter()
     settings = f"seed={seed};data.sample.seed={seed};data.sample.oracle_sharpe={oracle_sharpe};{overrides}"
     subprocess.run(
-        [sys.executable, "-m", "pipeline.cli.commands", "production", "--config", str(CONFIG), "--set", settings],
+        [sys.executable, "-m", "pipeline", "production", "--config", str(CONFIG), "--set", settings],
         cwd=folder,
         env={
             **os.environ,

@@ -47,7 +47,7 @@ import numpy as np
 import torch
 
 from benchmarks.flops import step_flops
-from pipeline.phases.trials import Candidate, TrialWalks
+from pipeline.phases.candidates import Candidate, CandidateWalks
 from tft import backtest, record
 from tft.fold_store import FoldFit
 from tft.folds import Fold, WalkForwardConfig, final_fold, walk_forward
@@ -190,11 +190,11 @@ def whole_job(device: str, epochs: Mapping[str, int], model: ModelConfig, meter:
     import mlflow
     import optuna
 
-    from pipeline.cli.commands import PHASES, run_job
-    from pipeline.phases import tuning
+    from pipeline import flow
+    from pipeline.cli.phases import PHASES, run_phase
     from pipeline.tracking.runs import EXPERIMENT
 
-    open_study = tuning.open_study
+    open_study = flow.open_study
 
     def open_study_without_pruner(*arguments: Any, **named: Any) -> optuna.Study:
         study = open_study(*arguments, **named)
@@ -228,12 +228,12 @@ def whole_job(device: str, epochs: Mapping[str, int], model: ModelConfig, meter:
         "training.patience=0",
         "registry.promote=never",
     ]
-    tuning.open_study = open_study_without_pruner
+    flow.open_study = open_study_without_pruner
     try:
         with meter.watching():
-            code = run_job("production", str(ROOT / "configs" / "default.yaml"), settings, run_id=None, fresh=False)
+            code = run_phase("production", str(ROOT / "configs" / "default.yaml"), settings, run_id=None, fresh=False)
     finally:
-        tuning.open_study = open_study
+        flow.open_study = open_study
     if code:
         raise click.ClickException(f"the job ended with exit code {code}")
 
@@ -286,7 +286,7 @@ def engine(device: torch.device, epochs: Mapping[str, int], model: ModelConfig) 
             lr, dropout, smooth = np.exp(rng.uniform(*np.log(LR))), rng.uniform(*DROPOUT), rng.uniform(*SMOOTH)
             tuned = recipe("tuning", lr=float(lr), dropout=dropout)
             trials.append(Candidate(tuned, replace(positions, position_smooth=smooth)))
-        walks = TrialWalks(market, folds(step_size)[:TRIAL_FOLDS], trials)
+        walks = CandidateWalks(market, folds(step_size)[:TRIAL_FOLDS], trials)
         for trial in trials:
             outcomes: list[backtest.FoldOutcome] = []
             for outcome in walks.outcomes(trial):

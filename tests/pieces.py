@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.config.schema import Config, ConfigError
-from pipeline.config.sections import ExplorationConfig, ProductionConfig, TuningConfig
-from pipeline.config.space import Range
-from tft.folds import WalkForwardConfig
-from tft.model import ModelConfig
-from tft.train import TrainingConfig
+from pipeline.config.schema import ConfigError
 
 if TYPE_CHECKING:  # a worker process loads this module anew each time, and these take seconds
     from pipeline.data.dataset import Dataset
@@ -67,19 +62,6 @@ class Drawn:
     repetition: int
     oos_sharpe: float
     seconds: float
-
-
-SMALLEST = Config(
-    holdout_fraction=0.2,
-    purge_gap=1,
-    walk_forward=WalkForwardConfig(train_window=24, validation_window=4),
-    exploration=ExplorationConfig(step_size=20, epochs=1, max_folds=1, n_probes=0),
-    tuning=TuningConfig(n_trials=1, folds=1, epochs=1, space={"lr": Range(low=0.001, high=0.1)}),
-    production=ProductionConfig(step_size=30, epochs=1, max_folds=1),
-    model=ModelConfig(d_hidden=2, n_heads=1, seq_len=2, n_context=0),
-    training=TrainingConfig(batch_size=16),
-)
-"""About the smallest whole job, on 80 bars."""
 
 
 def draw(folder: Path, job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float], Drawn]]:

@@ -14,7 +14,7 @@ from pipeline.config.schema import Config
 from pipeline.data.dataset import Dataset, panel_sha256
 from pipeline.job import Job
 from pipeline.phases.production import Walked
-from pipeline.tracking.kept import Kept
+from pipeline.tracking.kept import Kept, LocalStore
 from pipeline.tracking.progress import Quiet, Reporter
 from pipeline.tracking.sink import Silent
 from tests.conftest import CPU
@@ -39,5 +39,5 @@ def silent() -> Silent:
 
 def out_of_sample(job: Job, reporter: Reporter | None = None, **given: Any) -> Walked:
     """The whole job's record, no fold of which is taken from an earlier call."""
-    with tempfile.TemporaryDirectory() as keep:
-        return flow.out_of_sample(job, silent(), reporter or Quiet(), keep=Path(keep), **given)
+    with tempfile.TemporaryDirectory() as folder:
+        return flow.out_of_sample(job, silent(), reporter or Quiet(), store=LocalStore(Path(folder)), **given)

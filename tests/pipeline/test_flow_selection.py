@@ -13,13 +13,14 @@ import polars as pl
 import pytest
 
 from pipeline import flow
+from pipeline.config.bars import min_nested_bars
 from pipeline.config.reading import from_json, load_config, to_json
 from pipeline.config.schema import Config
 from pipeline.data.dataset import panel_sha256
 from pipeline.phases import prefilter
 from pipeline.phases.exploration import Explored
 from pipeline.phases.production import Choice
-from pipeline.tracking.kept import Kept
+from pipeline.tracking.kept import KEPT, RESULT
 from pipeline.tracking.progress import Quiet
 from pipeline.tracking.runs import parent_run
 from tests.conftest import NESTED_MICRO, small_panel
@@ -120,7 +121,7 @@ def test_decisions_whose_label_reaches_the_end_take_no_part_in_a_choice(elsewher
 
 def kept_results(kind: type[Any]) -> list[Any]:
     """Results of that kind that jobs inside other jobs left on disk."""
-    texts = [file.read_text() for file in Kept().folder.rglob("result.json")]
+    texts = [file.read_text() for file in KEPT.root.rglob(RESULT)]
     return [from_json(kind, text) for text in texts if set(json.loads(text)) == set(kind.__dataclass_fields__)]
 
 
@@ -249,7 +250,7 @@ def test_a_whole_nested_job(nested_job: WholeJob) -> None:
 
 def test_too_few_bars_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     """145 are needed (see above: fold 1 is tested from bar 80 on, 63 bars, 2 for the label)."""
-    assert NESTED.min_nested_bars == 145
+    assert min_nested_bars(NESTED) == 145
     short = "data.source=data/short.parquet;data.sample.n_bars=144"
     done = Workplace(tmp_path).run("production", "--config", str(NESTED_MICRO), "--set", short, code=2)
     (complaint,) = (line for line in done.stderr.splitlines() if line.startswith("Error"))

@@ -14,7 +14,8 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
 from pipeline.config.schema import Config
-from pipeline.config.sections import PlaceboConfig
+from pipeline.config.sections import ExplorationConfig, PlaceboConfig, ProductionConfig, TuningConfig
+from pipeline.config.space import Range
 from pipeline.experiments.placebo import p_value_of
 from pipeline.experiments.repetitions import Repetitions
 from pipeline.job import Job
@@ -22,8 +23,23 @@ from pipeline.tracking.kept import Kept
 from pipeline.tracking.progress import Quiet
 from pipeline.tracking.runs import Run, parent_run
 from tests.conftest import CPU, small_panel
-from tests.pieces import SMALLEST, Drawn, draw
+from tests.pieces import Drawn, draw
 from tests.pipeline.jobs import dataset_of
+from tft.folds import WalkForwardConfig
+from tft.model import ModelConfig
+from tft.train import TrainingConfig
+
+SMALLEST = Config(
+    holdout_fraction=0.2,
+    purge_gap=1,
+    walk_forward=WalkForwardConfig(train_window=24, validation_window=4),
+    exploration=ExplorationConfig(step_size=20, epochs=1, max_folds=1, n_probes=0),
+    tuning=TuningConfig(n_trials=1, folds=1, epochs=1, space={"lr": Range(low=0.001, high=0.1)}),
+    production=ProductionConfig(step_size=30, epochs=1, max_folds=1),
+    model=ModelConfig(d_hidden=2, n_heads=1, seq_len=2, n_context=0),
+    training=TrainingConfig(batch_size=16),
+)
+"""About the smallest whole job, on 80 bars."""
 
 
 @pytest.fixture
@@ -64,7 +80,7 @@ def computed(folder: Path) -> list[int]:
 def nothing_is_kept(repetitions: Repetitions[Drawn]) -> bool:
     """Neither results nor folds of theirs wait on the disk."""
     kept = Kept()
-    return not any(kept.result(key) or kept.folds(key).exists() for key in repetitions.keys.values())
+    return not any(kept.result(key) or kept.folds(key).root.exists() for key in repetitions.keys.values())
 
 
 def delivered(judged: Run) -> list[MlflowRun]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.config.bars import min_bars, min_inner_bars, min_nested_bars, n_development
 from pipeline.config.reading import load_config
 from pipeline.config.schema import Config, ConfigError
 from pipeline.config.sections import TuningConfig
@@ -64,7 +65,7 @@ CASES = [(n_bars, folds) for n_bars in (127, 200, 331) for folds in (1, 2, 3, 7)
 
 def made(n_bars: int, folds: int, **more: Any) -> tuple[Config, list[Fold]]:
     config = config_of(folds, **more)
-    if n_bars < config.min_bars:
+    if n_bars < min_bars(config):
         pytest.skip("too few bars for so many folds")
     return config, tuning_folds(config, n_development_of(n_bars))
 
@@ -101,7 +102,7 @@ def test_every_label_ends_before_the_holdout(n_bars: int, folds: int, expanding:
     """Also of the last test bar; and a label of a training bar is known at the first decision of the next block."""
     config, split = made(n_bars, folds, expanding=expanding)
     times = np.datetime64("2020-01-01", "us") + np.arange(n_bars) * np.timedelta64(1, "D")
-    assert config.n_development(times) == n_development_of(n_bars)
+    assert n_development(config, times) == n_development_of(n_bars)
     label = config.execution_delay_bars + config.horizon
     for fold in split:
         bars = [*fold.train, *fold.validation, *fold.test]
@@ -119,7 +120,7 @@ def test_the_record_begins_with_the_first_fold_that_has_three_exploration_folds_
     from 2 bars later on; the last label is that of bar 177 of 180. Three exploration folds 15 bars apart need
     3 + (40 + 2 + 1) + 2 * 15 + 2 = 78 bars, two tuning folds of 10 bars 3 + 43 + 19 + 2 = 67: fold 0 (43) has too
     few, fold 1 (78) just enough."""
-    assert NESTED.min_inner_bars == 78
+    assert min_inner_bars(NESTED) == 78
     assert [(fold.index, fold.validation.stop, fold.test) for fold in production_folds(NESTED, 180)] == [
         (1, 78, range(80, 115)),
         (2, 113, range(115, 150)),
@@ -137,7 +138,7 @@ def test_all_folds_are_reported_of_a_holdout() -> None:
 def test_bars_enough_for_tuning_can_be_what_a_fold_waits_for() -> None:
     """Ten tuning folds of ten bars: 3 + 43 + 99 + 2 = 147 bars, which fold 3 (148) is the first to have."""
     config = replace(NESTED, tuning=replace(NESTED.tuning, folds=10))
-    assert config.min_inner_bars == 147
+    assert min_inner_bars(config) == 147
     first = production_folds(config, 300)[0]
     assert first.index == 3 and first.validation.stop == 148
 
@@ -157,7 +158,7 @@ def test_what_is_said_to_be_needed_is_the_least_that_is_accepted(
         exploration=replace(NESTED.exploration, step_size=exploration_step),
         production=replace(NESTED.production, step_size=step_size),
     )
-    n_bars = config.min_nested_bars
+    n_bars = min_nested_bars(config)
     folds = production_folds(config, n_bars)
     assert sorted({bar for fold in folds for bar in fold.test}) == list(
         range(n_bars - 63 - 1 - horizon, n_bars - 1 - horizon)

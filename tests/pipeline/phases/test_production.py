@@ -77,7 +77,7 @@ def test_each_fold_is_fitted_by_its_own_choice_and_seeds_are_averaged() -> None:
     walked = walk_forward(DATA, TWO_SEEDS, pairs, n_development=0, on_epoch=told.append)
     assert walked.selection == "nested" and walked.n_development == 0 and walked.final == ()
     assert [fold.index for fold in walked.folds] == sorted(walked.choices) == [1, 2, 3]
-    assert walked.record.bars == range(80, 180) and set(walked.record.segment) == {"holdout"}
+    assert walked.record.bars.tolist() == list(range(80, 180)) and set(walked.record.segment) == {"holdout"}
     owner = walked.record.fold  # -1 where no selected column is present
     expected = np.broadcast_to(np.array([1] * 35 + [2] * 35 + [3] * 30)[:, None], owner.shape)
     np.testing.assert_array_equal(owner, np.where(owner < 0, -1, expected))
@@ -149,7 +149,7 @@ def test_the_untuned_configuration_walks_the_holdout_on_the_same_columns() -> No
     expected = stitch(
         forecasts, market.panel, market.sigma, HOLDOUT.positions, HOLDOUT.timing, n_development=N_DEVELOPMENT
     )
-    assert record.bars == expected.bars == range(115, 180)
+    assert record.bars.tolist() == expected.bars.tolist() == list(range(115, 180))
     np.testing.assert_array_equal(record.position, expected.position)
     np.testing.assert_array_equal(record.segment, expected.segment)
     assert not np.allclose(record.raw_position, walked.record.raw_position[-65:])
@@ -170,7 +170,7 @@ def test_a_fold_that_tuning_left_as_it_was_is_not_walked_again() -> None:
     told: list[EpochReport] = []
     record = untuned_record(DATA, NESTED, walked, on_epoch=told.append)
     assert {index for epoch in told for index in epoch.folds} == {1, 3}
-    assert record is not None and record.bars == range(80, 180)
+    assert record is not None and record.bars.tolist() == list(range(80, 180))
     untuned = choice_of(NESTED, [0, 3])
     for fold in walked.folds:
         rows = slice(fold.test.start - 80, fold.test.stop - 80)

@@ -63,7 +63,7 @@ def test_the_first_trial_is_the_untuned_walk_forward() -> None:
     recipe = Recipe(CONFIG.model, CONFIG.training, CONFIG.timing, CONFIG.tuning.epochs, CONFIG.seed)
     forecasts = [one.forecast for _, one in walk(market, FOLDS, recipe, CONFIG.positions)]
     record = stitch(forecasts, DATA.panel, market.sigma, CONFIG.positions, CONFIG.timing, n_development=126)
-    tested = [bar - record.bars.start for fold in FOLDS for bar in fold.test]
+    tested = [bar - int(record.bars[0]) for fold in FOLDS for bar in fold.test]
     returns = record.net()[tested]
     np.testing.assert_array_equal(tuned.trials[0].oos_returns, returns)
     assert tuned.trials[0].oos_sharpe == sharpe(returns, periods_per_year=252.0)

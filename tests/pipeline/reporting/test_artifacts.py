@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -28,7 +27,7 @@ class Recorder(Silent):
     """Stands for a run: remembers what it is given, and draws its figures."""
 
     def __init__(self) -> None:
-        super().__init__(Kept(Path("nowhere")))
+        super().__init__(Kept())
         self.tables: dict[str, Mapping[str, Sequence[Any]]] = {}
         self.values: dict[str, float | None] = {}
         self.steps: dict[str, Mapping[int, float | None]] = {}
