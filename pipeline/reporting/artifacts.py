@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.data.checks import SEVERITIES, Finding
@@ -18,7 +19,7 @@ from pipeline.phases.exploration import Explored
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.tuning import Tuned
-from pipeline.reporting import figures
+from pipeline.reporting import figures, search_figures, selection_figures
 from pipeline.tracking.sink import Sink
 from tft.backtest import FoldRow
 from tft.panel import group_of
@@ -87,19 +88,24 @@ def pruning(sink: Sink, result: Pruned) -> None:
     sink.metrics({"n_features_selected": len(result.selected), "vsn_fold_correlation": result.fold_correlation})
     sink.metrics({"vsn_threshold": result.threshold})
     vsn_tables(sink, result)
-    sink.figure("vsn_heatmap.png", partial(figures.vsn_heatmap, result.ranked, result.fold_indices))
-    sink.figure(
-        "stability_against_weight.png",
-        partial(
-            figures.stability_against_weight,
+    for name, draw in pruning_figures(result).items():
+        sink.figure(name, draw)
+    if result.warning:
+        sink.tags({"warning": result.warning})
+
+
+def pruning_figures(result: Pruned) -> dict[str, partial[Figure]]:
+    """By file name, how each figure of the ranked columns is drawn."""
+    return {
+        "vsn_heatmap.png": partial(selection_figures.vsn_heatmap, result.ranked, result.fold_indices),
+        "stability_against_weight.png": partial(
+            selection_figures.stability_against_weight,
             result.ranked,
             result.probe_relative_weight,
             result.probe_stability,
             result.threshold,
         ),
-    )
-    if result.warning:
-        sink.tags({"warning": result.warning})
+    }
 
 
 def tuning(sink: Sink, result: Tuned) -> None:
@@ -115,7 +121,7 @@ def tuning(sink: Sink, result: Tuned) -> None:
 
 def study(sink: Sink, study: optuna.Study) -> None:
     """Optuna's own figures."""
-    for name, figure in figures.optuna_figures(study).items():
+    for name, figure in search_figures.optuna_figures(study).items():
         sink.figure(f"optuna/{name}.png", figure)
 
 

@@ -9,13 +9,22 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from pipeline.reporting.figures import BLUE, GREEN, GREY, SEGMENT_COLOURS, VERMILION, compounded, empty_figure
+from pipeline.reporting.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    SEGMENT_COLOURS,
+    VERMILION,
+    compounded,
+    date_numbers,
+    empty_figure,
+    label_dates,
+)
 from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.paired import as_p
 from pipeline.statistics.significance import SharpeDifference
@@ -126,9 +135,9 @@ def comparison(
     `names`: of the baseline and the candidate. `annual` None: too few bars for an interval.
     """
     figure, (curves, sums, interval) = empty_figure(7.5, (3, 2, 1.1), sharex=False)
-    time = np.asarray(dates.date2num(times))  # type: ignore[no-untyped-call]
+    time = date_numbers(times)
     for returns, name, colour in ((baseline, names[0], GREY), (candidate, names[1], BLUE)):
-        curves.plot(time, np.cumprod(1.0 + returns) - 1.0, color=colour, lw=1.6, label=name)
+        curves.plot(time, compounded(returns), color=colour, lw=1.6, label=name)
     curves.set_ylabel("cumulative return, net")
     curves.yaxis.set_major_formatter(PercentFormatter(1.0))
     # At equal volatility, each bar's share in the annual Sharpe difference: the last point is that difference.
@@ -139,9 +148,7 @@ def comparison(
     for axes in (curves, sums):
         axes.axhline(0.0, color="black", lw=0.8)
         axes.margins(x=0.0)
-        locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        label_dates(axes)
     _interval(interval, float(share.sum()), annual)
     figure.legend(*curves.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
@@ -183,7 +190,7 @@ def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record]) -> Non
     if not stop:
         axes.text(0.5, 0.5, "no bar with a known return", transform=axes.transAxes, ha="center")
         return
-    time = np.asarray(dates.date2num(model.times[:stop]))  # type: ignore[no-untyped-call]
+    time = date_numbers(model.times[:stop])
     holdout = np.flatnonzero(model.segment[:stop] == "holdout")
     if len(holdout):
         axes.axvspan(time[holdout[0]], time[-1], color=SEGMENT_COLOURS["holdout"], lw=0, zorder=0, label="holdout")
@@ -198,9 +205,7 @@ def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record]) -> Non
     axes.set_xlabel("bar of decision")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.margins(x=0.0)
-    locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    label_dates(axes)
 
 
 def _from_its_start(net: NDArray[np.float64]) -> NDArray[np.float64]:

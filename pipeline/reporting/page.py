@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 from pipeline.config.schema import Selection
 from pipeline.data.checks import Finding
-from pipeline.reporting.figures import RankedRow, bar_label
+from pipeline.reporting.figures import bar_label
+from pipeline.reporting.selection_figures import RankedRow
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics.inference import Inference
 from pipeline.statistics.sharpe import SharpeInference

@@ -109,18 +109,11 @@ def _figures(
     result: Produced, chosen: Choice, walked: Walked, simple: Mapping[str, Record]
 ) -> dict[str, partial[Figure]]:
     """How each figure is drawn, by file name."""
-    pruned, outcomes = chosen.pruned, walked.outcomes
+    outcomes = walked.outcomes
     drawn = {
         "validation_vs_oos.png": partial(figures.validation_against_oos, result.folds),
         "equity.png": partial(figures.equity, walked.record),
-        "vsn_heatmap.png": partial(figures.vsn_heatmap, pruned.ranked, pruned.fold_indices),
-        "stability_against_weight.png": partial(
-            figures.stability_against_weight,
-            pruned.ranked,
-            pruned.probe_relative_weight,
-            pruned.probe_stability,
-            pruned.threshold,
-        ),
+        **artifacts.pruning_figures(chosen.pruned),
         "training_curves.png": partial(
             figures.training_curves,
             [outcome.fold.index for outcome in outcomes],
