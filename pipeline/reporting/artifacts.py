@@ -14,7 +14,7 @@ import optuna
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.data.checks import SEVERITIES, Finding
+from pipeline.data.findings import SEVERITIES, Finding
 from pipeline.phases.exploration import Explored
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned

@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from pipeline.config.schema import Selection
-from pipeline.data.checks import Finding
+from pipeline.data.findings import Finding
 from pipeline.reporting.figures import bar_label
 from pipeline.reporting.selection_figures import RankedRow
 from pipeline.statistics import baseline_comparison

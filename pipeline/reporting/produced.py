@@ -14,7 +14,7 @@ import polars as pl
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.data.checks import Finding
+from pipeline.data.findings import Finding
 from pipeline.phases.production import Choice, Walked
 from pipeline.reporting import artifacts, figures, luck_figures, page
 from pipeline.statistics import baseline_comparison

@@ -1,0 +1,41 @@
+"""What a check of the data finds, and how findings are summed up on the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+"""Worst first."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that may be wrong with the data."""
+
+    severity: Severity
+    check: str
+    where: str
+    """Column, instrument and bar, as far as they apply."""
+    message: str
+    column: str = ""
+    """What `data.accept` may name; empty where no single column is at fault."""
+
+
+def summary(findings: Sequence[Finding], *, n_lines: int = 10, n_alike: int = 3) -> list[str]:
+    """At most `n_lines` findings, a line each, at most `n_alike` of one check and severity; then a line that counts all
+    of them where some were left out."""
+    alike: Counter[tuple[str, str]] = Counter()
+    shown: list[str] = []
+    for finding in findings:
+        alike[finding.severity, finding.check] += 1
+        if len(shown) < n_lines and alike[finding.severity, finding.check] <= n_alike:
+            shown.append(f"{finding.severity}: {finding.where}: {finding.message}")
+    left = len(findings) - len(shown)
+    if left:
+        kinds = ", ".join(f"{n} x {check} ({severity})" for (severity, check), n in alike.items())
+        shown.append(f"and {left} more findings, in findings.json of the run; in all {kinds}")
+    return shown
