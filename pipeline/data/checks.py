@@ -27,14 +27,14 @@ Column = NDArray[np.float32]
 
 BLOCK_BARS = 21
 SIDE_BLOCKS = 5
-"""The old scale has to hold for this many blocks before the change, and the new one after it: a wild quarter is not
-enough."""
+"""The old scale has to hold in so many blocks before the change, and the new one in so many after it: a wild quarter is
+not enough."""
 JUMP_FACTOR = 10.0
 """Least ratio of the two scales. Calm and wild quarters of one market differ by less, units by 10 or more."""
 STALE_SHARE = 0.05
 """Least share of bars that repeat the value of the bar before."""
 MOVING_SHARE = 0.5
-"""A column that repeats a larger share than this is slow (a weekly report, a calendar), not stale."""
+"""A column that repeats its value on a larger share of bars is slow (a weekly report, a calendar), not stale."""
 _REMEDY = "remove it (data.exclude), or list it in data.accept if you know why it may"
 
 
@@ -241,7 +241,7 @@ def _stale_values(panel: Panel) -> Iterator[Finding]:
 
 
 def _longest_run(repeats: NDArray[np.bool_]) -> tuple[int, int]:
-    """The bar whose value is repeated most often in a row, and how often it is repeated."""
+    """The bar whose value is repeated on the most bars in a row, and the number of those bars."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], repeats, [False]]).astype(np.int8)))
     starts, lengths = edges[::2], edges[1::2] - edges[::2]
     longest = int(lengths.argmax())

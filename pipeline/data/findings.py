@@ -1,4 +1,4 @@
-"""What a check of the data finds, and how findings are summed up on the terminal."""
+"""The findings of checks of the data, and their summary on the terminal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Finding:
     severity: Severity
     check: str
     where: str
-    """Column, instrument and bar, as far as they apply."""
+    """The column, instrument and bar that it concerns, as far as they apply."""
     message: str
     column: str = ""
-    """What `data.accept` may name; empty where no single column is at fault."""
+    """The column to list in `data.accept`; empty where no single column is at fault."""
 
 
 def summary(findings: Sequence[Finding], *, n_lines: int = 10, n_alike: int = 3) -> list[str]:

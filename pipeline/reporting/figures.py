@@ -45,7 +45,7 @@ def empty_figure(height: float, ratios: Sequence[float], *, sharex: bool = True)
 
 
 def bar_label(time: str | None) -> str:
-    """A bar's ISO time as a person writes it: without the time of day at midnight, and never with seconds."""
+    """A bar's ISO time as text: without seconds, and without the time of day at midnight."""
     if time is None:
         return "no test"
     return str(np.datetime64(time, "m")).replace("T", " ").removesuffix(" 00:00")
@@ -76,7 +76,7 @@ def label_dates(axes: Axes) -> None:
 
 
 def compounded(returns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) what is gained so far, as a fraction; NaN bars count as 0."""
+    """Cumulative compounded return (n,) as a fraction; NaN bars count as 0."""
     return np.asarray(np.cumprod(1.0 + np.nan_to_num(returns, nan=0.0)) - 1.0, dtype=np.float64)
 
 

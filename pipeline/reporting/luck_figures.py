@@ -1,4 +1,4 @@
-"""Figures on what luck alone, or a simple rule, would have given: from results, no I/O, as in `plots`.
+"""Figures of what luck alone, or a simple rule, would have given. Nothing is read or written here.
 
 Shapes: n bars, m repetitions.
 """
@@ -26,7 +26,7 @@ from pipeline.reporting.figures import (
     label_dates,
 )
 from pipeline.statistics.baseline_comparison import BaselineRow
-from pipeline.statistics.paired import as_p
+from pipeline.statistics.paired import p_value_text
 from pipeline.statistics.significance import SharpeDifference
 from tft.record import Record
 
@@ -92,7 +92,7 @@ def planted(
     planted_kept: Sequence[float],
     others_kept: Sequence[float],
 ) -> Figure:
-    """By repetition (m,): holdout Sharpe beside the oracle's, and the shares of columns that pruning kept."""
+    """The holdout Sharpe of each repetition (m,) beside the oracle's, and the shares of columns that pruning kept."""
     figure, (above, below) = empty_figure(6.5, (3, 2))
     x = np.arange(1, len(oracle) + 1)
     significant = np.asarray(p_values) < 0.05
@@ -132,7 +132,7 @@ def comparison(
     """Net portfolio returns (n,) of two runs on the same bars: both compounded curves; the annual Sharpe difference
     as the bars add it up; its interval against zero and against what the sample could have detected.
 
-    `names`: of the baseline and the candidate. `annual` None: too few bars for an interval.
+    `names` are those of the baseline and the candidate. `annual` is None where there are too few bars for an interval.
     """
     figure, (curves, sums, interval) = empty_figure(7.5, (3, 2, 1.1), sharex=False)
     time = date_numbers(times)
@@ -178,7 +178,7 @@ def _interval(axes: Axes, difference: float, annual: SharpeDifference | None) ->
         zorder=0,
         label=f"a true difference within ±{annual.detectable:.2f} is missed in more than 1 of 5 samples",
     )
-    label = f"{annual.difference:+.2f}, 95 % {low:.2f} to {high:.2f}, p = {as_p(annual.p_value)}"
+    label = f"{annual.difference:+.2f}, 95 % {low:.2f} to {high:.2f}, p = {p_value_text(annual.p_value)}"
     axes.plot([low, high], [0.0, 0.0], color=VERMILION, lw=2.5, solid_capstyle="butt")
     axes.plot(annual.difference, 0.0, "o", color=VERMILION, ms=7, label=label)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
@@ -197,7 +197,7 @@ def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record]) -> Non
     for i, (name, record) in enumerate(records.items()):
         colour, line = _STYLES[i % len(_STYLES)]
         net = record.net()[:stop]
-        if np.isfinite(net).any():  # one that needs more history than there was never began
+        if np.isfinite(net).any():  # a baseline that needs more history than there is has no bar
             axes.plot(time, _from_its_start(net), line, color=colour, lw=1.3, label=name)
     axes.plot(time, _from_its_start(model.net()[:stop]), color=BLUE, lw=2.2, label="model")
     axes.axhline(0.0, color="black", lw=0.8)
@@ -226,7 +226,12 @@ def _differences(axes: Axes, rows: Sequence[BaselineRow]) -> None:
         else:
             axes.plot(row.difference_annual, i, "o", color=BLUE, ms=6)
         axes.annotate(
-            _said(row), (1.01, i), xycoords=axes.get_yaxis_transform(), va="center", fontsize=8.5, annotation_clip=False
+            _difference_text(row),
+            (1.01, i),
+            xycoords=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8.5,
+            annotation_clip=False,
         )
     axes.set_yticks(range(len(rows)), [row.baseline for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -237,8 +242,8 @@ def _differences(axes: Axes, rows: Sequence[BaselineRow]) -> None:
     )
 
 
-def _said(row: BaselineRow) -> str:
-    """Difference and p-value, as far as there are any."""
+def _difference_text(row: BaselineRow) -> str:
+    """The difference and its p-value, as far as they are known."""
     if row.difference_annual is None:
         return ""
     difference = f"{row.difference_annual:+.2f}".replace("-", "\N{MINUS SIGN}")

@@ -36,20 +36,20 @@ class Produced:
     development: Performance | None
     holdout: Performance | None
     inference: Inference
-    """What luck alone would have given beside each of these numbers, and the verdict."""
+    """The inference that stands beside each of these numbers, and the verdict."""
     looks: tuple[Look, ...]
     """Looks at an overlapping holdout, this one last."""
     seed_sharpes: tuple[float, ...]
-    """Holdout (development without a holdout) net Sharpe of each seed alone: the noise floor of any comparison."""
+    """Net Sharpe of each seed alone, on the holdout or else on development: the noise floor of any comparison."""
     checkpoint: str
-    """Folder the checkpoint was written to."""
+    """Folder of the checkpoint."""
     model_name: str
     model_version: str
     """Empty if it could not be registered."""
     promoted: bool
     promotion_reason: str
     trouble: tuple[str, ...]
-    """What could not be done though the training was finished: the command ends with a non-zero exit code."""
+    """What failed after the training was finished: the command then ends with a non-zero exit code."""
 
 
 def production(
@@ -127,7 +127,7 @@ def _figures(
 
 
 def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int) -> None:
-    """The metrics and tags that a production run is compared by."""
+    """Log the metrics and tags by which production runs are compared."""
     luck = result.inference.folds
     artifacts.folds(
         sink,
@@ -183,7 +183,7 @@ def validation_columns(
 
 
 def choices(sink: Sink, walked: Walked) -> None:
-    """`choices.json`: what each fold was fitted with."""
+    """Log `choices.json`: the columns and parameters that each fold was fitted with."""
     chosen = [walked.choices[fold.index] for fold in walked.folds]
     times = walked.market.panel.times
     names = sorted({name for choice in chosen for name in choice.tuned.best})
