@@ -54,7 +54,7 @@ def min_development_bars(config: Config) -> int:
 
 
 def min_inner_bars(config: Config) -> int:
-    """The fewest bars, up to the end of a fold's validation block, on which `selection: nested` chooses for the fold."""
+    """The fewest bars up to the end of a fold's validation block on which `selection: nested` chooses for the fold."""
     folds = _one_fold(config) + (MIN_INNER_FOLDS - 1) * config.exploration.step_size
     return max(min_development_bars(config), config.warm_up_bars + folds + config.timing.label_bars)
 

@@ -32,7 +32,7 @@ MIN_LOOKS = 5
 
 @dataclass(frozen=True)
 class Looked:
-    """The result of another configuration that has looked at an overlapping holdout. `sharpe` is annual; None: unknown."""
+    """The result of another configuration that looked at an overlapping holdout. `sharpe` is annual; None: unknown."""
 
     sharpe: float | None
     n_bars: int

@@ -128,7 +128,7 @@ class SharpeInference:
     sharpe: float | None
     sharpe_per_bar: float | None
     detectable_sharpe: float | None
-    """Smallest true Sharpe that so many bars are likely to show: see the function of this name."""
+    """Smallest true Sharpe that so many bars are likely to detect: see the function of this name."""
     n_trials: int
     """Configurations of which this is, or may be, the best: what it is deflated by."""
     standard_error: float | None = None

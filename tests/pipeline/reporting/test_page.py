@@ -453,8 +453,8 @@ def test_the_tuned_run_is_compared_with_the_untuned_one() -> None:
     said = " ".join(html.split()).replace("−", "-")
     assert (
         "Against the untuned configuration (trial 0) on the same 78 bars of the holdout, whose net Sharpe is 1.50: a "
-        "difference of +0.20 ± 0.30, 95 % interval -0.40 to 0.80 (p = 0.77); a difference under 0.84 would probably "
-        "have been missed."
+        "difference of +0.20 ± 0.30, 95 % interval -0.40 to 0.80 (p = 0.77); the smallest true "
+        "difference that would be found four times in five is 0.84."
     ) in said
 
 
