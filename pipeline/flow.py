@@ -14,8 +14,9 @@ from typing import Any, Generic, TypeVar
 
 from pipeline.assessment import assess, enter_look, say_what_can_be_found
 from pipeline.config.reading import from_json, to_json, to_mapping
-from pipeline.data.checks import Finding, check_data, summary
+from pipeline.data.checks import check_data
 from pipeline.data.errors import DataError
+from pipeline.data.findings import Finding, summary
 from pipeline.job import Job, flattened
 from pipeline.phases import exploration as exploring
 from pipeline.phases import prefilter as prefiltering

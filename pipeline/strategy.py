@@ -1,4 +1,4 @@
-"""From the registry to positions: what a trader's process runs. Shapes: T bars."""
+"""Positions from a registered model, as a trader's process asks for them. Shapes: T bars."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RegimeOverlay:
     signal: Signal
 
     def allows(self, side: Side) -> bool:
-        """Whether a new position on this side may be opened. Raises ValueError for a side that is not a `Side`."""
+        """Whether a new position on this side may be opened. Raises ValueError for any other word."""
         if side not in _DIRECTION:
             raise ValueError(f"side is {side!r}, it must be one of {', '.join(_DIRECTION)}")
         return self.signal.regime == "neutral" or (self.signal.regime == "bullish") == (_DIRECTION[side] > 0)

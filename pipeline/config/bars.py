@@ -1,4 +1,4 @@
-"""How many bars a configuration needs: of a table, and of the development bars in it."""
+"""How many bars a configuration needs, in a table and in its development part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS
 
 
 def n_development(config: Config, times: NDArray[np.datetime64]) -> int:
-    """Number of bars, of a table's `times` (T,), that phases 1-4 may see: those before the holdout.
+    """Number of bars that phases 1-4 may see: those of `times` (T,) before the holdout.
 
     With `selection: nested` there is no holdout, and these are all bars. Raises ConfigError if they are too few.
     """
@@ -54,13 +54,13 @@ def min_development_bars(config: Config) -> int:
 
 
 def min_inner_bars(config: Config) -> int:
-    """With `selection: nested`: the fewest bars up to the end of a fold's validation block for a choice of its own."""
+    """The fewest bars up to the end of a fold's validation block on which `selection: nested` chooses for the fold."""
     folds = _one_fold(config) + (MIN_INNER_FOLDS - 1) * config.exploration.step_size
     return max(min_development_bars(config), config.warm_up_bars + folds + config.timing.label_bars)
 
 
 def min_nested_bars(config: Config) -> int:
-    """With `selection: nested`: the fewest bars of a table that leave a record of MIN_INFERENCE_BARS with a label."""
+    """The fewest bars of a table that give `selection: nested` a record of MIN_INFERENCE_BARS labelled bars."""
     first_end = config.warm_up_bars + config.walk_forward.train_window
     first_fold = _ceil(max(0, min_inner_bars(config) - first_end) / config.production.step_size)
     first_test = first_end + first_fold * config.production.step_size + config.purge_gap

@@ -1,4 +1,4 @@
-"""From YAML and JSON to frozen dataclasses, and back to plain values.
+"""Reading YAML and JSON into frozen dataclasses, and writing them as plain values.
 
 pydantic checks the types, strictly: text is not a number, true is not 1. It is loaded when something is first read.
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Keys = tuple[str | int, ...]
-"""The place of a value in nested mappings and lists."""
+"""The path of a value in nested mappings and lists."""
 Error = dict[str, Any]
-"""One of pydantic's: `type`, `loc` (the Keys), `input`, `msg`, and `ctx` for some."""
+"""An error as pydantic describes it: `type`, `loc` (the Keys), `input`, `msg`, and `ctx` for some."""
 
 # What a value has to be, by the first word of pydantic's name for the error.
 EXPECTED = {
@@ -68,7 +68,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def split_overrides(texts: Sequence[str]) -> list[str]:
-    """`a=1;b=2` to separate overrides; empty ones are dropped."""
+    """Split texts such as `a=1;b=2` into single overrides; empty ones are dropped."""
     return [part.strip() for text in texts for part in text.split(";") if part.strip()]
 
 
@@ -127,7 +127,7 @@ def _apply(document: dict[str, Any], override: str, faults: list[str]) -> None:
 def _read(kind: type[T], text: str, faults: list[str]) -> T | None:
     """A frozen dataclass from JSON, every fault noted with its key.
 
-    A faulty value gives way to its default, so that what else is wrong can be said too; None where there is none.
+    A faulty value gives way to its default, so that other faults can be found too; None where there is no default.
     """
     value: T | None
     value, errors = _validated(kind, text)
@@ -177,7 +177,7 @@ def _as_number(error: Error) -> int | float | None:
 
 
 def _sentence(kind: Any, error: Error) -> str:
-    """What the user is told: the key, its value, and what it must be."""
+    """An error as the user reads it: the key, its value, and what it must be."""
     where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error["loc"]).lstrip(".")
     match error["type"].partition("_")[0]:
         case "unexpected":
@@ -205,7 +205,7 @@ def _type_at(kind: Any, keys: Keys) -> Any:
 
 
 def _last_argument(kind: Any) -> Any:
-    """X of dict[str, X], tuple[X, ...] and X | None."""
+    """The type X in dict[str, X], tuple[X, ...] and X | None."""
     return [argument for argument in get_args(kind) if argument not in (NoneType, ...)][-1]
 
 

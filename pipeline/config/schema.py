@@ -30,11 +30,11 @@ from tft.volatility import Timing
 
 Selection = Literal["holdout", "nested"]
 MIN_INNER_FOLDS = 3
-"""With `selection: nested`: the fewest exploration folds that columns and parameters are chosen on."""
+"""The fewest exploration folds on which `selection: nested` chooses columns and parameters."""
 
 
 class ConfigError(ValueError):
-    """Everything wrong with a configuration, one sentence a line."""
+    """A configuration that cannot be used; the message has one sentence a line for each fault."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -43,7 +43,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Config:
-    """One production run, with the sections of the YAML file. Windows, gaps, delay and horizon are in bars."""
+    """The settings of a production run, section by section. Windows, gaps, delay and horizon are in bars."""
 
     seed: int = 7
     device: str = "auto"
@@ -134,7 +134,7 @@ class Config:
         return tuned
 
     def faults(self) -> list[str]:
-        """What is wrong with the values, in their sections and between them; one sentence each."""
+        """One sentence for each fault of the values, within sections and between them."""
         found = at_least(
             "", self, {"seed": 0, "periods_per_year": 1, "execution_delay_bars": 0, "horizon": 1, "purge_gap": 0}
         )

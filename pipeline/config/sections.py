@@ -47,14 +47,14 @@ class DataConfig:
     feature_lookback_bars: int = 252
     """Bars of history that went into a feature, at most."""
     time_column: str | None = None
-    """null: `date` or `timestamp`, whichever is there."""
+    """Column of the bar's time; null: `date` or `timestamp`, whichever is there."""
     symbol_column: str = "symbol"
     close_column: str = "close"
     return_column: str = "ret_1d"
     sample: SampleConfig | None = None
 
     def key_columns(self) -> dict[str, str]:
-        """Usual name -> name in the table, of the key columns that the table calls something else."""
+        """Name in the table of each renamed key column, by its usual name."""
         named = {
             "timestamp": self.time_column or "timestamp",
             "symbol": self.symbol_column,
@@ -71,7 +71,7 @@ class PrefilterConfig:
     max_nan_fraction: float = 0.5
     """A column missing more often than this in every instrument is dropped."""
     max_correlation: float = 0.999999
-    """Of two columns with a larger absolute correlation the one with more data stays."""
+    """Largest absolute correlation of two columns that both stay; above it, only the one with more data does."""
 
     def faults(self) -> list[str]:
         found = []
@@ -89,7 +89,7 @@ class ExplorationConfig:
     step_size: int = 42
     epochs: int = 40
     max_folds: int | None = None
-    """The most recent folds, at most this many; null: all."""
+    """The largest number of folds, of which the most recent are kept; null: all."""
     n_probes: int = 20
     """Block-permuted copies of columns: they show what weight a column without information gets."""
 
@@ -131,7 +131,7 @@ class TuningConfig:
     """Test blocks a trial is scored on."""
     epochs: int = 40
     space: dict[str, Range] = field(default_factory=dict)
-    """Parameter -> the values it may have; what is not named stays as configured."""
+    """The values that each tuned parameter may have; a parameter that is not named stays as configured."""
 
     def faults(self) -> list[str]:
         found = at_least("tuning", self, {"n_trials": 1, "folds": 1, "epochs": 1, "timeout_seconds": 0})
@@ -150,7 +150,7 @@ class ProductionConfig:
     step_size: int = 21
     epochs: int = 80
     max_folds: int | None = None
-    """The most recent folds, at most this many; null: all."""
+    """The largest number of folds, of which the most recent are kept; null: all."""
     seeds: int = 1
     """Networks trained on each fold, with different seeds; their raw positions are averaged."""
 
@@ -163,7 +163,7 @@ class ProductionConfig:
 
 @dataclass(frozen=True)
 class RegistryConfig:
-    """Under which name the final model is registered, and when it is promoted."""
+    """The name that the final model is registered under, and when it is promoted."""
 
     name: str = "tft-production"
     promote: Literal["always", "never", "if_better"] = "if_better"
@@ -171,7 +171,7 @@ class RegistryConfig:
 
 @dataclass(frozen=True)
 class PlaceboConfig:
-    """The whole job again on targets without signal (`tft-pipeline placebo`)."""
+    """Repetitions of the whole job on targets without signal (`tft-pipeline placebo`)."""
 
     repetitions: int = 99
     exceedances: int = 10
@@ -195,6 +195,6 @@ def at_least(section: str, config: object, least: Mapping[str, float]) -> list[s
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """The known name that is most like this one; all of them where none is."""
+    """A hint at the known name most like an unknown one; at all of them where none is alike."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"

@@ -23,7 +23,7 @@ SECTION_OF = {
 }
 """The twelve parameters that can be tuned, and the section of the configuration that holds each."""
 WHOLE_NUMBERS = {"d_hidden", "n_heads", "lstm_layers", "seq_len", "n_context", "batch_size"}
-"""Those of them that are whole numbers."""
+"""The tunable parameters that are whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Range:
         return bool(self.low <= value <= self.high and on_grid)
 
     def faults(self, name: str) -> list[str]:
-        """What is wrong with this range for the tunable parameter `name`, one sentence each."""
+        """One sentence for each fault of this range as the values of parameter `name`."""
         where = f"tuning.space.{name}"
         if name == "loss_mode" and self.choices is None:
             return [f"{where} needs choices: it is text"]

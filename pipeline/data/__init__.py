@@ -1,1 +1,1 @@
-"""From a feature table to a checked panel, and what can be wrong with its columns."""
+"""Reading a feature table into a checked panel, and looking for what is wrong with its columns."""

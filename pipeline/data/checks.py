@@ -9,15 +9,14 @@ lists the column in `data.accept`, as one that somebody has looked at and found 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from pipeline.data.findings import SEVERITIES, Finding
 from pipeline.data.leaks import HONEST_IC, Suspect, suspects
 from pipeline.statistics.sharpe import detectable_sharpe
 from tft.metrics import MIN_INFERENCE_BARS
@@ -25,33 +24,18 @@ from tft.panel import Panel
 from tft.volatility import Timing
 
 Column = NDArray[np.float32]
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 BLOCK_BARS = 21
 SIDE_BLOCKS = 5
-"""The old scale has to hold for this many blocks before the change, and the new one after it: a wild quarter is not
-enough."""
+"""The old scale has to hold in so many blocks before the change, and the new one in so many after it: a wild quarter is
+not enough."""
 JUMP_FACTOR = 10.0
 """Least ratio of the two scales. Calm and wild quarters of one market differ by less, units by 10 or more."""
 STALE_SHARE = 0.05
 """Least share of bars that repeat the value of the bar before."""
 MOVING_SHARE = 0.5
-"""A column that repeats a larger share than this is slow (a weekly report, a calendar), not stale."""
+"""A column that repeats its value on a larger share of bars is slow (a weekly report, a calendar), not stale."""
 _REMEDY = "remove it (data.exclude), or list it in data.accept if you know why it may"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that may be wrong with the data."""
-
-    severity: Severity
-    check: str
-    where: str
-    """Column, instrument and bar, as far as they apply."""
-    message: str
-    column: str = ""
-    """What `data.accept` may name; empty where no single column is at fault."""
 
 
 def check_data(
@@ -71,22 +55,6 @@ def check_data(
     ]
     found = [_accepted(finding) if finding.column in accept else finding for finding in found]
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
-
-
-def summary(findings: Sequence[Finding], *, n_lines: int = 10, n_alike: int = 3) -> list[str]:
-    """At most `n_lines` findings, a line each, at most `n_alike` of one check and severity; then a line that counts all
-    of them where some were left out."""
-    alike: Counter[tuple[str, str]] = Counter()
-    shown: list[str] = []
-    for finding in findings:
-        alike[finding.severity, finding.check] += 1
-        if len(shown) < n_lines and alike[finding.severity, finding.check] <= n_alike:
-            shown.append(f"{finding.severity}: {finding.where}: {finding.message}")
-    left = len(findings) - len(shown)
-    if left:
-        kinds = ", ".join(f"{n} x {check} ({severity})" for (severity, check), n in alike.items())
-        shown.append(f"and {left} more findings, in findings.json of the run; in all {kinds}")
-    return shown
 
 
 def _accepted(finding: Finding) -> Finding:
@@ -148,10 +116,7 @@ def _leaks(panel: Panel, timing: Timing) -> Iterator[Finding]:
         worst = max(found, key=lambda suspect: (suspect.is_leak, suspect.least_ic))
         same = [s for s in found if s.target == worst.target and s.is_leak == worst.is_leak]
         places = [s.instrument for s in same if s.instrument is not None]
-        if not places or len(places) == len(panel.symbols):
-            where = f"column {name}, all instruments"
-        else:
-            where = f"column {name}, {', '.join(places)}"
+        where = f"column {name}, {_listed(places or panel.symbols, panel.symbols)}"
         measured = f"{worst.target} (rank correlation {worst.ic:+.3f} over {worst.n_bars} bars"
         if worst.is_copy:
             yield Finding("error", "copy of the future", where, f"it is {measured}): {_REMEDY}", name)
@@ -276,7 +241,7 @@ def _stale_values(panel: Panel) -> Iterator[Finding]:
 
 
 def _longest_run(repeats: NDArray[np.bool_]) -> tuple[int, int]:
-    """The bar whose value is repeated most often in a row, and how often it is repeated."""
+    """The bar whose value is repeated on the most bars in a row, and the number of those bars."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], repeats, [False]]).astype(np.int8)))
     starts, lengths = edges[::2], edges[1::2] - edges[::2]
     longest = int(lengths.argmax())

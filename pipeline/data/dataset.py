@@ -1,4 +1,4 @@
-"""The one door to the data: from the `data` section of a configuration to a checked panel and its hash.
+"""Loading the data: from the `data` section of a configuration to a checked panel and its hash.
 
 Shapes: T bars, A instruments, F features.
 """
@@ -21,16 +21,16 @@ from tft.volatility import MIN_RETURNS
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """A table that has been checked, and the panel it holds."""
+    """A checked table as a panel, with its hash and where it came from."""
 
     panel: Panel
     sha256: str
-    """Hash of the panel's content (`panel_sha256`)."""
+    """Hash of the content, by `panel_sha256`."""
     source: str
     """The file, glob or S3 object it was read from."""
     n_rows: int
     sigma: NDArray[np.float64] | None = None
-    """(T, A) volatility per bar to scale labels and positions by; None: that of the panel's own returns."""
+    """(T, A) volatility per bar that scales labels and positions; None: that of the panel's own returns."""
 
     def first_bars(self, n_bars: int) -> Dataset:
         """The table as it stood after its first `n_bars` bars."""

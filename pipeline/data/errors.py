@@ -1,4 +1,4 @@
-"""What is wrong with a table, in sentences."""
+"""The error that tells a user what is wrong with a table."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class DataError(ValueError):
 
 
 def one_line(error: Exception) -> str:
-    """What a library says, on one line of at most 300 characters."""
+    """The message of another library's error, on one line of at most 300 characters."""
     return " ".join(str(error).split())[:300]

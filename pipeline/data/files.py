@@ -1,4 +1,4 @@
-"""From a local file, a glob of files or an S3 object to one polars frame."""
+"""Reading a local file, a glob of files or an S3 object into one polars frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a long polars frame, one row per (bar, instrument), to a checked Panel.
+"""Turning a long polars frame, one row per (bar, instrument), into a checked Panel.
 
 Everything wrong with a table is found in one pass and raised together as one DataError. Rows are numbered from 1.
 Shapes: R rows of the frame, one per (bar, instrument).
@@ -32,77 +32,77 @@ def panel_from_frame(
 ) -> Panel:
     """Check a long table, one row per (bar, instrument), and pivot it.
 
-    `min_bars` is the fewest bars the table may have, `min_symbol_bars` the fewest returns an instrument may have. Of
-    the columns in `config.known` the model also sees the value of the bar in which the position is held, which is
+    `min_bars` is the fewest bars the table may have, `min_symbol_bars` the fewest returns an instrument may have. For
+    the columns in `config.known` the model also sees the value at the bar in which the position is held, which is
     1 + execution_delay_bars bars ahead. Raises DataError with every finding.
     """
-    check = _Check(frame)
+    table = _TableCheck(frame)
     if config.symbol_column in frame.columns:
-        check.symbols = frame[config.symbol_column].cast(pl.String).str.strip_chars().replace("", None)
+        table.symbols = frame[config.symbol_column].cast(pl.String).str.strip_chars().replace("", None)
     else:
-        check.absent(config.symbol_column, "the instrument of each row")
+        table.report_missing(config.symbol_column, "the instrument of each row")
     time_column = config.time_column or next((n for n in ("timestamp", "date") if n in frame.columns), "date")
     if time_column in frame.columns:
-        check.read_times(time_column)
+        table.read_times(time_column)
     else:
-        check.absent(time_column if config.time_column else "date (or timestamp)", "the time of each bar")
-    if len(check.symbols):
-        check.every(config.symbol_column, check.symbols.is_not_null(), "are empty: every row needs an instrument")
-    check.order()
+        table.report_missing(time_column if config.time_column else "date (or timestamp)", "the time of each bar")
+    if len(table.symbols):
+        table.require(config.symbol_column, table.symbols.is_not_null(), "are empty: every row needs an instrument")
+    table.check_order()
 
     key_names = {"close": config.close_column, "ret_1d": config.return_column}
-    prices = {key: check.numbers(name) for key, name in key_names.items() if name in frame.columns}
+    prices = {key: table.numbers(name) for key, name in key_names.items() if name in frame.columns}
     if not prices:
-        check.absent(f"{config.return_column} (or {config.close_column})", "the return of each bar")
+        table.report_missing(f"{config.return_column} (or {config.close_column})", "the return of each bar")
     if "close" in prices:
-        check.every(config.close_column, ~(prices["close"] <= 0.0), "are 0 or negative: a price is above 0")
+        table.require(config.close_column, ~(prices["close"] <= 0.0), "are 0 or negative: a price is above 0")
     if "ret_1d" in prices:
-        check.every(config.return_column, ~(prices["ret_1d"] <= -1.0), "are -1 or less: no more than all can be lost")
-    check.length(prices, min_bars, min_symbol_bars)
+        table.require(config.return_column, ~(prices["ret_1d"] <= -1.0), "are -1 or less: a loss cannot exceed 100 %")
+    table.check_length(prices, min_bars, min_symbol_bars)
 
-    check.listed(config)
+    table.check_listed(config)
     not_features = RESERVED | {time_column, config.symbol_column, *key_names.values(), *config.exclude}
     names = [name for name in frame.columns if name not in not_features]
     if not names:
-        check.findings.append(f"no feature column is left of the table's {frame.width} columns")
+        table.findings.append(f"no feature column is left of the table's {frame.width} columns")
     for name in names:
         if name.endswith(AHEAD):
-            check.findings.append(f"column {name} ends in {AHEAD}, which is kept for data.known: rename it")
-    features = {name: check.numbers(name).astype(np.float32) for name in names}
-    if check.findings:
-        raise DataError(config.source, check.findings)
-    keys = {"timestamp": check.times.to_numpy(), "symbol": check.symbols.to_numpy().astype(str)}
+            table.findings.append(f"column {name} ends in {AHEAD}, which is kept for data.known: rename it")
+    features = {name: table.numbers(name).astype(np.float32) for name in names}
+    if table.findings:
+        raise DataError(config.source, table.findings)
+    keys = {"timestamp": table.times.to_numpy(), "symbol": table.symbols.to_numpy().astype(str)}
     columns: dict[str, NDArray[np.generic]] = {**keys, **prices, **features}
     return Panel.from_columns(columns, known=config.known, lead_bars=1 + execution_delay_bars)
 
 
 @dataclass
-class _Check:
-    """A table under examination and what was found so far. Each method looks at one thing."""
+class _TableCheck:
+    """A table being checked, and the findings so far. Each method checks one thing."""
 
     frame: pl.DataFrame
     times: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.Datetime("us")))
     symbols: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
     findings: list[str] = field(default_factory=list)
 
-    def absent(self, name: str, what: str) -> None:
+    def report_missing(self, name: str, what: str) -> None:
         """Report that the table has no column `name`, and which of its columns is called most like it."""
         nearest = get_close_matches(name.split(" ")[0], self.frame.columns, 1)
         self.findings.append(f"no column {name} ({what})" + (f": the nearest is {nearest[0]}" if nearest else ""))
 
-    def place(self, row: int) -> str:
-        """A row by its symbol and bar, as far as they are known, and its number."""
+    def row_name(self, row: int) -> str:
+        """How a message names a row: its symbol and bar, as far as they are known, and its number."""
         symbol = f"{self.symbols[row]} " if len(self.symbols) and self.symbols[row] else ""
         bar = f"at {str(self.times[row]).removesuffix(' 00:00:00')} " if len(self.times) and self.times[row] else ""
         return f"{symbol}{bar}(row {row + 1})" if symbol or bar else f"row {row + 1}"
 
-    def every(self, name: str, good: NDArray[np.bool_] | pl.Series, wrong: str) -> None:
+    def require(self, name: str, good: NDArray[np.bool_] | pl.Series, wrong: str) -> None:
         """Report the rows of column `name` that are not good: how many, and the first."""
         bad = np.flatnonzero(~np.asarray(good))
         if len(bad):
             verb = wrong if len(bad) > 1 else wrong.replace("are ", "is ", 1)
             self.findings.append(
-                f"column {name}: {len(bad)} of {len(good)} values {verb}; first {self.place(int(bad[0]))}"
+                f"column {name}: {len(bad)} of {len(good)} values {verb}; first {self.row_name(int(bad[0]))}"
             )
 
     def read_times(self, name: str) -> None:
@@ -119,7 +119,7 @@ class _Check:
                     f"{moments.count()} are moments, first {moments.drop_nulls()[0]}: write all in one way"
                 )
             unread = self.times.is_null() & column.is_not_null()
-            self.every(name, ~unread, "are no times like 2026-02-10 or 2026-02-10 09:15:00")
+            self.require(name, ~unread, "are not times such as 2026-02-10 or 2026-02-10 09:15:00")
         elif isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone:
             self.times = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None).cast(pl.Datetime("us"))
         elif column.dtype.is_temporal() and column.dtype not in (pl.Time, pl.Duration):
@@ -127,9 +127,9 @@ class _Check:
         else:
             self.findings.append(f"column {name} holds {column.dtype}: it must hold dates or times")
             return
-        self.every(name, column.is_not_null(), "are empty: every row needs a time")
+        self.require(name, column.is_not_null(), "are empty: every row needs a time")
 
-    def order(self) -> None:
+    def check_order(self) -> None:
         """Report rows that repeat a bar of their instrument, or go back in time."""
         if not len(self.times) or not len(self.symbols):
             return
@@ -138,13 +138,13 @@ class _Check:
         back = rows.filter(pl.col("time").diff().over("symbol").dt.total_microseconds() < 0)["row"]
         if len(repeated):
             what = f"{len(repeated)} rows repeat the bar and symbol of an earlier one"
-            self.findings.append(f"{what}; first {self.place(repeated[0])}: keep one of each")
+            self.findings.append(f"{what}; first {self.row_name(repeated[0])}: keep one of each")
         if len(back):
             what = f"{len(back)} rows are earlier than the row before of the same symbol"
-            self.findings.append(f"{what}; first {self.place(back[0])}: sort the table by time")
+            self.findings.append(f"{what}; first {self.row_name(back[0])}: sort the table by time")
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """A column as floats (R,). Missing values are NaN; so is what is no finite number, which is reported."""
+        """A column as floats (R,). Missing values are NaN; so are values that are not finite, which are reported."""
         column = self.frame[name]
         missing = np.full(len(column), np.nan)
         if column.null_count() == len(column):
@@ -156,7 +156,7 @@ class _Check:
                 f"{len(unread)} of {len(column)} values are text" if len(unread) else "its numbers are stored as text"
             )
             row = int(unread[0] if len(unread) else column.is_not_null().arg_true()[0])
-            first = f"first {column[row]!r}, {self.place(row)}"
+            first = f"first {column[row]!r}, {self.row_name(row)}"
             self.findings.append(
                 f"column {name} is not numeric: {what}; {first}: convert it or exclude it (data.exclude)"
             )
@@ -167,10 +167,10 @@ class _Check:
             return missing
         values = column.cast(pl.Float64).to_numpy()
         finite = ~(np.abs(values) > np.finfo(np.float32).max)
-        self.every(name, finite, "are infinite: write them as missing")
+        self.require(name, finite, "are infinite: write them as missing")
         return np.where(finite, values, np.nan)
 
-    def length(self, prices: dict[str, NDArray[np.float64]], min_bars: int, min_symbol_bars: int) -> None:
+    def check_length(self, prices: dict[str, NDArray[np.float64]], min_bars: int, min_symbol_bars: int) -> None:
         """Report too few bars for a fold, and instruments with too few returns. A first close gives no return."""
         if not len(self.times) or not len(self.symbols) or not prices:
             return
@@ -188,15 +188,15 @@ class _Check:
             what = f"the table has {n_bars} bars up to the last return, a single fold needs {min_bars}"
             self.findings.append(f"{what}: bring more bars or make the windows shorter")
 
-    def listed(self, config: DataConfig) -> None:
-        """Report columns that the configuration lists and the table lacks, or that it lists for two ends."""
+    def check_listed(self, config: DataConfig) -> None:
+        """Report columns that the configuration lists and the table lacks, or that it both uses and excludes."""
         for option, names in (("data.exclude", config.exclude), ("data.known", config.known)):
             for name in names:
                 if name not in self.frame.columns:
-                    self.absent(name, f"listed in {option}")
+                    self.report_missing(name, f"listed in {option}")
         for name in config.accept:
             ahead = name.endswith(AHEAD) and name.removesuffix(AHEAD) in config.known
             if name not in self.frame.columns and not ahead:
-                self.absent(name, "listed in data.accept")
+                self.report_missing(name, "listed in data.accept")
         for name in sorted({*config.known} & {*config.exclude}):
             self.findings.append(f"column {name} is listed in both data.known and data.exclude: take it out of one")

@@ -26,18 +26,18 @@ Array = NDArray[np.float64]
 FUTURE_BARS = 21
 """Returns up to this many bars ahead are targets, so that shifts by a day, a week or a month are found."""
 FALSE_ALARMS = 0.001
-"""Share of tables without any signal in which some column is suspected, at most (Bonferroni over all tests)."""
+"""Largest share of tables without any signal in which some column is suspected (Bonferroni over all tests)."""
 NOTABLE_IC = 0.1
 """A smaller IC is never suspected, however many bars it was measured on: honest daily columns rarely reach it."""
 HONEST_IC = 0.2
-"""The most that an honest column of daily bars has: traded alone it would earn an annual Sharpe ratio of
+"""The largest true IC of an honest column of daily bars: traded alone it would earn an annual Sharpe ratio of
 0.2 * sqrt(252) = 3.2 on one instrument, twice that on four independent ones."""
 HONEST_ERRORS = 4.0
 """A column whose true IC is HONEST_IC is measured this many standard errors above it once in 30,000 times."""
 COPY_IC = 0.999
 """A column with this IC or more is its target in all but scale and rounding."""
 MIN_COPY_BARS = 20
-"""With fewer bars even a copy may be chance: nothing is tested."""
+"""Fewest bars on which anything is tested: with fewer, even a copy may be chance."""
 _CELLS_AT_ONCE = 2_000_000
 
 
@@ -47,7 +47,7 @@ class Suspect:
 
     column: str
     instrument: str | None
-    """None: all instruments pooled."""
+    """None stands for all instruments pooled."""
     target: str
     ic: float
     standard_error: float
@@ -93,7 +93,7 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
             )
             value = ic[place, column, kind]
             least = np.abs(value) + stdtrit(freedom, FALSE_ALARMS / 2.0 / n_tests) * error
-            told = (least > 0.0) & ((n_bars >= MIN_INFERENCE_BARS) | (np.abs(value) >= COPY_IC))
+            beyond_luck = (least > 0.0) & ((n_bars >= MIN_INFERENCE_BARS) | (np.abs(value) >= COPY_IC))
             found += [
                 Suspect(
                     column=panel.feature_names[column[i]],
@@ -105,7 +105,7 @@ def suspects(panel: Panel, timing: Timing) -> list[Suspect]:
                     n_bars=int(n_bars[i]),
                     n_tests=n_tests,
                 )
-                for i in np.flatnonzero(told)
+                for i in np.flatnonzero(beyond_luck)
             ]
     return found
 

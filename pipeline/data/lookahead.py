@@ -1,4 +1,4 @@
-"""Whether a user's own feature code looks ahead.
+"""A test of whether a user's own feature code looks ahead.
 
 The function is called with the price table up to some bar, as it stood when that bar had closed, and again with all of
 it. A feature of bar t is known once bar t has closed, so later bars must not change it; where they do, the function
@@ -38,9 +38,9 @@ class Change:
     """A column whose values at some bars depend on bars after them."""
 
     column: str
-    """Its name; ROW where the row itself is there or not, depending on later bars."""
+    """Name of the column; ROW where later bars decide whether the row is there at all."""
     n_values: int
-    """Number of its values (bar, symbol) that change."""
+    """Number of values, one per (bar, symbol), that change."""
     first_bar: str
     first_symbol: str
     prefix_end: str
@@ -53,7 +53,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a function computes from prefixes of a table, against what it computes from the whole."""
+    """A function's values on prefixes of a table, compared with its values on the whole table."""
 
     changes: tuple[Change, ...]
     """The columns that look ahead, in the order of the function's columns."""

@@ -1,4 +1,4 @@
-"""From an S3 object to a local copy of it, which is fetched again only when the object has changed."""
+"""Local copies of S3 objects, fetched again only when the object has changed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def local_copy(source: str) -> Path:
 
 
 def _fetch(bucket: str, key: str) -> Path:
-    """The copy in the cache if it is the newest, or else a new one, which takes the place of all older ones."""
+    """The copy in the cache if it is up to date; otherwise a new one, which replaces all older ones."""
     client = _client("auto")
     if "amazonaws.com" not in client.meta.endpoint_url:
         client = _client("path")  # other servers have no host name for each bucket
@@ -77,7 +77,7 @@ def _client(addressing: str) -> Any:
 
 
 def _sentence(error: ClientError, bucket: str, key: str) -> str:
-    """What the server refused, and what the user can do about it."""
+    """A sentence on what the server refused, and on what the user can do about it."""
     code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
     if code == "NoSuchBucket":
         return f"there is no bucket {bucket} on this S3 server: check the name and AWS_ENDPOINT_URL"

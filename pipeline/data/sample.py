@@ -46,7 +46,7 @@ LAST_BAR = np.datetime64("2026-02-10")
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What was put into a sample table; written beside it as `<stem>.truth.json`."""
+    """A record of what was put into a sample table, written beside it as `<stem>.truth.json`."""
 
     seed: int
     n_bars: int
@@ -56,14 +56,14 @@ class Truth:
     oracle_sharpe: float
     """Annual Sharpe ratio asked for: what the oracle expects to earn while all instruments trade."""
     oracle_sharpe_realised: float
-    """What the oracle earns over the bars of this table, luck included; 0 where nothing is planted."""
+    """Annual Sharpe ratio that the oracle earns over this table, luck included; 0 where nothing is planted."""
     signal_strength: float
     """Expected return for a signal of 1, in units of the bar's volatility."""
     signal_persistence: float
     planted: dict[str, float]
-    """Column -> its weight in the signal, which is the weighted sum of these columns; empty if nothing is planted."""
+    """Weight of each planted column in the signal, which is their weighted sum; empty if nothing is planted."""
     degenerate: dict[str, str]
-    """Column -> why a prefilter has to drop it."""
+    """Why a prefilter has to drop each degenerate column, by column."""
 
 
 def write_sample(
@@ -131,7 +131,7 @@ def write_sample(
 
 
 def _check(path: Path, n_bars: int, n_symbols: int, names: list[str], n_features: int, n_degenerate: int) -> None:
-    """Raises ValueError for the first size that cannot be made; `names` are the columns there are."""
+    """Raise ValueError for the first size that cannot be made; `names` are the columns that can be had."""
     if path.suffix not in {".parquet", ".csv", ".arrow"}:
         raise ValueError(f"{path.name} ends in {path.suffix or 'nothing'}: name it .parquet, .csv or .arrow")
     if n_bars < 50:
@@ -145,7 +145,7 @@ def _check(path: Path, n_bars: int, n_symbols: int, names: list[str], n_features
 
 
 def _dates(rng: np.random.Generator, n: int) -> NDArray[np.datetime64]:
-    """(N,) business days up to LAST_BAR, about one in twenty-five a holiday."""
+    """(N,) business days up to LAST_BAR, about one in twenty-five left out as a holiday."""
     n_days = n + n // 25
     days = np.busday_offset(LAST_BAR, np.arange(1 - n_days, 1), roll="backward")
     holidays = rng.choice(n_days - 1, n_days - n, replace=False)
@@ -167,7 +167,7 @@ def _market(rng: np.random.Generator, n: int, n_symbols: int) -> tuple[Array, Ar
 
 
 def _weights(rng: np.random.Generator) -> Array:
-    """(5,) weights of the planted columns: of either sign, alike in size, squares summing to 1."""
+    """(5,) weights of the planted columns: similar in size, of either sign, with squares that sum to 1."""
     weights = rng.uniform(0.8, 1.2, len(PLANTED)) * rng.choice([-1.0, 1.0], len(PLANTED))
     return np.asarray(weights / np.linalg.norm(weights))
 
@@ -234,7 +234,7 @@ def _long(
 
 
 def _write(path: Path, frame: pl.DataFrame) -> None:
-    """Write the table under another name first, so that a table that is there is always whole."""
+    """Write the table under another name first, so that the file named `path` is never half a table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     if path.suffix == ".parquet":

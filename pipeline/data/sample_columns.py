@@ -1,4 +1,4 @@
-"""The columns of a sample table: their names and values, values that go missing, and columns that tell nothing.
+"""The columns of a sample table: names, values, missing values, and columns without information.
 
 Shapes: T bars of the table, N = HISTORY + T bars with those before it, A instruments.
 """
@@ -35,7 +35,7 @@ SERIES = {
     "crypto": "btc_ret* btc_vol* eth_ret* eth_btc*",
 }
 TRANSFORMS = ("", "_chg1", "_chg5", "_mean5", "_z21", "_z63")
-"""What a column does with its series: nothing, or a change, a mean, or a z-score over so many bars."""
+"""How a column is made of its series: as it is, or its change, mean or z-score over so many bars."""
 CALENDAR = ("settle_dte", "settle_is_expiry")
 HISTORY = 300
 """Bars before the table, from which the first values of its columns are computed."""
@@ -65,7 +65,7 @@ def autoregressive(rng: np.random.Generator, persistence: Array, n: int, n_symbo
 def feature_values(
     rng: np.random.Generator, names: list[str], shocks: Array, volatility: Array, dates: NDArray[np.datetime64]
 ) -> dict[str, Array]:
-    """Column -> values (N, A), complete from bar HISTORY on, in the order of `names`."""
+    """Values (N, A) by column, complete from bar HISTORY on, in the order of `names`."""
     n, n_symbols = shocks.shape
     noise = np.exp(0.3 * rng.standard_normal(shocks.shape))
     days_to_expiry = -dates.astype(np.int64) % 7  # to the next Thursday: day 0, 1970-01-01, was one
@@ -98,7 +98,7 @@ def feature_values(
 
 
 def _transform(values: Array, end: str) -> Array:
-    """A series (N, A) under one of TRANSFORMS, from its past alone; NaN where the past is too short."""
+    """One of TRANSFORMS of a series (N, A), computed from its past alone; NaN where the past is too short."""
     if end == "":
         return values
     bars = int(end.lstrip("_chgmeanz"))
@@ -127,8 +127,10 @@ def remove_values(rng: np.random.Generator, columns: dict[str, Column], n_symbol
 
 
 def add_degenerate(rng: np.random.Generator, columns: dict[str, Column], count: int) -> dict[str, str]:
-    """Add in place `count` columns that tell nothing new, and say of each why. Copies have fewer values than the column
-    they repeat, so that it is the copy that a prefilter drops."""
+    """Add `count` columns without new information in place, and return the reason for each by name.
+
+    Copies have fewer values than the column they repeat, so that it is the copy that a prefilter drops.
+    """
     sources = [name for name in columns if name not in PLANTED]
     sources = [sources[i] for i in rng.permutation(len(sources))]
     why: dict[str, str] = {}

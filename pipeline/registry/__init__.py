@@ -1,1 +1,1 @@
-"""The model registry: versions, promotion, the served model."""
+"""The model registry: registering and promoting versions, finding them again, serving them."""

@@ -1,4 +1,4 @@
-"""Which version gets the stage and the alias: the rule, and the comparison with the incumbent that it asks for."""
+"""The rule by which a version gets the stage and the alias, and the comparison with the incumbent that it asks for."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _better(client: MlflowClient, name: str, candidate: str, incumbent: str, pan
 
 
 def _look(client: MlflowClient, name: str, version: str, panel: Panel, first: int, n_bars: int, against: str) -> Look:
-    """The look of one version at the bars it is compared on with version `against`: `n_bars` bars from `first` on."""
+    """The ledger entry for one version, compared with version `against` on `n_bars` bars from bar `first` on."""
     run = client.get_model_version(name, version).run_id or ""
     tags = client.get_run(run).data.tags if run else {}
     return Look(

@@ -1,4 +1,4 @@
-"""From a checkpoint on disk to a registered version: the logged model, its signature, its card."""
+"""Registering a checkpoint: the logged model, its signature, its card."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mlflow.types.schema import AnyType
 
 import tft
 from pipeline.config.sections import RegistryConfig
+from pipeline.data.errors import one_line
 from pipeline.registry.promotion import promote
 from pipeline.registry.versions import ARTIFACT, quiet_mlflow, unreachable
 from pipeline.tracking.runs import Run
@@ -31,13 +32,13 @@ OUTPUT_NUMBERS = (
 
 @dataclass(frozen=True)
 class Registered:
-    """What became of a checkpoint in the registry."""
+    """The version that a checkpoint became in the registry, and whether it was promoted."""
 
     version: str
     """Empty if it could not be registered."""
     promoted: bool
     reason: str
-    """Why it was promoted, or was not."""
+    """Why it was promoted, or why not."""
     trouble: tuple[str, ...] = ()
     """Sentences on what failed and where the checkpoint is."""
 
@@ -61,24 +62,25 @@ def register_and_promote(
     try:
         registered = register(folder, trained, config.name, run=run, card=card)
     except unreachable() as error:
-        reason = " ".join(str(error).split())[:300]
         return Registered(
             "",
             False,
             "not registered",
-            (f"the model could not be registered as {config.name} ({reason}): its checkpoint is safe in {folder}",),
+            (
+                f"the model could not be registered as {config.name} ({one_line(error)}): its checkpoint is safe in "
+                f"{folder}",
+            ),
         )
     try:
         promoted, why = promote(
             config.name, registered, rule=config.promote, panel=panel, holdout_sharpe=holdout_sharpe
         )
     except unreachable() as error:
-        reason = " ".join(str(error).split())[:300]
         return Registered(
             registered,
             False,
             "not promoted",
-            (f"version {registered} of {config.name} is registered but could not be promoted ({reason})",),
+            (f"version {registered} of {config.name} is registered but could not be promoted ({one_line(error)})",),
         )
     return Registered(registered, promoted, why)
 

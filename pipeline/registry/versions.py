@@ -30,7 +30,7 @@ class RegistryError(ValueError):
 
 
 def find_version(name: str, *, stage: str | None = None, alias: str | None = None, version: str | None = None) -> str:
-    """Number of the version that a stage, an alias or a version means; the newest where several have the stage.
+    """Number of the version with a stage, an alias or a number; the newest where several have the stage.
 
     Raises RegistryError if there is none.
     """
@@ -61,7 +61,7 @@ def find_version(name: str, *, stage: str | None = None, alias: str | None = Non
 def resolve_and_download(
     name: str, *, stage: str | None = None, alias: str | None = None, version: str | None = None
 ) -> tuple[str, Path]:
-    """Version and folder of artifacts that a stage, an alias or a version means; downloaded once.
+    """Number and artifact folder of the version with a stage, an alias or a number; it is downloaded once.
 
     When the registry cannot be reached, the last answer to the same question is used, with a warning; without one, what
     `unreachable` lists is raised. Raises RegistryError if the registry holds no such model.
@@ -89,7 +89,7 @@ def download(name: str, version: str) -> Path:
     """Folder of a version's artifacts in the user's cache, downloaded if it is not there yet."""
     import mlflow
 
-    # By the version's model too: a registry that was deleted and made anew counts from 1 again.
+    # The source tells apart versions of equal number: a registry that was deleted and made anew counts from 1 again.
     source = mlflow.MlflowClient().get_model_version(name, version).source or ""
     folder = _cache(name) / f"{version}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     if not folder.exists():
@@ -107,7 +107,7 @@ def download(name: str, version: str) -> Path:
 
 
 def _cache(name: str) -> Path:
-    """Folder of a model in the user's cache, one for each registry."""
+    """Folder of a model in the user's cache; each registry has its own."""
     import mlflow
 
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -129,7 +129,7 @@ def versions(name: str) -> list[ModelVersion]:
 
 
 def unreachable() -> tuple[type[Exception], ...]:
-    """What is raised by a registry or artifact store that cannot be reached or written."""
+    """The exceptions of a registry or artifact store that cannot be reached or written."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException

@@ -1,1 +1,1 @@
-"""What a person sees of a run: tables, figures, the page."""
+"""The tables, figures and page by which a person reads a run."""

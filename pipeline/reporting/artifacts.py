@@ -1,4 +1,4 @@
-"""What each phase leaves in its run: metrics, tables and figures, drawn from the phase's result alone."""
+"""The metrics, tables and figures that each phase leaves in its run, made from the phase's result alone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import optuna
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.data.checks import SEVERITIES, Finding
+from pipeline.data.findings import SEVERITIES, Finding
 from pipeline.phases.exploration import Explored
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.tuning import Tuned
-from pipeline.reporting import figures
+from pipeline.reporting import figures, search_figures, selection_figures
 from pipeline.tracking.sink import Sink
 from tft.backtest import FoldRow
 from tft.panel import group_of
@@ -32,14 +33,14 @@ FOLD_METRICS = {
 
 
 def findings(sink: Sink, found: Sequence[Finding]) -> None:
-    """`findings.json`, and how many there are of each severity."""
+    """Log `findings.json`, and the number of findings of each severity."""
     columns = ("severity", "check", "where", "message")
     sink.table("findings.json", {name: [getattr(finding, name) for finding in found] for name in columns})
     sink.metrics({f"n_findings_{s}": sum(finding.severity == s for finding in found) for s in SEVERITIES})
 
 
 def prefilter(sink: Sink, result: Prefiltered) -> None:
-    """`dropped.json` and `kept.json`."""
+    """Log `dropped.json` and `kept.json`."""
     sink.metrics({"n_features_initial": result.n_initial, "n_features_prefiltered": len(result.kept)})
     sink.table(
         "dropped.json",
@@ -49,7 +50,7 @@ def prefilter(sink: Sink, result: Prefiltered) -> None:
 
 
 def exploration(sink: Sink, result: Explored) -> None:
-    """The fold table, `vsn_weights_by_fold.json`, `probes.json` and the training curves."""
+    """Log the fold table, `vsn_weights_by_fold.json`, `probes.json` and the training curves."""
     folds(sink, result.folds)
     sink.metrics({"n_features_prefiltered": len(result.features), "oos_sharpe_development": result.oos_sharpe})
     relative = _mean_over_folds(result.relative)
@@ -83,27 +84,32 @@ def exploration(sink: Sink, result: Explored) -> None:
 
 
 def pruning(sink: Sink, result: Pruned) -> None:
-    """The ranked columns, as tables and figures."""
+    """Log the ranked columns, as tables and figures."""
     sink.metrics({"n_features_selected": len(result.selected), "vsn_fold_correlation": result.fold_correlation})
     sink.metrics({"vsn_threshold": result.threshold})
     vsn_tables(sink, result)
-    sink.figure("vsn_heatmap.png", partial(figures.vsn_heatmap, result.ranked, result.fold_indices))
-    sink.figure(
-        "stability_against_weight.png",
-        partial(
-            figures.stability_against_weight,
+    for name, draw in pruning_figures(result).items():
+        sink.figure(name, draw)
+    if result.warning:
+        sink.tags({"warning": result.warning})
+
+
+def pruning_figures(result: Pruned) -> dict[str, partial[Figure]]:
+    """How each figure of the ranked columns is drawn, by file name."""
+    return {
+        "vsn_heatmap.png": partial(selection_figures.vsn_heatmap, result.ranked, result.fold_indices),
+        "stability_against_weight.png": partial(
+            selection_figures.stability_against_weight,
             result.ranked,
             result.probe_relative_weight,
             result.probe_stability,
             result.threshold,
         ),
-    )
-    if result.warning:
-        sink.tags({"warning": result.warning})
+    }
 
 
 def tuning(sink: Sink, result: Tuned) -> None:
-    """The trials, and what the best one tried."""
+    """Log the trials, and the parameters of the best one."""
     trials(sink, result)
     scores: dict[int, float | None] = {trial.number: trial.oos_sharpe for trial in result.trials}
     sink.metric_steps({"trial_oos_sharpe": scores})
@@ -114,13 +120,13 @@ def tuning(sink: Sink, result: Tuned) -> None:
 
 
 def study(sink: Sink, study: optuna.Study) -> None:
-    """Optuna's own figures."""
-    for name, figure in figures.optuna_figures(study).items():
+    """Log Optuna's own figures."""
+    for name, figure in search_figures.optuna_figures(study).items():
         sink.figure(f"optuna/{name}.png", figure)
 
 
 def trial(sink: Sink, trial: optuna.trial.FrozenTrial) -> None:
-    """One trial as a run of its own, comparable in the UI."""
+    """Log one trial as a run of its own, so that trials can be compared in the UI."""
     with sink.child(f"trial {trial.number}") as child:
         child.tags({"phase": "trial", "trial_state": trial.state.name})
         child.params(trial.params)
@@ -129,7 +135,8 @@ def trial(sink: Sink, trial: optuna.trial.FrozenTrial) -> None:
 
 
 def folds(sink: Sink, rows: Sequence[FoldRow], more: Mapping[str, Sequence[float | None]] | None = None) -> None:
-    """`folds.json`, and its Sharpes as metrics with the fold as step. `more`: further columns, metrics as well."""
+    """Log `folds.json`, and its Sharpes as metrics with the fold as step. `more` holds further columns, also logged as
+    metrics."""
     more = more or {}
     sink.metric_steps(
         {name: {row.fold: getattr(row, key) for row in rows} for name, key in FOLD_METRICS.items()}
@@ -145,7 +152,7 @@ def folds(sink: Sink, rows: Sequence[FoldRow], more: Mapping[str, Sequence[float
 
 
 def vsn_tables(sink: Sink, result: Pruned) -> None:
-    """`vsn_weights.json` and `feature_groups.json`."""
+    """Log `vsn_weights.json` and `feature_groups.json`."""
     rows = result.ranked
     columns = ("rank", "feature", "group", "mean_weight", "relative_weight", "stability", "selected")
     sink.table(
@@ -173,7 +180,7 @@ def vsn_tables(sink: Sink, result: Pruned) -> None:
 
 
 def trials(sink: Sink, result: Tuned) -> None:
-    """`trials.json`."""
+    """Log `trials.json`."""
     names = sorted({name for trial in result.trials for name in trial.parameters})
     columns: dict[str, list[Any]] = {
         "trial": [trial.number for trial in result.trials],
@@ -188,7 +195,7 @@ def trials(sink: Sink, result: Tuned) -> None:
 
 
 def _mean_over_folds(values: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """(columns,) mean over (folds, columns), missing folds left out; NaN for a column missing from all."""
+    """Mean (columns,) of values (folds, columns), missing folds left out; NaN for a column missing from all."""
     each = np.array(values)
     known = np.isfinite(each)
     count = known.sum(axis=0)

@@ -1,4 +1,4 @@
-"""Figures on what luck alone, or a simple rule, would have given: from results, no I/O, as in `plots`.
+"""Figures of what luck alone, or a simple rule, would have given. Nothing is read or written here.
 
 Shapes: n bars, m repetitions.
 """
@@ -9,15 +9,24 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from pipeline.reporting.figures import BLUE, GREEN, GREY, SEGMENT_COLOURS, VERMILION, compounded, empty_figure
+from pipeline.reporting.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    SEGMENT_COLOURS,
+    VERMILION,
+    compounded,
+    date_numbers,
+    empty_figure,
+    label_dates,
+)
 from pipeline.statistics.baseline_comparison import BaselineRow
-from pipeline.statistics.paired import as_p
+from pipeline.statistics.paired import p_value_text
 from pipeline.statistics.significance import SharpeDifference
 from tft.record import Record
 
@@ -83,7 +92,7 @@ def planted(
     planted_kept: Sequence[float],
     others_kept: Sequence[float],
 ) -> Figure:
-    """By repetition (m,): holdout Sharpe beside the oracle's, and the shares of columns that pruning kept."""
+    """The holdout Sharpe of each repetition (m,) beside the oracle's, and the shares of columns that pruning kept."""
     figure, (above, below) = empty_figure(6.5, (3, 2))
     x = np.arange(1, len(oracle) + 1)
     significant = np.asarray(p_values) < 0.05
@@ -123,12 +132,12 @@ def comparison(
     """Net portfolio returns (n,) of two runs on the same bars: both compounded curves; the annual Sharpe difference
     as the bars add it up; its interval against zero and against what the sample could have detected.
 
-    `names`: of the baseline and the candidate. `annual` None: too few bars for an interval.
+    `names` are those of the baseline and the candidate. `annual` is None where there are too few bars for an interval.
     """
     figure, (curves, sums, interval) = empty_figure(7.5, (3, 2, 1.1), sharex=False)
-    time = np.asarray(dates.date2num(times))  # type: ignore[no-untyped-call]
+    time = date_numbers(times)
     for returns, name, colour in ((baseline, names[0], GREY), (candidate, names[1], BLUE)):
-        curves.plot(time, np.cumprod(1.0 + returns) - 1.0, color=colour, lw=1.6, label=name)
+        curves.plot(time, compounded(returns), color=colour, lw=1.6, label=name)
     curves.set_ylabel("cumulative return, net")
     curves.yaxis.set_major_formatter(PercentFormatter(1.0))
     # At equal volatility, each bar's share in the annual Sharpe difference: the last point is that difference.
@@ -139,9 +148,7 @@ def comparison(
     for axes in (curves, sums):
         axes.axhline(0.0, color="black", lw=0.8)
         axes.margins(x=0.0)
-        locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        label_dates(axes)
     _interval(interval, float(share.sum()), annual)
     figure.legend(*curves.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
@@ -171,7 +178,7 @@ def _interval(axes: Axes, difference: float, annual: SharpeDifference | None) ->
         zorder=0,
         label=f"a true difference within ±{annual.detectable:.2f} is missed in more than 1 of 5 samples",
     )
-    label = f"{annual.difference:+.2f}, 95 % {low:.2f} to {high:.2f}, p = {as_p(annual.p_value)}"
+    label = f"{annual.difference:+.2f}, 95 % {low:.2f} to {high:.2f}, p = {p_value_text(annual.p_value)}"
     axes.plot([low, high], [0.0, 0.0], color=VERMILION, lw=2.5, solid_capstyle="butt")
     axes.plot(annual.difference, 0.0, "o", color=VERMILION, ms=7, label=label)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
@@ -183,14 +190,14 @@ def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record]) -> Non
     if not stop:
         axes.text(0.5, 0.5, "no bar with a known return", transform=axes.transAxes, ha="center")
         return
-    time = np.asarray(dates.date2num(model.times[:stop]))  # type: ignore[no-untyped-call]
+    time = date_numbers(model.times[:stop])
     holdout = np.flatnonzero(model.segment[:stop] == "holdout")
     if len(holdout):
         axes.axvspan(time[holdout[0]], time[-1], color=SEGMENT_COLOURS["holdout"], lw=0, zorder=0, label="holdout")
     for i, (name, record) in enumerate(records.items()):
         colour, line = _STYLES[i % len(_STYLES)]
         net = record.net()[:stop]
-        if np.isfinite(net).any():  # one that needs more history than there was never began
+        if np.isfinite(net).any():  # a baseline that needs more history than there is has no bar
             axes.plot(time, _from_its_start(net), line, color=colour, lw=1.3, label=name)
     axes.plot(time, _from_its_start(model.net()[:stop]), color=BLUE, lw=2.2, label="model")
     axes.axhline(0.0, color="black", lw=0.8)
@@ -198,9 +205,7 @@ def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record]) -> Non
     axes.set_xlabel("bar of decision")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.margins(x=0.0)
-    locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    label_dates(axes)
 
 
 def _from_its_start(net: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -221,7 +226,12 @@ def _differences(axes: Axes, rows: Sequence[BaselineRow]) -> None:
         else:
             axes.plot(row.difference_annual, i, "o", color=BLUE, ms=6)
         axes.annotate(
-            _said(row), (1.01, i), xycoords=axes.get_yaxis_transform(), va="center", fontsize=8.5, annotation_clip=False
+            _difference_text(row),
+            (1.01, i),
+            xycoords=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8.5,
+            annotation_clip=False,
         )
     axes.set_yticks(range(len(rows)), [row.baseline for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -232,8 +242,8 @@ def _differences(axes: Axes, rows: Sequence[BaselineRow]) -> None:
     )
 
 
-def _said(row: BaselineRow) -> str:
-    """Difference and p-value, as far as there are any."""
+def _difference_text(row: BaselineRow) -> str:
+    """The difference and its p-value, as far as they are known."""
     if row.difference_annual is None:
         return ""
     difference = f"{row.difference_annual:+.2f}".replace("-", "\N{MINUS SIGN}")

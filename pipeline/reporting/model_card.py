@@ -1,4 +1,4 @@
-"""What a registered version says of itself."""
+"""The text that describes a registered version in the registry."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def model_card(
 ) -> str:
     """The description of a registered version (Markdown)."""
 
-    def line(name: str, performance: Performance | None, judged: SharpeInference | None) -> str:
+    def line(name: str, performance: Performance | None, inference: SharpeInference | None) -> str:
         if performance is None:
             return f"- {name}: too few bars to say anything"
-        error = f" ± {judged.standard_error:.2f}" if judged and judged.standard_error is not None else ""
+        error = f" ± {inference.standard_error:.2f}" if inference and inference.standard_error is not None else ""
         return (
             f"- {name}: annual net Sharpe {performance.sharpe:.2f}{error} (gross {performance.sharpe_gross:.2f}), "
             f"worst drawdown {performance.max_drawdown:.1%}, turnover {performance.turnover:.0f} a year, "

@@ -1,4 +1,4 @@
-"""The one page a person reads: a single HTML file with its figures inside, which opens without a network."""
+"""The report of a run: a single HTML page with its figures inside, which opens without a network."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from jinja2 import Environment, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from pipeline.config.schema import Selection
-from pipeline.data.checks import Finding
-from pipeline.reporting.figures import RankedRow, bar_label
+from pipeline.data.findings import Finding
+from pipeline.reporting.figures import bar_label
+from pipeline.reporting.selection_figures import RankedRow
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics.inference import Inference
 from pipeline.statistics.sharpe import SharpeInference
@@ -37,38 +38,39 @@ BASELINES = "baselines.png"
 CAPTIONS = {
     "equity.png": (
         "Equity and drawdown",
-        "Compounded portfolio return from flat with the loss since its last high below it; suspicious are a climb "
-        "that ends where the shaded holdout begins, a gain made in very few bars, and a wide distance between the two "
-        "lines, which is what trading costs.",
+        "Compounded portfolio return, with the loss since its last high below it. Be suspicious of a climb that ends "
+        "where the shaded holdout begins, of a gain made in very few bars, and of a wide gap between the two lines, "
+        "which is what trading costs.",
     ),
     "validation_vs_oos.png": (
         "Validation against test Sharpe",
-        "Each fold's Sharpe on the bars that chose its epoch, and on the bars after them; positive differences in "
-        "nearly every fold mean that the validation figure promises what is not there, and the best epoch's always "
+        "Each fold's Sharpe on the bars that chose its epoch, and on the test bars after them. Positive differences "
+        "in nearly every fold mean that the validation Sharpe promises too much, as that of the best epoch always "
         "does. Test bars of development took part in choosing columns and parameters.",
     ),
     "training_curves.png": (
         "Training curves",
-        "Loss and validation score by epoch; a validation score that rises from the first epochs while the loss falls "
-        "is a network that memorises, and one that never moves is a network that does not learn.",
+        "Loss and validation score by epoch. If the validation score rises from the first epochs while the loss "
+        "falls, the network memorises; if the score never moves, it does not learn.",
     ),
     "vsn_heatmap.png": (
         "Variable selection over folds",
-        "What share of its attention the exploration network gave to a column in each fold; a good column is dark from "
-        "left to right, one that is dark in a single fold was luck or a regime.",
+        "The share of the selection weight that each column had in each fold of exploration. A good column is dark "
+        "from left to right; one that is dark in a single fold owes it to luck or to a regime.",
     ),
     "stability_against_weight.png": (
         "Stability against weight",
-        "Selected columns should stand clear of the probes, which are columns with their timing destroyed; where the "
-        "two mix, the ranking there is noise.",
+        "Selected columns should stand clear of the probes, which are columns with their timing destroyed; where "
+        "columns and probes mix, the ranking is noise.",
     ),
 }
-"""Heading and how to read it, by file name, in the order of the page."""
+"""Heading and caption of each figure by file name, in the order of the page."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the run was given. Bars are ISO times; `tags` are those every run of the job carries."""
+    """The inputs of the run, as the page states them. Bars are ISO times; `tags` are those that every run of the job
+    carries."""
 
     source: str
     data_sha256: str
@@ -77,7 +79,7 @@ class Facts:
     last_bar: str
     n_bars: int
     n_development: int
-    """Bars that the model that is deployed was chosen on."""
+    """Number of bars on which the deployed model was chosen."""
     selection: Selection
     tags: Mapping[str, str]
     settings: Mapping[str, Any]
@@ -135,7 +137,7 @@ def render(
         looks=looks,
         findings=findings,
         baselines=inference.baselines,
-        baselines_said=baseline_comparison.verdict(inference.baselines),
+        baselines_verdict=baseline_comparison.verdict(inference.baselines),
         baselines_figure=_png(figures[BASELINES]) if BASELINES in figures else "",
         counts=(n_initial, n_prefiltered, n_selected),
         features=selected[:FEATURES_SHOWN],
@@ -162,7 +164,7 @@ def _headline(record: Record, segment: Segment, inference: SharpeInference | Non
 
 
 def _groups(ranked: Sequence[RankedRow]) -> list[tuple[str, int, int]]:
-    """Group, columns ranked, columns selected: most selected first."""
+    """Name of each group, its columns ranked and its columns selected; most selected first."""
     total = Counter(row.group for row in ranked)
     chosen = Counter(row.group for row in ranked if row.selected)
     return [(group, total[group], chosen[group]) for group in sorted(total, key=lambda g: (-chosen[g], -total[g], g))]
@@ -187,7 +189,7 @@ def _prose(sentence: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A setting: short numbers, and whole ones without a point."""
+    """A setting as text, with numbers kept short."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -14,7 +14,7 @@ import polars as pl
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.data.checks import Finding
+from pipeline.data.findings import Finding
 from pipeline.phases.production import Choice, Walked
 from pipeline.reporting import artifacts, figures, luck_figures, page
 from pipeline.statistics import baseline_comparison
@@ -36,20 +36,20 @@ class Produced:
     development: Performance | None
     holdout: Performance | None
     inference: Inference
-    """What luck alone would have given beside each of these numbers, and the verdict."""
+    """The inference that stands beside each of these numbers, and the verdict."""
     looks: tuple[Look, ...]
     """Looks at an overlapping holdout, this one last."""
     seed_sharpes: tuple[float, ...]
-    """Holdout (development without a holdout) net Sharpe of each seed alone: the noise floor of any comparison."""
+    """Net Sharpe of each seed alone, on the holdout or else on development: the noise floor of any comparison."""
     checkpoint: str
-    """Folder the checkpoint was written to."""
+    """Folder of the checkpoint."""
     model_name: str
     model_version: str
     """Empty if it could not be registered."""
     promoted: bool
     promotion_reason: str
     trouble: tuple[str, ...]
-    """What could not be done though the training was finished: the command ends with a non-zero exit code."""
+    """What failed after the training was finished: the command then ends with a non-zero exit code."""
 
 
 def production(
@@ -109,18 +109,11 @@ def _figures(
     result: Produced, chosen: Choice, walked: Walked, simple: Mapping[str, Record]
 ) -> dict[str, partial[Figure]]:
     """How each figure is drawn, by file name."""
-    pruned, outcomes = chosen.pruned, walked.outcomes
+    outcomes = walked.outcomes
     drawn = {
         "validation_vs_oos.png": partial(figures.validation_against_oos, result.folds),
         "equity.png": partial(figures.equity, walked.record),
-        "vsn_heatmap.png": partial(figures.vsn_heatmap, pruned.ranked, pruned.fold_indices),
-        "stability_against_weight.png": partial(
-            figures.stability_against_weight,
-            pruned.ranked,
-            pruned.probe_relative_weight,
-            pruned.probe_stability,
-            pruned.threshold,
-        ),
+        **artifacts.pruning_figures(chosen.pruned),
         "training_curves.png": partial(
             figures.training_curves,
             [outcome.fold.index for outcome in outcomes],
@@ -134,7 +127,7 @@ def _figures(
 
 
 def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int) -> None:
-    """The metrics and tags that a production run is compared by."""
+    """Log the metrics and tags by which production runs are compared."""
     luck = result.inference.folds
     artifacts.folds(
         sink,
@@ -190,7 +183,7 @@ def validation_columns(
 
 
 def choices(sink: Sink, walked: Walked) -> None:
-    """`choices.json`: what each fold was fitted with."""
+    """Log `choices.json`: the columns and parameters that each fold was fitted with."""
     chosen = [walked.choices[fold.index] for fold in walked.folds]
     times = walked.market.panel.times
     names = sorted({name for choice in chosen for name in choice.tuned.best})

@@ -1,4 +1,4 @@
-"""What a production run says on the terminal when it is done."""
+"""The summary that a production run prints on the terminal when it is done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.reporting.produced import Produced
 
 
 def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns: int, ui_command: str) -> None:
-    """The headline table and the verdict of a production run.
+    """Print the headline table and the verdict of a production run.
 
     job_run_id: the MLflow run of the whole job · n_columns: columns of the table · ui_command: opens the MLflow UI.
     """
@@ -39,9 +39,9 @@ def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns
         "p_value_deflated": ("p-value of no skill", "{:.3f}"),
         "dsr": ("deflated Sharpe ratio", "{:.3f}"),
     }
-    for of, formats in enumerate((performance, luck)):
+    for part, formats in enumerate((performance, luck)):
         for field, (label, style) in formats.items():
-            values = [getattr(segment[of], field, None) for segment in segments.values()]
+            values = [getattr(segment[part], field, None) for segment in segments.values()]
             table.add_row(label, *("-" if value is None else style.format(value) for value in values))
     console = Console(soft_wrap=True)
     console.print(table)

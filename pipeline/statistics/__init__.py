@@ -1,1 +1,1 @@
-"""What luck alone would give, and what simple rules give on the same bars."""
+"""Inference on Sharpe ratios: what luck alone would give, and what simple rules earn on the same bars."""

@@ -1,4 +1,4 @@
-"""Arguments that no statistic is defined for are refused here, each with a sentence. Shapes: T bars."""
+"""Checks of arguments: what no statistic is defined for is refused, each with a sentence. Shapes: T bars."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ def checked_returns(returns: ArrayLike, name: str = "returns") -> Array:
         raise ValueError(f"{name} have shape {r.shape}, at least 2 bars in one dimension are needed: pass (T,)")
     if not np.isfinite(r).all():
         raise ValueError(f"{name} hold NaN or infinite values, every bar must be finite: drop those bars first")
-    if r.std() <= 1e-12 * np.abs(r).max():
+    if is_constant(r):
         raise ValueError(f"{name} have no variance, so that a Sharpe ratio is undefined: pass returns that vary")
     return r
+
+
+def is_constant(returns: Array) -> bool:
+    """Whether returns (T,) are the same on every bar, up to rounding."""
+    return bool(returns.std() <= 1e-12 * np.abs(returns).max())
 
 
 def check_finite(**values: float) -> None:

@@ -1,4 +1,4 @@
-"""The model against simple rules on the bars that both have: a row for each rule, and a sentence on all of them.
+"""The model compared with simple rules on the bars that both have: a row for each rule, and a sentence on all of them.
 
 Shapes: T bars.
 """
@@ -10,26 +10,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.statistics.arguments import is_constant
 from pipeline.statistics.difference import sharpe_difference
 from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS, sharpe
 from tft.record import Record, Segment
 
-Array = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class BaselineRow:
-    """One baseline over one segment, and the model against it, both on the bars whose net return is known for both.
+    """A baseline on one segment, and the model compared with it, over the bars on which both net returns are known.
 
-    Names that end in _annual are annual, Sharpes and differences per year by sqrt(periods per year). None: undefined.
+    Fields that end in _annual are annual: Sharpes and their differences are multiplied by sqrt(periods per year). None
+    means undefined.
     """
 
     baseline: str
     segment: str
     n_bars: int
-    """Common known bars: what every figure of this row is computed on."""
+    """Bars on which both net returns are known; every figure of this row is computed on them."""
     sharpe_annual: float | None
     """Sharpe of the baseline, net of costs."""
     sharpe_gross_annual: float | None
@@ -37,7 +36,7 @@ class BaselineRow:
     max_drawdown: float | None
     """Worst drawdown of the baseline, net of costs, as a negative fraction."""
     model_sharpe_annual: float | None
-    """Net, of the model on these bars: the headline Sharpe unless the baseline begins later."""
+    """Net Sharpe of the model on these bars: the headline Sharpe unless the baseline begins later."""
     difference_annual: float | None
     """Net Sharpe of the model minus net Sharpe of the baseline."""
     difference_se_annual: float | None
@@ -54,7 +53,7 @@ class BaselineRow:
 
 
 def against(model: Record, baselines: Mapping[str, Record], segment: Segment) -> tuple[BaselineRow, ...]:
-    """The model beside each baseline on one segment: a row each, in the order given.
+    """Compare the model with each baseline on one segment: one row for each, in the order given.
 
     The paired difference is `sharpe_difference` of the net portfolio returns, made annual.
     """
@@ -78,12 +77,12 @@ def _row(model: Record, name: str, baseline: Record, segment: Segment) -> Baseli
         remark = f"{n_bars} common bars are too few for a Sharpe: {MIN_BARS} are the least."
     elif n_bars < MIN_INFERENCE_BARS:
         remark = f"{n_bars} common bars are too few for any inference: {MIN_INFERENCE_BARS} are the least."
-    elif unmoved := [who for who, series in (("model", model_net), ("baseline", net)) if _is_constant(series[rows])]:
+    elif unmoved := [who for who, series in (("model", model_net), ("baseline", net)) if is_constant(series[rows])]:
         remark = f"No inference: the return of the {' and of the '.join(unmoved)} is the same on every bar."
     else:
         try:
             compared = sharpe_difference(model_net[rows], net[rows])
-        except ValueError as error:  # returns of a few values, say, have no standard error: that is for the reader
+        except ValueError as error:  # returns of only a few distinct values have no standard error
             remark = f"No inference: {error}."
     return BaselineRow(
         baseline=name,
@@ -105,7 +104,7 @@ def _row(model: Record, name: str, baseline: Record, segment: Segment) -> Baseli
 
 
 def metrics(rows: Sequence[BaselineRow]) -> dict[str, float | None]:
-    """Annual figures by the name they are logged under: `baseline_<name>_sharpe`, `_difference` and `_p_value`."""
+    """Annual figures by the names they are logged under: `baseline_<name>_sharpe`, `_difference` and `_p_value`."""
     named: dict[str, float | None] = {}
     for row in rows:
         prefix = f"baseline_{re.sub('[^a-z0-9]+', '_', row.baseline.lower())}"
@@ -115,16 +114,12 @@ def metrics(rows: Sequence[BaselineRow]) -> dict[str, float | None]:
     return named
 
 
-def _is_constant(returns: Array) -> bool:
-    return bool(returns.std() <= 1e-12 * np.abs(returns).max())
-
-
 def _known(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
 def verdict(rows: Sequence[BaselineRow]) -> str:
-    """One sentence on the model against simple rules; empty without rows.
+    """One sentence on how the model compares with simple rules; empty without rows.
 
     The model beats a rule if the 95 % interval of its difference lies above 0. That it beats all of them needs no
     correction for their number, since each must be beaten.
@@ -140,8 +135,8 @@ def verdict(rows: Sequence[BaselineRow]) -> str:
         return "The model could not be compared with any simple rule."
     missed = [row for row in compared if not low[row.baseline] > 0.0]
     if not missed:
-        return f"The model beats every simple rule beyond chance: {_listed([row.baseline for row in compared])}."
-    named = "any simple rule" if len(missed) == len(compared) else _listed([row.baseline for row in missed])
+        return f"The model beats every simple rule beyond chance: {listed([row.baseline for row in compared])}."
+    named = "any simple rule" if len(missed) == len(compared) else listed([row.baseline for row in missed])
     sentence = f"The model does not beat {named} beyond chance"
     if worse := [row for row in missed if high[row.baseline] < 0.0]:
         sentence += f", and is worse beyond chance than {_with_sharpes(worse)}"
@@ -151,8 +146,9 @@ def verdict(rows: Sequence[BaselineRow]) -> str:
 
 
 def _with_sharpes(rows: Sequence[BaselineRow]) -> str:
-    return _listed([f"{row.baseline} (Sharpe {row.sharpe_annual:z.2f})" for row in rows])
+    return listed([f"{row.baseline} (Sharpe {row.sharpe_annual:z.2f})" for row in rows])
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names as a list in a sentence: a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

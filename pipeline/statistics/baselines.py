@@ -1,8 +1,8 @@
 """Simple rules and regressions in the model's place: same bars, delay, volatility scaling and costs.
 
-A baseline makes raw positions in [-1, 1] from information up to and including their bar. From there on it goes the
-model's own way (such as `tft.record.stitch`), so that only the forecast differs. Rules read past returns alone;
-regressions read the model's columns and are fitted anew in every fold, on the rows the model trains on.
+A baseline makes raw positions in [-1, 1] from information up to and including their bar. From there on they are
+handled as the model's own are (by `tft.record.stitch`, say), so that only the forecast differs. Rules read past returns
+alone; regressions read the model's columns and are fitted anew in every fold, on the rows that the model trains on.
 
 Shapes: T bars, A instruments, F features, M cells (bar, instrument) of a block that have a feature.
 """
@@ -39,7 +39,7 @@ PRICE_BARS, SIGNAL_BARS = 63, 252
 """Bars over which the price and then the signal are normalised."""
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Ridge penalties per training cell, of which the validation block takes one."""
+"""Ridge penalties per training cell; the validation block chooses one of them."""
 
 TREE_ROUNDS, TREE_PATIENCE = 300, 20
 TREE_PARAMETERS = {
@@ -56,7 +56,7 @@ TREE_PARAMETERS = {
     "seed": 0,
     "verbosity": -1,
 }
-"""Shallow trees and small steps: a fold has few cells, and little in them can be known."""
+"""Shallow trees and small steps: a fold has few cells and little signal."""
 
 
 def run_baselines(
@@ -72,7 +72,7 @@ def run_baselines(
     """The out-of-sample record of every baseline, over the folds' test bars.
 
     `features`: the columns of `panel` that the regressions read, fold by fold. `sigma` (T, A) scales labels. `stitched`
-    turns forecasts into a record, as it does for the model's own. `test_until`: bar up to which the last fold
+    turns forecasts into a record, in the way that the model's were. `test_until`: the bar up to which the last fold
     forecasts, as in `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
     """
     tested = [fold.test for fold in folds]
@@ -96,7 +96,7 @@ def run_baselines(
 
 
 def time_series_momentum(returns: Array, *, lookback_bars: int) -> Array:
-    """(T, A) sign of the return over the past `lookback_bars`: Moskowitz, Ooi & Pedersen 2012, section 4, with a year.
+    """(T, A) sign of the return over the past `lookback_bars`; Moskowitz, Ooi & Pedersen 2012, section 4, take a year.
 
     It is the simple return and not the one in excess of cash, which is not known here. NaN with less history.
     """
@@ -107,12 +107,12 @@ def time_series_momentum(returns: Array, *, lookback_bars: int) -> Array:
 
 
 def macd(returns: Array) -> Array:
-    """(T, A) mean response of three trend signals in about +-0.96: Baz et al. 2015, the trend signal.
+    """(T, A) mean of three responses to trend, each within about +-0.96: the trend signal of Baz et al. 2015.
 
     A trend is the difference of two exponentially weighted averages of the price, with half-lives
     log(1/2) / log(1 - 1/n), divided by the price's standard deviation over 63 bars; x is the trend divided by its own
     standard deviation over 252 bars; the response is x exp(-x^2/4) / 0.89. NaN until all of them are known, and where
-    the price has not moved for as long.
+    the price has not moved over the whole of a window.
     """
     price = pd.DataFrame(_price(returns))
     spread = price.rolling(PRICE_BARS).std()
@@ -140,9 +140,9 @@ class Cells(NamedTuple):
 
 
 Forecast = Callable[[NDArray[np.float32]], Array]
-"""x (M, F) -> mu (M,), in units of the scaled label."""
+"""A fitted regression: from x (M, F) to mu (M,), in units of the scaled label."""
 Regression = Callable[[Cells, Cells], Forecast]
-"""Fitted on training cells, with what is left to choose chosen on validation cells."""
+"""Fits on training cells, the first argument, and chooses its penalty or its number of trees on validation cells."""
 
 
 def _regressed(
@@ -183,7 +183,9 @@ def _regressed(
         residual = float(np.std(train.y - forecast(train.x)))
         raw = np.full(present.shape, np.nan)
         if present.any():
-            with np.errstate(divide="ignore", invalid="ignore"):  # without residuals a forecast is certain of its sign
+            with np.errstate(
+                divide="ignore", invalid="ignore"
+            ):  # with no residuals the position is the sign of the forecast
                 raw[present] = 2.0 * ndtr(forecast(x[present]) / residual) - 1.0
         yield name, raw
 

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SharpeDifference:
-    """How far the Sharpe ratios of two series a and b lie apart, per bar."""
+    """The difference between the Sharpe ratios of two series a and b, per bar."""
 
     difference: float
     """SR of a minus SR of b."""
@@ -41,12 +41,13 @@ def sharpe_difference(
     n_bootstrap: int = 4999,
     seed: int = 0,
 ) -> SharpeDifference:
-    """Paired comparison of the Sharpe ratios of `a` and `b`, both (T,) and bar by bar on the same bars.
+    """Paired comparison of the Sharpe ratios of `a` and `b`, both (T,) over the same bars.
 
     Ledoit & Wolf 2008: standard error by HAC delta method (section 3.1, as in `sharpe_standard_error`); p-value and
     symmetric 95 % interval from the studentised circular block bootstrap, where the error of a resample comes from its
     own blocks (Goetze & Kuensch 1996). They agree: p <= 0.05 exactly when 0 is not inside. `lags` None: Andrews 1991.
-    `block_length` None: the automatic lags + 1, since Bartlett weights on b - 1 lags are what blocks of b bars see.
+    `block_length` None: the automatic lags + 1, since blocks of b bars
+    imply Bartlett weights on b - 1 lags.
 
     Identical series, or one a positive multiple of the other, differ by nothing with certainty: difference,
     error and detectable 0, p 1, interval (0, 0).

@@ -49,20 +49,20 @@ def best_of_epochs(n_epochs: int, n_bars: int, periods_per_year: float = 252) ->
 
 @dataclass(frozen=True)
 class FoldLuck:
-    """What noise would have shown on a fold's validation block, as the best annual Sharpe over its epochs."""
+    """The best annual Sharpe over a fold's epochs that noise alone would have shown on its validation block."""
 
     fold: int
     n_validation_bars: int
     best_of_independent_epochs: float | None
-    """Exact for as many independent epochs: an upper bound, as those of one training resemble each other."""
+    """Exact expectation for independent epochs: an upper bound, as epochs of one training resemble each other."""
     best_of_correlated_epochs: float | None
-    """With the correlations that the epochs' validation returns had."""
+    """Simulated expectation for epochs correlated as their validation returns were."""
 
 
 def fold_luck(outcome: FoldOutcome, *, periods_per_year: float, seed: int = 0) -> FoldLuck:
-    """Luck on the validation block of one fold.
+    """The best Sharpe that epochs without skill would have shown on one fold's validation block.
 
-    Both figures are None for a block under 3 bars; that of correlated epochs also where no epoch's returns vary.
+    Both figures are None for a block under 3 bars; the one for correlated epochs also where no epoch's returns vary.
     """
     returns = outcome.validation_returns[:, np.isfinite(outcome.validation_returns).all(axis=0)]
     n_epochs, n_bars = outcome.validation_returns.shape[0], returns.shape[1]

@@ -1,7 +1,7 @@
-"""What one production run is worth: each of its Sharpes beside what luck alone would have given, and the verdict.
+"""Inference on a production run: each of its Sharpes beside what luck alone would have given, and the verdict.
 
 Sharpes are annual unless a name says per_bar. Shapes: T bars. Nothing is read or written here; results are frozen and
-plain, so that they can be stored with the phase's.
+plain, so that they can be stored with those of the phase.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tft.record import Record, Segment
 Array = NDArray[np.float64]
 
 MIN_LOOKS = 5
-"""Fewer Sharpes say too little about how far Sharpes of a holdout scatter: the squared standard error is used."""
+"""Fewer Sharpes say too little about their variance: the squared standard error of the run's own is used instead."""
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What another configuration showed on an overlapping holdout; `sharpe` is annual, None where it is unknown."""
+    """The result of another configuration that looked at an overlapping holdout. `sharpe` is annual; None: unknown."""
 
     sharpe: float | None
     n_bars: int
@@ -40,7 +40,7 @@ class Looked:
 
 @dataclass(frozen=True)
 class Inference:
-    """Everything that is said of a production run's numbers."""
+    """The verdict on a production run, and the inference that stands beside each of its numbers."""
 
     verdict: str
     holdout: SharpeInference | None
@@ -52,7 +52,7 @@ class Inference:
     overfitting: Overfitting | None
     folds: tuple[FoldLuck, ...]
     against_untuned: BaselineRow | None
-    """The run against the same walk-forward with the untuned configuration (trial 0), on the holdout."""
+    """The run compared with the same walk-forward in the untuned configuration (trial 0), on the holdout."""
     baselines: tuple[BaselineRow, ...]
 
 
@@ -123,7 +123,7 @@ def _looks_variance(returns: Array, others: Sequence[Looked], periods_per_year: 
 
 
 def metrics(result: Inference) -> dict[str, float | None]:
-    """Figures by the name they are logged under; Sharpes are annual."""
+    """Figures by the names they are logged under; Sharpes are annual."""
     named: dict[str, float | None] = {}
     for prefix, one in (("oos", result.holdout), ("development", result.development)):
         if one:

@@ -29,7 +29,7 @@ class BacktestOverfitting:
     pbo: float
     """Probability of backtest overfitting: share of logits <= 0."""
     logits: Array
-    """(n_combinations,) of the out-of-sample rank of the trial that is best in-sample"""
+    """(n_combinations,) logits of the out-of-sample rank of the trial that is best in-sample"""
     n_combinations: int
 
 
@@ -92,7 +92,7 @@ class Trials:
     best: int
     """Column of `returns` that holds the chosen trial."""
     n_started: int
-    """Number of trials, pruned and failed ones included."""
+    """Number of trials that were started, pruned and failed ones included."""
 
     def variance(self, n_bars: int) -> float | None:
         """Variance of the trials' per-bar Sharpes, carried over to `n_bars`; None for fewer than two that vary."""
@@ -115,6 +115,7 @@ class Overfitting:
     noise_low: float | None = None
     noise_high: float | None = None
     not_computable: str = ""
+    """Why `pbo` is None; empty where it is not."""
 
 
 def overfitting(returns: Array, *, seed: int = 0) -> Overfitting:
@@ -127,18 +128,20 @@ def overfitting(returns: Array, *, seed: int = 0) -> Overfitting:
     r = returns[:, returns.std(axis=0) > 1e-12]
     n_bars, n_trials = r.shape
     n_blocks = min(BLOCKS[1], n_bars // MIN_BLOCK_BARS // 2 * 2)
-    said = Overfitting(n_trials, n_bars, n_blocks)
+    result = Overfitting(n_trials, n_bars, n_blocks)
     if n_trials < MIN_PBO_TRIALS:
         return replace(
-            said, not_computable=f"{n_trials} trials were completed and traded, at least {MIN_PBO_TRIALS} are needed"
+            result, not_computable=f"{n_trials} trials were completed and traded, at least {MIN_PBO_TRIALS} are needed"
         )
     if n_blocks < BLOCKS[0]:
         least = BLOCKS[0] * MIN_BLOCK_BARS
-        return replace(said, not_computable=f"the trials have {n_bars} out-of-sample bars, at least {least} are needed")
+        return replace(
+            result, not_computable=f"the trials have {n_bars} out-of-sample bars, at least {least} are needed"
+        )
     try:
         pbo = probability_of_backtest_overfitting(r, n_blocks).pbo
     except ValueError as reason:  # a trial that traded only now and then
-        return replace(said, not_computable=str(reason))
+        return replace(result, not_computable=str(reason))
     rng = np.random.default_rng(seed)
     factor = correlation_factor(r.T)
     noise = [
@@ -146,7 +149,7 @@ def overfitting(returns: Array, *, seed: int = 0) -> Overfitting:
         for _ in range(NOISE_DRAWS)
     ]
     low, high = np.quantile(noise, (0.05, 0.95))
-    return replace(said, pbo=pbo, noise_low=float(low), noise_high=float(high))
+    return replace(result, pbo=pbo, noise_low=float(low), noise_high=float(high))
 
 
 def correlation_factor(series: Array) -> Array:

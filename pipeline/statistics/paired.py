@@ -1,4 +1,4 @@
-"""Two out-of-sample records compared bar by bar on the bars that both have, and what luck alone would have given.
+"""Two out-of-sample records compared bar by bar on the bars that both have.
 
 Shapes: n bars, A instruments. Sharpes are annual and net.
 """
@@ -30,11 +30,11 @@ class Pair:
 
     @property
     def times(self) -> NDArray[np.datetime64]:
-        """(n,) of decision"""
+        """Bars of decision (n,)."""
         return self.baseline.times
 
     def net(self) -> NDArray[np.float64]:
-        """(2, n) portfolio returns after costs: means over the instruments by bar of decision."""
+        """Portfolio returns after costs (2, n), by bar of decision; the baseline's first."""
         return np.stack([self.baseline.net(), self.candidate.net()])
 
 
@@ -81,7 +81,7 @@ def pair(baseline: Record, candidate: Record, segment: Compared) -> Pair:
 
 @dataclass(frozen=True)
 class FoldPair:
-    """A fold of each record on the bars that both own. Times are ISO."""
+    """A fold of the baseline and one of the candidate, on the bars that both own. Times are ISO."""
 
     baseline: int
     candidate: int
@@ -94,7 +94,7 @@ class FoldPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two records show on the bars of a pair. Times are ISO."""
+    """The figures of two records on the bars of a pair, and their difference. Times are ISO."""
 
     segment: Compared
     n_bars: int
@@ -161,7 +161,7 @@ def fold_pairs(pair: Pair) -> tuple[FoldPair, ...]:
 
 
 def annualised(difference: SharpeDifference, periods_per_year: float) -> SharpeDifference:
-    """The difference of two per-bar Sharpes as that of two annual ones."""
+    """The difference of two per-bar Sharpes, restated as the difference of two annual ones."""
     root = math.sqrt(periods_per_year)
     low, high = difference.interval
     return SharpeDifference(
@@ -173,7 +173,7 @@ def annualised(difference: SharpeDifference, periods_per_year: float) -> SharpeD
     )
 
 
-def as_p(p_value: float) -> str:
+def p_value_text(p_value: float) -> str:
     """A p-value as text: two decimals, four below 0.01."""
     return f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.4f}"
 
@@ -190,6 +190,6 @@ def in_one_sentence(label: str, comparison: Comparison) -> str:
     low, high = found.interval
     return (
         f"{label}: Sharpe difference {found.difference:+.2f} ± {found.standard_error:.2f} (95 % {low:.2f} to "
-        f"{high:.2f}, p = {as_p(found.p_value)}), on {bars}; only a difference beyond {found.detectable:.2f} would "
-        f"have been found in this sample."
+        f"{high:.2f}, p = {p_value_text(found.p_value)}), on {bars}; only a difference beyond "
+        f"{found.detectable:.2f} would have been found in this sample."
     )

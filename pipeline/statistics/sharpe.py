@@ -21,7 +21,7 @@ from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS
 Array = NDArray[np.float64]
 
 SIGNIFICANT = 0.05
-"""One-sided p-value below which a Sharpe is called found."""
+"""One-sided p-value below which a Sharpe counts as more than luck."""
 POWER = 0.8
 """Probability of finding what `detectable_sharpe` calls detectable."""
 
@@ -106,7 +106,7 @@ def minimum_backtest_length(n_trials: int, target_annual_sharpe: float) -> float
     return (expected_maximum(n_trials) / target_annual_sharpe) ** 2
 
 
-# ---- everything that is said of one series of returns
+# ---- one series of returns
 
 
 def detectable_sharpe(n_bars: int, periods_per_year: float) -> float | None:
@@ -128,7 +128,7 @@ class SharpeInference:
     sharpe: float | None
     sharpe_per_bar: float | None
     detectable_sharpe: float | None
-    """Smallest true Sharpe that so many bars would have found: see the function of this name."""
+    """Smallest true Sharpe that so many bars are likely to detect: see the function of this name."""
     n_trials: int
     """Configurations of which this is, or may be, the best: what it is deflated by."""
     standard_error: float | None = None
@@ -139,9 +139,9 @@ class SharpeInference:
     p_value: float | None = None
     """One-sided p-value of no skill: Phi(-Sharpe / standard error)."""
     benchmark: float | None = None
-    """What the best of `n_trials` without skill is expected to show; 0 for one."""
+    """Expected Sharpe of the best of `n_trials` without skill; 0 for one trial."""
     p_value_deflated: float | None = None
-    """The same p-value against `benchmark`."""
+    """One-sided p-value of no more skill than `benchmark`."""
     psr: float | None = None
     """Probabilistic Sharpe ratio against 0."""
     dsr: float | None = None
@@ -184,7 +184,7 @@ def sharpe_inference(
         return replace(known, undefined=f"{n} bars are too few for any inference, {MIN_INFERENCE_BARS} are needed")
     try:
         error = sharpe_standard_error(r)
-    except ValueError as reason:  # few-valued returns, of which a standard error is zero to first order
+    except ValueError as reason:  # returns of only a few distinct values have no standard error
         return replace(known, undefined=str(reason))
     variance = error**2 if trial_variance is None else trial_variance
     benchmark = expected_maximum(n_trials, variance)
@@ -206,9 +206,9 @@ def sharpe_inference(
 
 
 def _bars_needed(per_bar: float, n_bars: int, error: float, benchmark: float) -> float:
-    """Minimum track record length for the test that the verdict makes.
+    """Minimum track record length (bars) for the test that the verdict makes.
 
-    Bailey & Lopez de Prado 2012, eq. 13, with the HAC error in the place of the independent one; error and benchmark
-    both fall with sqrt(T). It exceeds `n_bars` exactly when the deflated p-value exceeds 0.05.
+    Bailey & Lopez de Prado 2012, eq. 13, with the HAC error in place of the one for independent returns; error
+    and benchmark both fall with sqrt(T). It exceeds `n_bars` exactly when the deflated p-value exceeds 0.05.
     """
     return 1.0 + (n_bars - 1) * ((float(ndtri(1.0 - SIGNIFICANT)) * error + benchmark) / per_bar) ** 2

@@ -1,4 +1,4 @@
-"""What luck alone would give: standard errors, tests and corrections for Sharpe ratios, by one name.
+"""Standard errors, tests and corrections for Sharpe ratios, all importable from this one module.
 
 A Sharpe ratio (SR) here is mean / standard deviation (ddof 1) *per bar*; multiply by sqrt(periods per year) to
 annualise. Skewness g3 and kurtosis g4 are population moments, kurtosis not excess (3 for a normal). Whatever is

@@ -72,7 +72,7 @@ def mertens_variance(sharpe: float, skewness: float, kurtosis: float) -> float:
 def sharpe_scores(r: Array) -> Array:
     """(T,) contribution of each bar to the error of the Sharpe ratio.
 
-    It is the gradient of the ratio by (mean, second moment) times the deviation of that bar from both.
+    It is the gradient of the ratio with respect to (mean, second moment), times that bar's deviations from both.
     """
     z = (r - r.mean()) / r.std()
     return np.asarray(z - r.mean() / r.std() / 2.0 * (z**2 - 1.0))

@@ -1,11 +1,11 @@
-"""The verdict on a production run, in a sentence."""
+"""The verdict on a production run, in one sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
-from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.baseline_comparison import BaselineRow, listed
 from pipeline.statistics.sharpe import SIGNIFICANT, SharpeInference
 
 
@@ -15,9 +15,10 @@ def verdict(
     *,
     selection: Literal["holdout", "nested"] = "holdout",
 ) -> str:
-    """What the run's one number that nothing was selected on is worth, in a sentence.
+    """One sentence on what a run's out-of-sample Sharpe, on whose bars nothing was selected, is worth.
 
-    `holdout` is that number, None for a run without a holdout; `baselines` are the rows of simple rules beside it.
+    `holdout` is that Sharpe, None for a run without a holdout; `baselines` are the rows that compare it with simple
+    rules.
     """
     name = "Holdout Sharpe" if selection == "holdout" else "Nested out-of-sample Sharpe"
     if holdout is None:
@@ -32,18 +33,18 @@ def verdict(
     figure = f"{name} {holdout.sharpe:z.2f} ± {holdout.standard_error:.2f}"
     p = _p_text(holdout)
     if holdout.p_value_deflated < SIGNIFICANT:
-        said = f"{figure}: more than luck alone would give ({p})"
-        if holdout.sharpe < holdout.detectable_sharpe:  # such a find owes something to luck even where it is true
-            said = f"{said}; {smallest}"
+        sentence = f"{figure}: more than luck alone would give ({p})"
+        if holdout.sharpe < holdout.detectable_sharpe:  # so small a sample exaggerates a true Sharpe that it finds
+            sentence = f"{sentence}; {smallest}"
     elif holdout.high < 0.0:
-        said = f"{figure}: it lost more than luck alone explains ({p}); {smallest}"
+        sentence = f"{figure}: it lost more than luck alone explains ({p}); {smallest}"
     elif holdout.sharpe <= 0.0:
-        said = f"{figure}: no sign of skill ({p}); {smallest}"
+        sentence = f"{figure}: no sign of skill ({p}); {smallest}"
     else:
         assert holdout.bars_needed is not None
         years = holdout.bars_needed * holdout.years / holdout.n_bars
-        said = f"{figure}: not distinguishable from luck ({p}); {_years(years)} of this would be needed; {smallest}"
-    return f"{said}{_against_baselines(baselines)}."
+        sentence = f"{figure}: not distinguishable from luck ({p}); {_years(years)} of this would be needed; {smallest}"
+    return f"{sentence}{_against_baselines(baselines)}."
 
 
 def _p_text(one: SharpeInference) -> str:
@@ -66,16 +67,15 @@ def _against_baselines(rows: Sequence[BaselineRow]) -> str:
         for row in rows
         if row.segment == "holdout" and row.difference_annual is not None and row.interval_low_annual is not None
     ]
-    level = sorted(
+    not_beaten = sorted(
         ((difference, row) for difference, row in compared if (row.interval_low_annual or 0.0) <= 0.0),
         key=lambda pair: pair[0],
     )
     if not compared:
         return ""
-    if not level:
+    if not not_beaten:
         return f"; it beats {' and '.join(row.baseline for _, row in compared)}"
-    difference, worst = level[0]
+    difference, worst = not_beaten[0]
     error = "" if worst.difference_se_annual is None else f" ± {worst.difference_se_annual:.2f}"
-    names = [f"{worst.baseline} (difference {difference:z.2f}{error})", *(row.baseline for _, row in level[1:])]
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
-    return f"; it does not {'clearly ' if difference > 0.0 else ''}beat {listed}"
+    names = [f"{worst.baseline} (difference {difference:z.2f}{error})", *(row.baseline for _, row in not_beaten[1:])]
+    return f"; it does not {'clearly ' if difference > 0.0 else ''}beat {listed(names, 'or')}"

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.config.sections import DataConfig
-from pipeline.data.checks import Finding, check_data, summary
+from pipeline.data.checks import check_data
 from pipeline.data.dataset import load_panel
+from pipeline.data.findings import Finding, summary
 from pipeline.data.sample import write_sample
 from tests.conftest import ROOT
 from tests.pipeline.data.test_leaks import ahead, market, noisy, with_column

@@ -86,7 +86,7 @@ def test_times_with_a_zone_are_utc_and_text_is_read() -> None:
         ),
         (
             good_table().with_columns(pl.col("date").cast(pl.String).str.replace("2024-01-03", "3 Jan")),
-            "column date: 2 of 60 values are no times like 2026-02-10 or 2026-02-10 09:15:00; first A (row 5)",
+            "column date: 2 of 60 values are not times such as 2026-02-10 or 2026-02-10 09:15:00; first A (row 5)",
         ),
         (good_table().with_columns(date=pl.int_range(60)), "column date holds Int64: it must hold dates or times"),
         (
@@ -104,7 +104,7 @@ def test_times_with_a_zone_are_utc_and_text_is_read() -> None:
         ),
         (
             put(good_table(), "ret_1d", 9, -1.0),
-            "column ret_1d: 1 of 60 values is -1 or less: no more than all can be lost; first B at 2024-01-05 (row 10)",
+            "column ret_1d: 1 of 60 values is -1 or less: a loss cannot exceed 100 %; first B at 2024-01-05 (row 10)",
         ),
         (
             put(good_table(), "close", 9, 0.0),

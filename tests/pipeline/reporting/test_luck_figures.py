@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.reporting import luck_figures as luck_plots
+from pipeline.reporting import luck_figures
 from pipeline.statistics.paired import annualised
 from pipeline.statistics.significance import SharpeDifference, sharpe_difference
 from tests.pipeline.reporting.test_figures import drawn
@@ -16,9 +16,9 @@ TIMES = np.datetime64("2024-01-01", "us") + np.arange(120) * np.timedelta64(1, "
 BASELINE, CANDIDATE = 0.01 * np.random.default_rng(0).standard_normal((2, 120))
 
 
-def figure(annual: SharpeDifference | None) -> luck_plots.Figure:
+def figure(annual: SharpeDifference | None) -> luck_figures.Figure:
     names = ("baseline: a", "candidate: b")
-    return luck_plots.comparison(TIMES, BASELINE, CANDIDATE, names=names, annual=annual, periods_per_year=252)
+    return luck_figures.comparison(TIMES, BASELINE, CANDIDATE, names=names, annual=annual, periods_per_year=252)
 
 
 def test_a_comparison_shows_curves_difference_and_interval() -> None:
@@ -50,6 +50,6 @@ def test_without_inference_only_the_point_is_shown() -> None:
 
 def test_a_run_that_never_traded_is_drawn() -> None:
     still = np.zeros(120)
-    shown = luck_plots.comparison(TIMES, still, CANDIDATE, names=("a", "b"), annual=None, periods_per_year=252)
+    shown = luck_figures.comparison(TIMES, still, CANDIDATE, names=("a", "b"), annual=None, periods_per_year=252)
     expected = CANDIDATE.mean() / CANDIDATE.std(ddof=1) * math.sqrt(252)
     np.testing.assert_allclose(np.asarray(shown.axes[1].lines[0].get_ydata())[-1], expected)

@@ -245,7 +245,7 @@ def test_a_nested_record_is_clean_and_shows_no_development() -> None:
     assert {len(row) for row in table(html, "inference")} == {2}
     assert "each forecast with columns and parameters that its fold chose on nothing but the bars before it" in text
     assert "Development" not in html and "Holdout" not in html
-    assert html.count("Of the deployed model, chosen on all 160 bars.") == 2
+    assert html.count("of the deployed model, chosen on all 160 bars.") == 2
     assert 'class="holdout"' not in html
 
 
@@ -390,13 +390,13 @@ def test_every_sharpe_has_its_inference_beside_it() -> None:
         ("Sharpe, net", "sharpe", "z.2f"),
         ("Standard error (HAC)", "standard_error", "z.2f"),
         ("p-value of no skill, one-sided", "p_value", ".3f"),
-        ("Configurations it is the best of, or may be (N)", "n_trials", ",d"),
+        ("Number of configurations of which it is, or may be, the best (N)", "n_trials", ",d"),
         ("Probabilistic Sharpe ratio (PSR)", "psr", ".3f"),
         ("Deflated Sharpe ratio (DSR)", "dsr", ".3f"),
-        ("Smallest Sharpe so many bars could detect", "detectable_sharpe", "z.2f"),
+        ("Smallest Sharpe that so many bars could detect", "detectable_sharpe", "z.2f"),
     ]:
         assert rows[label] == [format(getattr(one, key), form) for one in three], label
-    assert rows["Configurations it is the best of, or may be (N)"] == ["2", "30", "30"]
+    assert rows["Number of configurations of which it is, or may be, the best (N)"] == ["2", "30", "30"]
     for one, interval in zip(three, rows["95 % interval"], strict=True):
         assert one is not None
         assert interval == f"{one.low:z.2f} to {one.high:z.2f}"
@@ -453,8 +453,8 @@ def test_the_tuned_run_is_compared_with_the_untuned_one() -> None:
     said = " ".join(html.split()).replace("−", "-")
     assert (
         "Against the untuned configuration (trial 0) on the same 78 bars of the holdout, whose net Sharpe is 1.50: a "
-        "difference of +0.20 ± 0.30, 95 % interval -0.40 to 0.80 (p = 0.77); a difference under 0.84 would hardly have "
-        "been found."
+        "difference of +0.20 ± 0.30, 95 % interval -0.40 to 0.80 (p = 0.77); the smallest true "
+        "difference that would be found four times in five is 0.84."
     ) in said
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.reporting import luck_figures as luck_plots
+from pipeline.reporting import luck_figures
 from pipeline.statistics.baseline_comparison import BaselineRow, against, metrics, verdict
 from pipeline.statistics.baselines import LONG_ONLY, MACD, MOMENTUM
 from pipeline.statistics.significance import sharpe_difference
@@ -165,7 +165,7 @@ def test_the_figure_shows_every_record_and_every_difference() -> None:
     panel = market()
     model, records = model_record(panel), run(panel)
     rows = against(model, records, "holdout")
-    figure = luck_plots.baselines(model, records, rows)
+    figure = luck_figures.baselines(model, records, rows)
     above, below = figure.axes
     lines = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=np.float64) for line in above.lines}
     # The model's curve ends where its compounded net return does.
@@ -186,9 +186,9 @@ def test_the_figure_survives_what_is_missing() -> None:
     """No row, rows without figures, a record without a known bar."""
     panel = market()
     model, records = model_record(panel), run(panel)
-    assert len(luck_plots.baselines(model, records, ()).axes) == 1
+    assert len(luck_figures.baselines(model, records, ()).axes) == 1
     nothing = replace(records[MACD], earned=replace(records[MACD].earned, net=np.full_like(model.earned.net, NAN)))
     rows = against(model, {MACD: nothing}, "holdout")
-    text = drawn(luck_plots.baselines(model, {MACD: nothing}, rows))
+    text = drawn(luck_figures.baselines(model, {MACD: nothing}, rows))
     assert "n/a" in text and text.count(MACD) == 1  # a name beside the missing difference, and no line
-    assert "no bar with a known return" in drawn(luck_plots.baselines(nothing, {}, ()))
+    assert "no bar with a known return" in drawn(luck_figures.baselines(nothing, {}, ()))
