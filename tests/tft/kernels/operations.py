@@ -56,7 +56,7 @@ def run_scan(
     cell: Tensor,
     windows: Tensor | None = None,
 ) -> list[Tensor]:
-    states, *kept = own.forward(gates, windows, weight, hidden, cell, keep=True)
+    states, *kept = own.forward(gates, windows, weight, hidden, cell, for_backward=True)
     n_rows = gates.shape[-2]
     d_gates, *others = own.backward(d_states, windows, weight, hidden, cell, states, *kept, n_rows)
     if windows is not None and d_gates.dim() == states.dim():
@@ -112,12 +112,12 @@ def select_inputs(k: int, v: int, n: int, h: int, rate: float) -> list[Tensor]:
 
 
 def mask_of(rates: list[float], draws: Generator) -> Mask:
-    return Mask(random_seeds(len(rates), draws), *Dropout.of(draws, rates)[1:])
+    return Mask(random_seeds(len(rates), draws), *Dropout.with_rate(draws, rates)[1:])
 
 
 def run_select(own: Any, d: Tensor, x: Tensor, weights: Tensor, *rest: Tensor) -> list[Tensor]:
     grns, mask = rest[:10], Mask(*rest[10:]) if rest[10:] else None
-    selected, kept = own.forward(x, weights, grns, mask, keep=True)
+    selected, kept = own.forward(x, weights, grns, mask, for_backward=True)
     d_weights, d_grns = own.backward(d, x, weights, grns, mask, kept)
     return [selected, d_weights, *d_grns]
 
@@ -157,7 +157,7 @@ SOFTMAX_SHAPES: list[Shape] = [
 
 
 def softmax_inputs(logits: tuple[int, ...], usable: tuple[int, ...], n_folds: int = 3) -> list[Tensor]:
-    """d and logits (K, ...), and what is usable; in fold 0 a row without anything usable"""
+    """d and logits (K, ...), and usable; fold 0 has a row without a usable column"""
     draws = Generator().manual_seed(logits[-1])
     given = torch.rand(n_folds, *usable, generator=draws) > 0.3
     given[0].view(-1, usable[-1])[0] = False

@@ -81,7 +81,7 @@ def error(found: Tensor, truth: Tensor) -> float:
 
 
 def assert_as_close(tried: Tried, shape: Shape, ours: Tensor, theirs: Tensor, true: Tensor) -> None:
-    """`ours` is as close to the truth, which is float64, as the reference in the dtype of ours is, or nearly so."""
+    """`ours` is nearly as close to the float64 truth as the reference in the same dtype."""
     assert ours.shape == true.shape and ours.dtype == theirs.dtype
     if tried.name == "dropout":
         assert torch.equal(ours, theirs)
@@ -184,9 +184,11 @@ def test_what_keeps_nothing_for_a_backward_gives_the_same_values(tried: Tried) -
             continue
         given = [tensor.to(tried.device) for tensor in tried.operation.inputs(*shape)]
         if tried.name == "scan":
-            both = [tried.own.forward(given[1], None, *given[2:], keep=keep) for keep in (False, True)]
+            both = [tried.own.forward(given[1], None, *given[2:], for_backward=which) for which in (False, True)]
         else:
-            both = [tried.own.forward(given[1], given[2], given[3:13], None, keep=keep) for keep in (False, True)]
+            both = [
+                tried.own.forward(given[1], given[2], given[3:13], None, for_backward=which) for which in (False, True)
+            ]
         assert torch.equal(both[0][0], both[1][0])
         assert all(kept is None for kept in both[0][1:])
 
