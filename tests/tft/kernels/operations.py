@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from tft.kernels import adam, dropout, gated_norm, gather, masked_softmax, scan, select
+from tft.kernels import adam, dropout, gated_norm, gather, scan, select
 from tft.kernels.dropout_mask import Dropout, Mask, random_seeds
 
 Shape = tuple[Any, ...]
@@ -140,39 +140,6 @@ def run_gated_norm(own: Any, d: Tensor, skip: Tensor, gated: Tensor, weight: Ten
     return [own.forward(skip, gated, weight, bias), *own.backward(d, skip, gated, weight)]
 
 
-# ---------------------------------------------------------------- masked softmax
-
-# Shapes of logits and of what is usable, without the folds
-SOFTMAX_SHAPES: list[Shape] = [
-    ((1, 1), (1, 1)),
-    ((50, 5), (50, 5)),
-    ((131, 73), (131, 73)),
-    ((3, 4, 7, 16), (3, 1, 1, 16)),
-    ((3, 4, 7, 32), (3, 4, 1, 32)),
-    ((3, 4, 2, 5), (1, 4, 1, 5)),
-    ((2, 700), (1, 700)),
-    ((2288, 73), (2288, 73)),
-    ((16, 4, 63, 16), (16, 1, 1, 16)),
-]
-
-
-def softmax_inputs(logits: tuple[int, ...], usable: tuple[int, ...], n_folds: int = 3) -> list[Tensor]:
-    """d and logits (K, ...), and usable; fold 0 has a row without a usable column"""
-    draws = Generator().manual_seed(logits[-1])
-    given = torch.rand(n_folds, *usable, generator=draws) > 0.3
-    given[0].view(-1, usable[-1])[0] = False
-    return [normal(draws, n_folds, *logits), normal(draws, n_folds, *logits, scale=4.0), given]
-
-
-def run_softmax(own: Any, d: Tensor, logits: Tensor, usable: Tensor) -> list[Tensor]:
-    """With what is usable as bool and as numbers."""
-    found = []
-    for given in (usable, usable.to(logits.dtype)):
-        weights = own.forward(logits, given)
-        found += [weights, own.backward(d, weights, given)]
-    return found
-
-
 # ---------------------------------------------------------------- gather, dropout, Adam
 
 # K, W, L, N, D
@@ -241,7 +208,6 @@ OPERATIONS: dict[str, Operation] = {
     "dropout": Operation(dropout.Reference, DROPOUT_SHAPES, dropout_inputs, run_dropout, ("drop",)),
     "gated_norm": Operation(gated_norm.Reference, GATED_NORM_SHAPES, gated_norm_inputs, run_gated_norm),
     "gather": Operation(gather.Reference, GATHER_SHAPES, gather_inputs, run_gather, ("add_rows",)),
-    "masked_softmax": Operation(masked_softmax.Reference, SOFTMAX_SHAPES, softmax_inputs, run_softmax),
     "scan": Operation(scan.Reference, SCAN_SHAPES, scan_inputs, run_scan),
     "select": Operation(select.Reference, SELECT_SHAPES, select_inputs, run_select),
 }

@@ -68,7 +68,6 @@ def middle(tried: Tried) -> list[Tensor]:
         "dropout": (3, 10_005),
         "gated_norm": (3, 400, 48),
         "gather": (3, 300, 7, 50, 20),
-        "masked_softmax": ((3, 4, 7, 16), (3, 1, 1, 16)),
         "scan": (3, 5, 37, 48),
         "select": (3, 4, 131, 48, 0.3),
     }
@@ -96,7 +95,8 @@ def assert_as_close(tried: Tried, shape: Shape, ours: Tensor, theirs: Tensor, tr
         # Tensor cores cut the sums that torch rounds: an error that grows with the terms.
         assert error(ours, true) <= max(4.0 * error(theirs, true), 5e-7, 1e-8 * shape[-1])
     else:
-        floor = 4e-6 if tried.name == "gated_norm" and tried.device.type == "cuda" else 2e-6
+        # A GPU's selection and norm sum in an order of their own, in tensor cores and across a warp.
+        floor = 4e-6 if tried.name in ("gated_norm", "select") and tried.device.type == "cuda" else 2e-6
         assert error(ours, true) <= max(8.0 * error(theirs, true), floor)
 
 
@@ -112,8 +112,6 @@ def test_values_and_gradients_are_as_close_to_the_truth_as_those_of_the_referenc
             truth = tried.operation.run(tried.operation.reference, *cast(given, torch.float64))
             for ours, other, true in zip(tried.run(given), theirs, truth, strict=True):
                 assert_as_close(tried, shape, ours, other, true)
-                if tried.name == "masked_softmax":
-                    assert (ours[~given[2].expand(ours.shape)] == 0.0).all()
     assert taken >= len(tried.operation.shapes) - (2 if tried.device.type == "cuda" else 0)
 
 
@@ -227,7 +225,7 @@ def test_each_runs_on_its_device_and_the_reference_where_it_is_left_out(tried: T
 
     def chosen(dtype: torch.dtype = torch.float32) -> Any:
         x = torch.ones(2, 3, 8, dtype=dtype, device=tried.device)
-        more = {"scan": (8,), "select": (8,), "gather": (torch.zeros(2, 3, 1), 5), "masked_softmax": (x.float(),)}
+        more = {"scan": (8,), "select": (8,), "gather": (torch.zeros(2, 3, 1), 5)}
         return implementation.of(tried.name, Reference, x, *more.get(tried.name, ()))
 
     assert chosen() is tried.own
@@ -244,7 +242,7 @@ def test_operations_and_implementations_are_the_same_everywhere() -> None:
     assert sorted(OPERATIONS) == implementation.OPERATIONS
     names = {one.operation: one.implementation for one in in_use(CPU)}
     assert sorted(names) == implementation.OPERATIONS
-    assert {names["gather"], names["masked_softmax"]} == {"torch"}
+    assert names["gather"] == "torch"
 
 
 @pytest.mark.usefixtures("native")

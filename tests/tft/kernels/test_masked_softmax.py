@@ -7,12 +7,19 @@ import torch
 from torch import Generator, Tensor
 from torch.func import vmap
 
-from tests.tft.kernels.operations import SOFTMAX_SHAPES
-from tft.kernels.cuda.masked_softmax import repeated
 from tft.kernels.masked_softmax import masked_softmax
 
 NAN = float("nan")
-SHAPES = SOFTMAX_SHAPES[:7]
+SHAPES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((1, 1), (1, 1)),
+    ((50, 5), (50, 5)),
+    ((131, 73), (131, 73)),
+    ((3, 4, 7, 16), (3, 1, 1, 16)),
+    ((3, 4, 7, 32), (3, 4, 1, 32)),
+    ((3, 4, 2, 5), (1, 4, 1, 5)),
+    ((2, 700), (1, 700)),
+]
+"""Shapes of logits, and of what is usable, which broadcasts to them."""
 
 
 def inputs(logits: tuple[int, ...], usable: tuple[int, ...], n_folds: int = 3) -> list[Tensor]:
@@ -51,14 +58,6 @@ def test_it_is_the_softmax_over_what_is_usable_and_exactly_nothing_elsewhere(
         for found, expected in zip(ours, theirs, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
             assert (found[~given[1].expand(found.shape)] == 0.0).all()
-
-
-@pytest.mark.parametrize("shapes", SHAPES, ids=str)
-def test_each_usable_row_is_meant_for_several_in_turn(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    logits, usable, _ = inputs(*shapes)
-    rows = repeated(usable, logits.shape).reshape(-1, usable.shape[-1])
-    in_turn = rows.repeat_interleave(logits.shape[:-1].numel() // len(rows), dim=0)
-    assert torch.equal(in_turn.view(logits.shape), usable.expand(logits.shape))
 
 
 def test_on_a_gpu_rows_do_not_see_each_other_nor_what_is_not_usable(gpu: torch.device) -> None:
