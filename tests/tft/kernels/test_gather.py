@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from tft.kernels.gather import gather
+from tft.kernels.gather import add_rows, gather
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 WINDOWS = torch.tensor([[0, 1, 2], [1, 2, 5], [0, 3, 5], [2, 4, 5]])
@@ -71,3 +71,24 @@ def test_the_backward_of_gather_gives_the_same_bits_every_time() -> None:
     gradients = [torch.autograd.grad((gather(values, index) * weights).sum(), values)[0] for _ in range(3)]
     assert torch.equal(gradients[0], gradients[1])
     assert torch.equal(gradients[0], gradients[2])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 40, 7, 50, 20), (3, 272, 63, 2288, 192), (2, 2288, 1, 4, 48)])
+def test_on_a_gpu_rows_add_up_to_the_same_bits_every_time(gpu: torch.device, shape: tuple[int, ...]) -> None:
+    """K folds, W windows of L bars, N cells of width D: against additions in float64, windows first and bars first."""
+    n_folds, n_windows, n_bars, n_cells, width = shape
+    draws = torch.Generator().manual_seed(width)
+    d = torch.randn(n_folds, n_windows, n_bars, width, generator=draws)
+    windows = torch.randint(n_cells, (n_folds, n_windows, n_bars), generator=draws)
+    truth = torch.stack(
+        [
+            torch.zeros(n_cells, width, dtype=torch.float64).index_add_(0, own.flatten(), rows.flatten(0, 1).double())
+            for rows, own in zip(d, windows, strict=True)
+        ]
+    )
+    on_gpu, index = d.to(gpu), windows.to(gpu)
+    found = [add_rows(on_gpu, index, n_cells) for _ in range(3)]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    found.append(add_rows(on_gpu.transpose(1, 2), index, n_cells, bar_major=True))
+    for one in found:
+        torch.testing.assert_close(one.cpu().double(), truth, rtol=1e-5, atol=1e-4)
