@@ -20,7 +20,7 @@ PIPELINE = """
     > phases > data > statistics > config > tft
 """
 TFT = """
-    predict, backtest + record > train + fold_stack + market > fold_store > checkpoint > forecast > loss > model
+    predict, backtest + record > train + fold_stack + recipe + market > fold_store > checkpoint > forecast > loss > model
     > windows, positions, table > panel + folds + scaling + volatility + metrics > kernels > runtime
 """
 # What is narrower than the order: TFTStrategy is what a live process loads.

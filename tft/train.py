@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tft.fold_stack import EpochReport, FoldStack, Recipe, TrainingConfig, network
+from tft.fold_stack import FoldStack, network
 from tft.fold_store import FoldFit, finished_stack, note_stack_size, noted_stack_size, read_stack, write_fit
 from tft.folds import Fold
 from tft.forecast import TARGET_BLOCK, Forecasts, forecast, plan, selection_weights
 from tft.market import Market
 from tft.model import TemporalFusionTransformer
 from tft.panel import Panel
+from tft.recipe import EpochReport, Recipe, TrainingConfig
 from tft.runtime.store import Store
 from tft.runtime.threads import side_by_side
 from tft.windows import CONTEXT_POOL_BARS

@@ -12,11 +12,12 @@ import torch
 
 from tests.conftest import CPU, small_panel, small_recipe
 from tests.tft.fitting import FOLDS, distance, fitted, identical, market_of
-from tft.fold_stack import MAX_GRADIENT_NORM, SMOOTHING_EPOCHS, FoldStack, Recipe, TrainingConfig, initial_parameters
+from tft.fold_stack import MAX_GRADIENT_NORM, SMOOTHING_EPOCHS, FoldStack, initial_parameters
 from tft.folds import Fold
 from tft.loss import training_loss
 from tft.model import LOSS_MODES, LossMode
 from tft.panel import Panel
+from tft.recipe import Recipe, TrainingConfig
 from tft.train import fit_folds
 from tft.windows import TrainingSampler
 
