@@ -31,7 +31,7 @@ from tft.panel import Panel
 from tft.recipe import EpochReport, Recipe
 from tft.runtime.graph import Captured
 from tft.scaling import Scaler
-from tft.windows import TrainingSampler, key
+from tft.windows import TrainingSampler, seed_from
 
 MAX_GRADIENT_NORM = 1.0
 SMOOTHING_EPOCHS = 5
@@ -88,7 +88,7 @@ class FoldStack:
         self.active = torch.ones(n_folds, 1, device=device)  # 0 once a fold has stopped
         self.total_loss = torch.zeros(n_folds, device=device)  # of the epoch's steps
         self.generator = torch.Generator(device)
-        self.dropout = Dropout.of(self.generator, rates) if any(rates) else None
+        self.dropout = Dropout.with_rate(self.generator, rates) if any(rates) else None
 
         # The epoch that is kept, and what happened in each.
         self.best = self.flat.clone()
@@ -124,7 +124,7 @@ class FoldStack:
             changed = (self.flat, *optimiser, self.n_skipped, self.total_loss)
             batch = self.sampler.batch(0)
             self._recorded_update = Captured(self._update, batch, changed=changed, generator=self.generator)
-        self.generator.manual_seed(key(self.recipe.seed, "dropout", epoch, *(fold.index for fold in self.folds)))
+        self.generator.manual_seed(seed_from(self.recipe.seed, "dropout", epoch, *(fold.index for fold in self.folds)))
 
     def step(self, number: int) -> None:
         """One optimiser step of every fold that has a batch of this number and has not stopped."""
@@ -238,7 +238,7 @@ def initial_parameters(
     panel: Panel, folds: Sequence[Fold], recipe: Recipe, device: torch.device
 ) -> tuple[TemporalFusionTransformer, Tensor]:
     """The network and the initial parameters (K, P) of each fold, drawn by (seed, fold)."""
-    networks = [network(panel, recipe, key(recipe.seed, "initial", fold.index)) for fold in folds]
+    networks = [network(panel, recipe, seed_from(recipe.seed, "initial", fold.index)) for fold in folds]
     rows = [torch.cat([value.detach().flatten() for value in one.parameters()]) for one in networks]
     return networks[0].to(device), torch.stack(rows).to(device)
 

@@ -85,12 +85,12 @@ def finished_stack(store: Store, folds: Sequence[Fold]) -> Sequence[Fold] | None
     return None
 
 
-def note_stack_size(store: Store, size: int) -> None:
+def write_stack_size(store: Store, size: int) -> None:
     """Note the stack size in use, in place of an earlier one: sizes only go down. Raises OSError."""
     store.put(STACK_SIZE, {STACK_SIZE: str(size).encode()})
 
 
-def noted_stack_size(store: Store) -> int | None:
+def read_stack_size(store: Store) -> int | None:
     """The stack size noted last; None if none was."""
     files = store.get(STACK_SIZE)
     return None if files is None else int(files[STACK_SIZE])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tft.model import Cells, Output, TemporalFusionTransformer, stacked
-from tft.windows import EMPTY, DevicePanel, WindowSpace, distinct, key, window_cells, window_ends
+from tft.windows import EMPTY, DevicePanel, WindowSpace, distinct, seed_from, window_cells, window_ends
 
 CELL_BLOCK = 512
 """Cells encoded at once."""
@@ -77,7 +77,7 @@ def plan(
     for k, cells in enumerate(targets):
         ends[k, : len(cells)] = cells
         ends[k, len(cells) :] = cells[-1] if len(cells) else (spaces[k].seq_len - 1) * n_assets
-        contexts[k, : len(cells)] = spaces[k].contexts(cells, key(seed, "forecast"))
+        contexts[k, : len(cells)] = spaces[k].contexts(cells, seed_from(seed, "forecast"))
     step = GROUP_BLOCKS * TARGET_BLOCK
     groups = []
     for start in range(0, size, step):

@@ -38,7 +38,7 @@ class Market:
         panel, usable = self.panel, np.isfinite(scaler.std)
         key = (usable.tobytes(), config.seq_len, config.n_context)
         if key not in self._spaces:  # nearly always the same for all folds
-            self._spaces[key] = WindowSpace.of(
+            self._spaces[key] = WindowSpace.from_features(
                 panel.features, panel.times, panel.symbols, scaler, seq_len=config.seq_len, n_context=config.n_context
             )
         return self._spaces[key]

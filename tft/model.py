@@ -187,30 +187,30 @@ class CellEncoder(nn.Module):
 
     def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, dropout: Dropout | None) -> Tensor:
         """Eq 6: the GRN over all embeddings and the static context, softmax over the variables that are present."""
-        of_embeddings, skip = self.of_embeddings(x, present).split([len(self.select_bias), x.shape[-1]], dim=-1)
-        hidden = of_embeddings + self.select_context(context)
+        projected, skip = self.project_embeddings(x, present).split([len(self.select_bias), x.shape[-1]], dim=-1)
+        hidden = projected + self.select_context(context)
         hidden = apply_dropout(self.select_second(F.elu(hidden)), dropout)
         norm = self.select_norm
         logits = gated_norm(skip, self.select_gate(hidden), norm.weight, norm.bias)
         # A missing variable cannot be selected; a cell with none present selects nothing.
         return masked_softmax(logits, present)
 
-    def of_embeddings(self, x: Tensor, present: Tensor) -> Tensor:
+    def project_embeddings(self, x: Tensor, present: Tensor) -> Tensor:
         """What eq 6's GRN takes from the concatenated embeddings (N, H + V): its first layer | its skip.
 
         Both are sums over v of xi_v @ weight[v], done as one product with the numbers and presences side by side.
         """
-        weights = [self.through_embedding(weight) for weight in (self.select_first, self.select_skip)]
+        weights = [self.compose_with_embedding(weight) for weight in (self.select_first, self.select_skip)]
         numbers = torch.stack([x, present], dim=-1).flatten(1)  # (N, 2V)
         bias = torch.cat([self.select_bias, self.select_skip_bias])
         return affine(numbers, torch.cat(weights, dim=-1).flatten(0, 1), bias)
 
-    def through_embedding(self, weight: Tensor) -> Tensor:
+    def compose_with_embedding(self, weight: Tensor) -> Tensor:
         """weight (V, H, O) seen from a variable's number and from its presence, (V, 2, O)."""
         return torch.stack([self.embed_weight, self.embed_bias], dim=1) @ weight
 
     def variable_grns(self) -> VariableGRNs:
-        slope, constant = self.through_embedding(self.first_weight).unbind(dim=1)
+        slope, constant = self.compose_with_embedding(self.first_weight).unbind(dim=1)
         return VariableGRNs(
             constant=constant + self.first_bias,
             slope=slope,

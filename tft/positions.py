@@ -46,7 +46,7 @@ class PositionsConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class PositionPath:
     """One path per instrument. `smoothed` (A,) and `position` (A,) after the last bar carry into the next one."""
 
     position: NDArray[np.float64]
@@ -68,8 +68,8 @@ def position_path(
     timing: Timing,
     *,
     traded: NDArray[np.bool_] | None = None,
-    before: Path | None = None,
-) -> Path:
+    before: PositionPath | None = None,
+) -> PositionPath:
     """Raw positions (T, A), NaN = no forecast, to positions (T, A): cap, smooth, scale by volatility.
 
     One path per instrument, starting flat, or from where `before` ended. A bar without a forecast or a known
@@ -90,7 +90,7 @@ def position_path(
         smoothed = np.where(decided, blended, smoothed)
         position = np.where(decided, smoothed * scale[t], position)
         out[t] = position
-    return Path(out, smoothed, position)
+    return PositionPath(out, smoothed, position)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from tft.checkpoint import TrainedModel
 from tft.forecast import forecast, plan
 from tft.model import QUANTILE_LEVELS, probability_up
 from tft.panel import Panel
-from tft.positions import Path, next_regime, position_path
-from tft.table import Columns, panel_of
+from tft.positions import PositionPath, next_regime, position_path
+from tft.table import Columns, panel_from_table
 from tft.volatility import ewm_volatility
 from tft.windows import DevicePanel, WindowSpace
 
@@ -31,7 +31,7 @@ class State:
     """What one decision hands on to the next."""
 
     time: np.datetime64
-    path: Path
+    path: PositionPath
     regime: NDArray[np.int64]
     """(A,)"""
 
@@ -91,7 +91,7 @@ class Predictor:
                 f"needed, {trained.min_history_bars} for decisions equal to the backtest's"
             )
         bars = range(first, n_bars)
-        space = WindowSpace.of(
+        space = WindowSpace.from_features(
             panel.features,
             panel.times,
             panel.symbols,
@@ -122,7 +122,9 @@ class Predictor:
         )
 
         unit = volatility * np.sqrt(trained.timing.horizon)  # y units to returns
-        up, mu, sigma, quantiles = self._public(np.stack(distributions), cells - first * n_assets, unit)
+        up, mu, sigma, quantiles = self._distribution_of_returns(
+            np.stack(distributions), cells - first * n_assets, unit
+        )
         regime = np.zeros(n_assets, dtype=np.int64) if before is None else before.regime
         regimes = np.empty((len(bars), n_assets), dtype=np.int64)
         for row in range(len(bars)):
@@ -141,7 +143,7 @@ class Predictor:
             state=State(panel.times[-1], path, regime),
         )
 
-    def _public(
+    def _distribution_of_returns(
         self, distributions: NDArray[np.float64], cells: NDArray[np.int64], unit: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64] | None, ...]:
         """Distributions (S, M, D) of cells (M,) -> probability_up, mu, sigma (n, A) and quantiles (n, A, 7), each None
@@ -170,7 +172,7 @@ class Predictor:
         that are missing.
         """
         trained = self.trained
-        return panel_of(
+        return panel_from_table(
             columns,
             key_columns=trained.key_columns,
             feature_names=trained.feature_names,

@@ -19,7 +19,6 @@ from tft.positions import Earnings, PositionsConfig, earnings, portfolio_return,
 from tft.volatility import Timing
 
 Segment = Literal["development", "between", "holdout"]
-SEGMENTS: tuple[Segment, ...] = ("development", "between", "holdout")
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 CLIP = 5.0
 """Standardised features are clipped to +-CLIP standard deviations."""
-COLUMNS = 16
+COLUMNS_AT_ONCE = 16
 """Columns whose statistics are computed at once: what is in float64 at a time, one cache line of a row."""
 
 
@@ -30,7 +30,9 @@ class Scaler:
         A column that is constant or empty in these rows gets NaN: transformed, it is missing everywhere.
         """
         flat = rows.reshape(-1, rows.shape[-1])
-        parts = [_moments(flat[:, start : start + COLUMNS]) for start in range(0, flat.shape[1], COLUMNS)]
+        parts = [
+            _moments(flat[:, start : start + COLUMNS_AT_ONCE]) for start in range(0, flat.shape[1], COLUMNS_AT_ONCE)
+        ]
         mean, std = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else np.empty((2, 0))
         # Rounding leaves a constant column a spread of about 1e-8 of its level, never an exact zero.
         unusable = ~(std > 1e-6 * np.abs(mean)) | ~(std > 0.0)

@@ -27,7 +27,7 @@ def renamed(columns: Columns, key_columns: Mapping[str, str]) -> Columns:
     return {own.get(name, name): values for name, values in columns.items() if name in own or name not in meant}
 
 
-def panel_of(
+def panel_from_table(
     columns: Columns,
     *,
     key_columns: Mapping[str, str],

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from tft.fold_stack import FoldStack, network
-from tft.fold_store import FoldFit, finished_stack, note_stack_size, noted_stack_size, read_stack, write_fit
+from tft.fold_store import FoldFit, finished_stack, read_stack, read_stack_size, write_fit, write_stack_size
 from tft.folds import Fold
 from tft.forecast import TARGET_BLOCK, Forecasts, forecast, plan, selection_weights
 from tft.market import Market
@@ -26,7 +26,7 @@ from tft.model import TemporalFusionTransformer
 from tft.panel import Panel
 from tft.recipe import EpochReport, Recipe, TrainingConfig
 from tft.runtime.store import Store
-from tft.runtime.threads import side_by_side
+from tft.runtime.threads import run_in_threads
 from tft.windows import CONTEXT_POOL_BARS
 
 __all__ = ["EpochReport", "Recipe", "TrainingConfig", "fit_folds", "map_fits"]
@@ -118,7 +118,7 @@ def map_fits(
         return [function(number, fit) for number, fit in enumerate(fits, start)]
 
     work = [partial(fit_stack, start) for start in range(0, len(folds), size)]
-    for results in side_by_side(work, torch.get_num_threads(), report):
+    for results in run_in_threads(work, torch.get_num_threads(), report):
         yield from results
 
 
@@ -133,7 +133,7 @@ def _fit_stacks_in_turn(
     """One stack after the other, as on a GPU. A stack that does not fit into the device's memory is halved; the size is
     noted in the store, for a process that goes on later.
     """
-    noted = noted_stack_size(store) if store is not None and not stack else None
+    noted = read_stack_size(store) if store is not None and not stack else None
     size = stack or noted or evenly(len(folds), largest_stack(market, folds, recipes[0]))
     start = 0
     while start < len(folds):
@@ -142,7 +142,7 @@ def _fit_stacks_in_turn(
             own = finished_stack(store, folds[start:]) or own
             if size != noted:
                 with _warned_where_not_kept(store):
-                    note_stack_size(store, size)
+                    write_stack_size(store, size)
                 noted = size
         try:
             own_recipes = recipes[start : start + len(own)]

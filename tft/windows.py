@@ -34,7 +34,7 @@ _ATTEMPTS = 8
 Keys = NDArray[np.uint64]
 
 
-def key(*parts: int | str) -> int:
+def seed_from(*parts: int | str) -> int:
     """A 63-bit hash of the parts, the same in every process and version: the seed of what is drawn for them."""
     text = "\x1f".join(str(part) for part in parts).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
@@ -42,7 +42,7 @@ def key(*parts: int | str) -> int:
 
 def symbol_keys(symbols: Sequence[str]) -> Keys:
     """(A,) a key for each instrument, by its name alone."""
-    return np.array([key("symbol", symbol) for symbol in symbols], dtype=np.uint64)
+    return np.array([seed_from("symbol", symbol) for symbol in symbols], dtype=np.uint64)
 
 
 def time_keys(times: NDArray[np.datetime64]) -> Keys:
@@ -72,7 +72,7 @@ class WindowSpace:
     pool_bars: int = CONTEXT_POOL_BARS
 
     @classmethod
-    def of(
+    def from_features(
         cls,
         features: NDArray[np.float32],
         times: NDArray[np.datetime64],
@@ -225,7 +225,7 @@ class TrainingSampler:
             order = np.random.default_rng([self.seed, fold.index, epoch]).permutation(self.targets[k])
             chosen = order[: self.steps_per_fold[k] * size]  # what does not fill a batch is left out this epoch
             targets[k].reshape(-1)[: len(chosen)] = chosen
-            drawn = space.contexts(chosen, key(self.seed, fold.index, epoch))
+            drawn = space.contexts(chosen, seed_from(self.seed, fold.index, epoch))
             contexts[k].reshape(self.n_steps * size, contexts.shape[-1])[: len(chosen)] = drawn
         self._drawn = _Drawn(epoch, targets, contexts)
 

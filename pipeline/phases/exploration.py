@@ -15,7 +15,7 @@ from tft.panel import Panel
 from tft.record import stitch
 from tft.runtime.store import Store
 from tft.train import EpochReport, Recipe
-from tft.windows import key
+from tft.windows import seed_from
 
 PROBE_GROUP = "probe"
 PROBE_BLOCK_BARS = 21
@@ -52,7 +52,7 @@ def with_probes(panel: Panel, n_probes: int, seed: int) -> tuple[Panel, tuple[st
     One permutation a probe, of whole blocks of bars, the same for all instruments: values, missing values and
     cross-section stay together, only their timing is lost.
     """
-    rng = np.random.default_rng([seed, key("probes") % 2**32])
+    rng = np.random.default_rng([seed, seed_from("probes") % 2**32])
     n_bars = len(panel.times)
     starts = np.arange(0, n_bars, PROBE_BLOCK_BARS)
     order = [

@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from pipeline.config.space import WHOLE_NUMBERS, Range
-from tft.windows import key
+from tft.windows import seed_from
 
 STORAGE = "sqlite:///optuna.db"
 HEARTBEAT_S = 30
@@ -120,7 +120,7 @@ def trials_allowed(study: optuna.Study, n_trials: int) -> int:
 
 
 def _sampler(seed: int, n_ended: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=key(seed, "trial", n_ended) % 2**32)
+    return optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=seed_from(seed, "trial", n_ended) % 2**32)
 
 
 def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

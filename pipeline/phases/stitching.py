@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from tft.backtest import FoldOutcome, validation_returns
 from tft.market import Market
 from tft.metrics import sharpe
-from tft.positions import Path as PositionPath
-from tft.positions import PositionsConfig, position_path
+from tft.positions import PositionPath, PositionsConfig, position_path
 from tft.record import RawForecast, Record, block_earnings, stitch
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.tft.fitting import FOLDS, MemoryStore, identical
-from tft.fold_store import FoldFit, finished_stack, note_stack_size, noted_stack_size, read_stack, write_fit
+from tft.fold_store import FoldFit, finished_stack, read_stack, read_stack_size, write_fit, write_stack_size
 from tft.scaling import Scaler
 
 
@@ -88,9 +88,9 @@ def test_a_part_of_a_stack_is_not_finished() -> None:
 
 def test_the_stack_size_noted_last_holds() -> None:
     store = MemoryStore()
-    assert noted_stack_size(store) is None
+    assert read_stack_size(store) is None
     for size in (16, 8, 4):
-        note_stack_size(store, size)
-        assert noted_stack_size(store) == size
-    assert noted_stack_size(store.within("other")) is None
+        write_stack_size(store, size)
+        assert read_stack_size(store) == size
+    assert read_stack_size(store.within("other")) is None
     assert replace(store, full=True).get("stack-size") == {"stack-size": b"4"}

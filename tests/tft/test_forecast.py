@@ -14,7 +14,7 @@ from tft.forecast import CELL_BLOCK, TARGET_BLOCK, Forecasts, forecast, one_thre
 from tft.model import LOSS_MODES, Cells, LossMode, ModelConfig, TemporalFusionTransformer, stacked
 from tft.panel import Panel
 from tft.scaling import Scaler
-from tft.windows import EMPTY, DevicePanel, WindowSpace, key
+from tft.windows import EMPTY, DevicePanel, WindowSpace, seed_from
 
 
 class Setting:
@@ -39,7 +39,9 @@ class Setting:
         self.mean = torch.from_numpy(np.stack([scaler.mean for scaler in scalers]))
         self.std = torch.from_numpy(np.stack([scaler.std for scaler in scalers]))
         self.spaces = [
-            WindowSpace.of(panel.features, panel.times, panel.symbols, scaler, seq_len=6, n_context=n_context)
+            WindowSpace.from_features(
+                panel.features, panel.times, panel.symbols, scaler, seq_len=6, n_context=n_context
+            )
             for scaler in scalers
         ]
         torch.manual_seed(0)
@@ -179,7 +181,7 @@ def test_forecasts_equal_the_model_called_on_one_window_at_a_time(n_context: int
     setting = Setting(small_panel(60, 2, 4, missing=0.2), n_context=n_context)
     (space,), (targets,) = setting.spaces, setting.targets
     model, result = setting.models[0].eval(), setting.one(targets)
-    drawn = space.contexts(targets, key(3, "forecast"))  # as the forecast draws them
+    drawn = space.contexts(targets, seed_from(3, "forecast"))  # as the forecast draws them
     for i in (0, 3, 40, len(targets) - 1):
         ends = [int(targets[i]), *(int(c) if c != EMPTY else int(targets[i]) for c in drawn[i])]
         index = torch.tensor([[end - 2 * back for back in range(5, -1, -1)] for end in ends])

@@ -375,7 +375,7 @@ def test_forward_stores_nothing_on_the_module(training: bool) -> None:
     """No attribute is added or replaced, no buffer made, no parameter changed."""
     model, batch = make_model(replace(SMALL, dropout=0.3)).train(training), make_batch()
     before, weights = state_of(model), {name: value.clone() for name, value in model.state_dict().items()}
-    model(*batch.inputs(), dropout=Dropout.of(torch.Generator(), 0.3))
+    model(*batch.inputs(), dropout=Dropout.with_rate(torch.Generator(), 0.3))
     assert state_of(model) == before
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
@@ -389,13 +389,13 @@ def test_dropout_is_drawn_from_the_generator_given_alone_and_differs_between_sta
     assert torch.equal(position(None), position(None))
     torch.testing.assert_close(position(None), make_model()(*batch.inputs())[0].position, **TIGHT)
     generator = torch.Generator().manual_seed(0)
-    dropout = Dropout.of(generator, 0.5)
+    dropout = Dropout.with_rate(generator, 0.5)
     drawn = position(dropout)
     assert not torch.equal(drawn, position(dropout))
     generator.manual_seed(0)
     assert torch.equal(drawn, position(dropout))
     twice = {name: torch.stack([value, value]) for name, value in model.state_dict().items()}
-    of_stack = Dropout.of(generator, [0.5, 0.5])
+    of_stack = Dropout.with_rate(generator, [0.5, 0.5])
     output, _ = stacked(model, twice, "", *(torch.stack([part, part]) for part in batch.inputs()), dropout=of_stack)
     assert not torch.equal(output.position[0], output.position[1])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tft.panel import Panel
-from tft.table import panel_of, renamed
+from tft.table import panel_from_table, renamed
 
 USUAL = {
     "date": np.array(["2024-01-01", "2024-01-01", "2024-01-02", "2024-01-02"], dtype="datetime64[D]"),
@@ -48,12 +48,12 @@ def test_a_table_that_has_the_usual_name_alone_is_read_by_it() -> None:
 
 def test_a_panel_is_what_the_same_table_gives_under_the_usual_names() -> None:
     given = {"feature_names": ["px_x", "px_x.ahead"], "symbols": ["B", "A"], "known": ["px_x"], "lead_bars": 1}
-    assert same(panel_of(TABLE, key_columns=OWN, **given), Panel.from_columns(USUAL, **given))
+    assert same(panel_from_table(TABLE, key_columns=OWN, **given), Panel.from_columns(USUAL, **given))
 
 
 def test_missing_columns_are_named() -> None:
     with pytest.raises(ValueError, match=r"^the table lacks the columns symbol, px_y$"):
-        panel_of(
+        panel_from_table(
             {name: values for name, values in TABLE.items() if name != "ticker"},
             key_columns=OWN,
             feature_names=["px_y"],

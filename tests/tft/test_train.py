@@ -14,7 +14,7 @@ import torch
 from tests.conftest import small_panel, small_recipe
 from tests.tft.fitting import FOLDS, MemoryStore, distance, fitted, identical, market_of
 from tft import train
-from tft.fold_store import FoldFit, note_stack_size, noted_stack_size
+from tft.fold_store import FoldFit, read_stack_size, write_stack_size
 from tft.folds import Fold
 from tft.market import Market
 from tft.model import LOSS_MODES, LossMode
@@ -155,7 +155,7 @@ def test_a_finished_stack_is_read_back_whole_whatever_size_is_in_use_later(
     market, recipes = market_of(small_panel()), [small_recipe(epochs=1)] * 4
     folds = tuple(replace(FOLDS[i % 3], index=i) for i in range(4))
     whole = list(train._fit_stacks_in_turn(market, folds[:3], recipes, 3, store, lambda one: None))
-    note_stack_size(store, 1)
+    write_stack_size(store, 1)
     tried = out_of_memory_above(monkeypatch, 1)
     fits = list(train._fit_stacks_in_turn(market, folds, recipes, None, store, lambda one: None))
     assert tried == [[3]]
@@ -167,13 +167,13 @@ def test_the_size_is_noted_once_it_changes_and_a_given_size_is_not(
 ) -> None:
     market, recipes = market_of(small_panel()), [small_recipe(epochs=1)] * 3
     list(train._fit_stacks_in_turn(market, FOLDS, recipes, 3, store, lambda one: None))
-    assert noted_stack_size(store) is None
+    assert read_stack_size(store) is None
     out_of_memory_above(monkeypatch, 1)
     monkeypatch.setattr(train, "largest_stack", lambda *arguments: 3)
     other = MemoryStore()
     with pytest.warns(UserWarning, match="^out of GPU memory"):
         list(train._fit_stacks_in_turn(market, FOLDS, recipes, None, other, lambda one: None))
-    assert noted_stack_size(other) == 1
+    assert read_stack_size(other) == 1
     assert [name for name in other.written if not name.startswith("fold-")] == ["stack-size"] * 3  # 3, 2, 1
 
 

@@ -17,7 +17,6 @@ from tft.windows import (
     TrainingSampler,
     WindowSpace,
     distinct,
-    key,
     time_keys,
     window_cells,
     window_ends,
@@ -26,7 +25,9 @@ from tft.windows import (
 
 def space_of(panel: Panel, *, seq_len: int = 6, n_context: int = 5) -> WindowSpace:
     scaler = Scaler.fit(panel.features)
-    return WindowSpace.of(panel.features, panel.times, panel.symbols, scaler, seq_len=seq_len, n_context=n_context)
+    return WindowSpace.from_features(
+        panel.features, panel.times, panel.symbols, scaler, seq_len=seq_len, n_context=n_context
+    )
 
 
 def gappy_panel(n_bars: int, n_assets: int, *, seed: int = 0, share: float = 0.3) -> Panel:
@@ -174,8 +175,8 @@ def test_a_date_and_a_midnight_timestamp_have_the_same_key() -> None:
 
 def test_keys_are_the_same_in_every_process() -> None:
     """Literal values: a draw must not change from one run, or version, to the next."""
-    assert key(7, "forecast") == 7666146762764679669
-    assert key("ab", "c") != key("a", "bc")
+    assert seed_from(7, "forecast") == 7666146762764679669
+    assert seed_from("ab", "c") != seed_from("a", "bc")
 
 
 def test_reach_covers_every_cell_that_a_window_can_touch() -> None:
@@ -349,7 +350,7 @@ def test_windows_hold_the_same_cells_in_either_mode_as_in_a_naive_loop(
         for k in range(2):
             reach = sampler.spaces[k].reach(folds[k].train)
             assert set((batch.cells[k] // 2).tolist()) <= set(reach)  # padding included
-            contexts = sampler.spaces[k].contexts(batch.targets[k].numpy(), key(1, folds[k].index, 4))
+            contexts = sampler.spaces[k].contexts(batch.targets[k].numpy(), seed_from(1, folds[k].index, 4))
             last = batch.targets[k].tolist()
             counted = batch.counted[k].numpy() > 0
             assert np.array_equal(batch.has_context[k].numpy()[counted], contexts[counted] != EMPTY)

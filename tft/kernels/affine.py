@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from tft.kernels.vmap_rule import stack_instead
+from tft.kernels.vmap_rule import replace_fold_dimension
 
 PART_ROWS = 32
 """Fewest rows of a part."""
@@ -61,4 +61,4 @@ class _Affine(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor | None) -> tuple[Tensor, int]:
-        return _Affine.apply(*stack_instead(info, in_dims, arguments)).unsqueeze(1), 0  # type: ignore[no-untyped-call]
+        return _Affine.apply(*replace_fold_dimension(info, in_dims, arguments)).unsqueeze(1), 0  # type: ignore[no-untyped-call]

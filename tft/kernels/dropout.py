@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from tft.kernels import implementation
 from tft.kernels.dropout_mask import Dropout, Mask, random_seeds
-from tft.kernels.vmap_rule import stack_first
+from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def apply_dropout(x: Tensor, dropout: Dropout | None) -> Tensor:
@@ -66,4 +66,4 @@ class _Dropout(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-        return _Dropout.apply(*stack_first(info, in_dims, arguments)), (0, 0)  # type: ignore[no-untyped-call]
+        return _Dropout.apply(*prepend_fold_dimension(info, in_dims, arguments)), (0, 0)  # type: ignore[no-untyped-call]

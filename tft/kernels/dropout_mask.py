@@ -30,7 +30,7 @@ class Dropout(NamedTuple):
     """() float64: an element that is kept is multiplied by it."""
 
     @classmethod
-    def of(cls, generator: Generator, rate: float | Sequence[float]) -> Dropout:
+    def with_rate(cls, generator: Generator, rate: float | Sequence[float]) -> Dropout:
         """For one network, or with threshold and scale (K,) for a stack of K, each with a rate of its own."""
         n_dropped = torch.tensor(rate, dtype=torch.float64, device=generator.device).mul(LEVELS).round()
         return cls(generator, n_dropped - LEVELS // 2, LEVELS / (LEVELS - n_dropped))

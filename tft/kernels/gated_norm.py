@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from tft.kernels import implementation
 from tft.kernels.constants import NORM_EPSILON
-from tft.kernels.vmap_rule import stack_first
+from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def gated_norm(skip: Tensor, gated: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class _GatedNorm(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor) -> tuple[Tensor, int]:
-        return _GatedNorm.apply(*stack_first(info, in_dims, arguments)), 0  # type: ignore[no-untyped-call]
+        return _GatedNorm.apply(*prepend_fold_dimension(info, in_dims, arguments)), 0  # type: ignore[no-untyped-call]
 
 
 def _rows_of_folds(weight: Tensor, *tensors: Tensor) -> list[Tensor]:

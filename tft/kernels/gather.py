@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from tft.kernels import implementation
-from tft.kernels.vmap_rule import stack_first
+from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def gather(values: Tensor, windows: Tensor) -> Tensor:
@@ -87,4 +87,4 @@ class _Gather(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
-        return _Gather.apply(*stack_first(info, in_dims, tensors)), 0  # type: ignore[no-untyped-call]
+        return _Gather.apply(*prepend_fold_dimension(info, in_dims, tensors)), 0  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from tft.kernels import implementation
-from tft.kernels.vmap_rule import stack_first
+from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def masked_softmax(logits: Tensor, usable: Tensor) -> Tensor:
@@ -56,4 +56,4 @@ class _MaskedSoftmax(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor) -> tuple[Tensor, int]:
-        return _MaskedSoftmax.apply(*stack_first(info, in_dims, arguments)), 0  # type: ignore[no-untyped-call]
+        return _MaskedSoftmax.apply(*prepend_fold_dimension(info, in_dims, arguments)), 0  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from tft.kernels import implementation
 from tft.kernels.affine import sum_over_rows
 from tft.kernels.gather import add_rows, read_rows
-from tft.kernels.vmap_rule import stack_first
+from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, windows: Tensor | None = None) -> Tensor:
@@ -26,8 +26,8 @@ def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, windows: T
     (Hochreiter & Schmidhuber 1997 with forget gate, Gers et al. 2000). Time is a loop of fused steps; the weight
     gradient is a single matrix product over all steps.
     """
-    keep = torch.is_grad_enabled()
-    states: Tensor = _Scan.apply(gates, windows, weight, hidden, cell, keep)[0]  # type: ignore[no-untyped-call]
+    for_backward = torch.is_grad_enabled()
+    states: Tensor = _Scan.apply(gates, windows, weight, hidden, cell, for_backward)[0]  # type: ignore[no-untyped-call]
     return states
 
 
@@ -36,7 +36,7 @@ class Reference:
 
     @staticmethod
     def forward(
-        gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, keep: bool
+        gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, for_backward: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """States (L, W, H), and for a backward if `keep`: the states that a bar begins with (L, W, H) or None, cells
         (L, W, H), and gates (L, W, 4H) after their nonlinearities.
@@ -80,14 +80,14 @@ class Reference:
         That of the gates is of all that were read (L, W, 4H), or with windows, where an implementation adds them up, of
         the n_rows = N cells (N, 4H).
         """
-        d_gates, d_hidden, d_cell = _retraced(d_states, weight, hidden, cell, cells, active)
+        d_gates, d_hidden, d_cell = _backward_through_time(d_states, weight, hidden, cell, cells, active)
         n_steps = states.shape[-3]
         before = torch.cat([hidden.unsqueeze(-3), states.narrow(-3, 0, n_steps - 1)], dim=-3)
         flat = (tensor.reshape(-1, n_steps * tensor.shape[-2], tensor.shape[-1]) for tensor in (before, d_gates))
         return d_gates, sum_over_rows(*flat).view(weight.shape), d_hidden, d_cell
 
 
-def _retraced(
+def _backward_through_time(
     d_states: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, cells: Tensor, active: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the gates (L, W, 4H) and of the initial states (W, H), from the last bar to the first."""
@@ -121,15 +121,15 @@ class _Scan(Function):
 
     @staticmethod
     def forward(
-        gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, keep: bool
+        gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, for_backward: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         chosen = implementation.of("scan", Reference, gates, hidden.shape[-1])
-        return chosen.forward(gates, windows, weight, hidden, cell, keep=keep)
+        return chosen.forward(gates, windows, weight, hidden, cell, for_backward=for_backward)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
-        gates, windows, weight, hidden, cell, keep = inputs
-        if keep:
+        gates, windows, weight, hidden, cell, for_backward = inputs
+        if for_backward:
             ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
             ctx.set_materialize_grads(False)  # zeros as large as the gates, for nothing
             ctx.save_for_backward(windows, weight, hidden, cell, *output)
@@ -148,5 +148,5 @@ class _Scan(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, tuple[int | None, ...]]:
-        output = _Scan.apply(*stack_first(info, in_dims, arguments))  # type: ignore[no-untyped-call]
+        output = _Scan.apply(*prepend_fold_dimension(info, in_dims, arguments))  # type: ignore[no-untyped-call]
         return output, tuple(None if each is None else 0 for each in output)

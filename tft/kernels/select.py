@@ -18,7 +18,7 @@ from torch.autograd import Function
 from tft.kernels import implementation
 from tft.kernels.constants import NORM_EPSILON
 from tft.kernels.dropout_mask import Dropout, Mask, random_seeds
-from tft.kernels.vmap_rule import stack_instead
+from tft.kernels.vmap_rule import replace_fold_dimension
 
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**28}
 """Size of one (K, G, N, H) tensor: about ten of them are alive, which should fit a CPU's L2 cache or a GPU's memory."""
@@ -56,7 +56,7 @@ class Reference:
 
     @staticmethod
     def forward(
-        x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, keep: bool
+        x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, for_backward: bool
     ) -> tuple[Tensor, Tensor | None]:
         """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · mask of rows V * N or None.
 
@@ -173,16 +173,16 @@ class _Select(Function):
 
     @staticmethod
     def forward(x: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        *parameters, threshold, scale, generator, keep = rest
+        *parameters, threshold, scale, generator, for_backward = rest
         mask = None if generator is None else Mask(random_seeds(len(x), generator), threshold, scale)
         chosen = implementation.of("select", Reference, x, parameters[0].shape[-1])
-        selected, kept = chosen.forward(x, weights, parameters, mask, keep=keep)
+        selected, kept = chosen.forward(x, weights, parameters, mask, for_backward=for_backward)
         return selected, None if mask is None else mask.seeds, kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
-        *tensors, _, keep = inputs
-        if keep:
+        *tensors, _, for_backward = inputs
+        if for_backward:
             ctx.mark_non_differentiable(*(each for each in output[1:] if each is not None))
             ctx.set_materialize_grads(False)  # zeros as large as what was kept, for nothing
             ctx.save_for_backward(*tensors, *output[1:])
@@ -197,5 +197,5 @@ class _Select(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-        selected, *others = _Select.apply(*stack_instead(info, in_dims, arguments))  # type: ignore[no-untyped-call]
+        selected, *others = _Select.apply(*replace_fold_dimension(info, in_dims, arguments))  # type: ignore[no-untyped-call]
         return (selected.unsqueeze(1), *others), (0, *(None if each is None else 0 for each in others))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 
-def stack_first(info: Any, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[Any]:
+def prepend_fold_dimension(info: Any, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[Any]:
     """Arguments with the vmapped dimension in front, for an operation that takes a fold's (...) and a stack's (K, ...).
 
     A tensor that all folds share is repeated; what is not a tensor stays.
@@ -24,7 +24,7 @@ def stack_first(info: Any, in_dims: Sequence[int | None], arguments: Sequence[An
     return stacked
 
 
-def stack_instead(info: Any, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[Any]:
+def replace_fold_dimension(info: Any, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[Any]:
     """Arguments with the vmapped dimension in place of their own first one, for an operation on (K, ...) alone.
 
     Each fold's tensors are (1, ...). A tensor that all folds share is repeated; what is not a tensor stays.

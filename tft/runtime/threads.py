@@ -26,10 +26,10 @@ class Stopped(Exception):
     """Raised inside a piece of work whose result nobody waits for any more."""
 
 
-def side_by_side(
-    work: Sequence[Callable[[Report], Result]], n_workers: int, on_report: Callable[[Any], None]
+def run_in_threads(
+    work: Sequence[Callable[[Report], Result]], n_threads: int, on_report: Callable[[Any], None]
 ) -> Iterator[Result]:
-    """Results in the order of `work`, at most `n_workers` pieces at a time, each in a thread with one torch thread.
+    """Results in the order of `work`, at most `n_threads` pieces at a time, each in a thread with one torch thread.
 
     A worker without a piece lends its core to the others, which are done sooner with the same results (lent_cores.py).
     What a piece hands to the function it is called with arrives at `on_report`, in the caller's thread. The exception
@@ -63,7 +63,7 @@ def side_by_side(
             except BaseException as error:  # handed on to the caller, whatever it is
                 messages.put((number, "error", error))
 
-    threads = [threading.Thread(target=run, name=f"fold-worker-{i}", daemon=True) for i in range(n_workers)]
+    threads = [threading.Thread(target=run, name=f"fold-worker-{i}", daemon=True) for i in range(n_threads)]
     for thread in threads:
         thread.start()
     arrived: dict[int, tuple[str, Any]] = {}

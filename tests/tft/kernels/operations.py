@@ -56,7 +56,7 @@ def run_scan(
     cell: Tensor,
     windows: Tensor | None = None,
 ) -> list[Tensor]:
-    states, *kept = own.forward(gates, windows, weight, hidden, cell, keep=True)
+    states, *kept = own.forward(gates, windows, weight, hidden, cell, for_backward=True)
     n_rows = gates.shape[-2]
     d_gates, *others = own.backward(d_states, windows, weight, hidden, cell, states, *kept, n_rows)
     if windows is not None and d_gates.dim() == states.dim():
@@ -112,12 +112,12 @@ def select_inputs(k: int, v: int, n: int, h: int, rate: float) -> list[Tensor]:
 
 
 def mask_of(rates: list[float], draws: Generator) -> Mask:
-    return Mask(random_seeds(len(rates), draws), *Dropout.of(draws, rates)[1:])
+    return Mask(random_seeds(len(rates), draws), *Dropout.with_rate(draws, rates)[1:])
 
 
 def run_select(own: Any, d: Tensor, x: Tensor, weights: Tensor, *rest: Tensor) -> list[Tensor]:
     grns, mask = rest[:10], Mask(*rest[10:]) if rest[10:] else None
-    selected, kept = own.forward(x, weights, grns, mask, keep=True)
+    selected, kept = own.forward(x, weights, grns, mask, for_backward=True)
     d_weights, d_grns = own.backward(d, x, weights, grns, mask, kept)
     return [selected, d_weights, *d_grns]
 

@@ -58,10 +58,10 @@ def test_a_kernel_is_never_given_float64() -> None:
     """Who chooses asks first; a kernel called all the same would read numbers that are not there."""
     _, *given = (tensor.double() for tensor in scan_inputs(1, 1, 1, 5))
     with pytest.raises(AssertionError):
-        scan.forward(given[0], None, *given[1:], keep=True)
+        scan.forward(given[0], None, *given[1:], for_backward=True)
     _, x, weights, *grns = (tensor.double() for tensor in OPERATIONS["select"].inputs(1, 1, 1, 5, 0.0))
     with pytest.raises(AssertionError):
-        select.forward(x, weights, grns, None, keep=True)
+        select.forward(x, weights, grns, None, for_backward=True)
 
 
 # ---------------------------------------------------------------- parts of a sum
@@ -116,7 +116,7 @@ def test_the_gates_kept_for_the_backward_are_as_accurate_near_zero_as_elsewhere(
     gates[0, 0, :, 3 * width :] = into.view(8, width)
     zero = torch.zeros(1, 8, width)
     gates, *rest = (tensor.to(gpu) for tensor in (gates, torch.zeros(1, width, 4 * width), zero, zero))
-    _, _, _, active = scan.forward(gates, None, *rest, keep=True)
+    _, _, _, active = scan.forward(gates, None, *rest, for_backward=True)
     assert active is not None
     found = active.cpu()[0, 0, :, 3 * width :].flatten().double()
     true = into.double().tanh()
@@ -126,7 +126,7 @@ def test_the_gates_kept_for_the_backward_are_as_accurate_near_zero_as_elsewhere(
 def test_a_scan_keeps_the_states_that_a_bar_begins_with_and_folds_alone_give_the_same_bits(gpu: torch.device) -> None:
     given = [tensor.to(gpu) for tensor in scan_inputs(3, 4, 17, 20)]
     _, gates, weight, hidden, cell = given
-    states, entering, _, _ = scan.forward(gates, None, weight, hidden, cell, keep=True)
+    states, entering, _, _ = scan.forward(gates, None, weight, hidden, cell, for_backward=True)
     assert entering is not None
     assert torch.equal(entering[:, 0], hidden)
     assert torch.equal(entering[:, 1:], states[:, :-1])
@@ -156,7 +156,7 @@ def test_a_gpu_drops_what_a_cpu_drops_whatever_shape_and_strides(gpu: torch.devi
 
 def test_folds_draw_their_own_and_gradients_follow_in_a_graph_too(gpu: torch.device) -> None:
     generator = Generator(gpu)
-    rates = Dropout.of(generator, [0.0, 0.2, 0.7])
+    rates = Dropout.with_rate(generator, [0.0, 0.2, 0.7])
     x = torch.randn(3, 100, 101, device=gpu, requires_grad=True)
     upstream = torch.randn(3, 100, 101, device=gpu)
 

@@ -26,7 +26,7 @@ def test_every_one_of_the_16_bits_is_fair_and_independent_of_its_neighbour() -> 
 @pytest.mark.parametrize("rate", [0.01, 0.23, 0.5, 0.9])
 def test_the_rate_is_kept_and_the_mean_preserved(rate: float) -> None:
     x = torch.ones(400, 500, dtype=torch.float64)
-    dropped = apply_dropout(x, Dropout.of(torch.Generator().manual_seed(2), rate))
+    dropped = apply_dropout(x, Dropout.with_rate(torch.Generator().manual_seed(2), rate))
     error = np.sqrt(rate * (1 - rate) / x.numel())
     assert float((dropped == 0).double().mean()) == pytest.approx(rate, abs=5 * error + 1 / LEVELS)
     kept = dropped[dropped != 0]
@@ -39,7 +39,7 @@ def test_the_rate_is_kept_and_the_mean_preserved(rate: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_factor_is_a_comparison_with_the_threshold(rate: float, dtype: torch.dtype) -> None:
     every = torch.arange(-LEVELS // 2, LEVELS // 2, dtype=torch.int32).to(torch.int16)
-    _, threshold, scale = Dropout.of(torch.Generator(), rate)
+    _, threshold, scale = Dropout.with_rate(torch.Generator(), rate)
     expected = (every.int() >= threshold).to(dtype) * scale.to(dtype)
     assert torch.equal(factor(every, threshold, scale, dtype), expected)
     assert float(expected.double().mean()) == pytest.approx(1.0, rel=1e-6)
@@ -48,7 +48,7 @@ def test_the_factor_is_a_comparison_with_the_threshold(rate: float, dtype: torch
 def test_without_dropout_nothing_is_changed() -> None:
     x = torch.randn(5, 6)
     assert apply_dropout(x, None) is x
-    assert torch.equal(apply_dropout(x, Dropout.of(torch.Generator(), 0.0)), x)
+    assert torch.equal(apply_dropout(x, Dropout.with_rate(torch.Generator(), 0.0)), x)
 
 
 def plain_bits(seed: int, element: int) -> int:
@@ -76,13 +76,13 @@ def test_masks_of_different_seeds_have_nothing_in_common() -> None:
     """Drawn seeds, and such whose lower halves agree: correlations of 10,000 places are those of chance."""
     drawn = random_seeds(8, torch.Generator().manual_seed(5))
     drawn[4:] = drawn[4:] & -(2**32) | drawn[:4] & 0xFFFFFFFF
-    kept = Mask(drawn, *Dropout.of(torch.Generator(), [0.5] * 8)[1:]).factor(range(100), 100, torch.float64)
+    kept = Mask(drawn, *Dropout.with_rate(torch.Generator(), [0.5] * 8)[1:]).factor(range(100), 100, torch.float64)
     correlation = np.corrcoef(kept.flatten(1).numpy())
     assert np.abs(correlation[np.triu_indices(8, 1)]).max() < 5 / 100
 
 
 def test_folds_of_a_stack_have_rates_of_their_own() -> None:
-    own = Dropout.of(torch.Generator().manual_seed(0), [0.0, 0.2, 0.7])
+    own = Dropout.with_rate(torch.Generator().manual_seed(0), [0.0, 0.2, 0.7])
     folds = vmap(lambda x, *levels: apply_dropout(x, Dropout(own.generator, *levels)), randomness="different")
     dropped = folds(torch.ones(3, 100, 100), own.threshold, own.scale)
     shares = (dropped == 0.0).double().mean(dim=(1, 2))
@@ -95,7 +95,7 @@ def test_folds_of_a_stack_have_rates_of_their_own() -> None:
 def test_whatever_computes_drops_the_same_elements(dtype: torch.dtype) -> None:
     """Those that the hash of their seed and place says, whatever the strides; a NaN is seen wherever it is."""
     draws = torch.Generator().manual_seed(6)
-    mask = Mask(random_seeds(3, draws), *Dropout.of(draws, [0.0, 0.3, 0.9])[1:])
+    mask = Mask(random_seeds(3, draws), *Dropout.with_rate(draws, [0.0, 0.3, 0.9])[1:])
     for shape in ((3, 1), (3, 7), (3, 5, 2000), (3, 40, 33, 2)):
         x = torch.randn(shape, generator=draws, dtype=torch.float64).to(dtype)
         kept = mask.factor(range(1), x[0].numel(), dtype).view(shape)
@@ -108,7 +108,7 @@ def test_whatever_computes_drops_the_same_elements(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("stacked", [False, True])
 def test_the_gradient_is_that_of_the_same_elements_of_a_stack_or_of_one_fold(stacked: bool) -> None:
     x = torch.randn(2, 30, 40, dtype=torch.float64, requires_grad=True)
-    own = Dropout.of(torch.Generator().manual_seed(0), [0.3, 0.6] if stacked else 0.3)
+    own = Dropout.with_rate(torch.Generator().manual_seed(0), [0.3, 0.6] if stacked else 0.3)
     if stacked:
         of_folds = vmap(lambda x, *levels: apply_dropout(x, Dropout(own.generator, *levels)), randomness="different")
         dropped = of_folds(x, own.threshold, own.scale)
@@ -121,7 +121,7 @@ def test_the_gradient_is_that_of_the_same_elements_of_a_stack_or_of_one_fold(sta
 
 def test_the_gradient_is_dropped_where_the_value_is() -> None:
     x = torch.randn(30, 40, dtype=torch.float64, requires_grad=True)
-    dropped = apply_dropout(x, Dropout.of(torch.Generator().manual_seed(0), 0.3))
+    dropped = apply_dropout(x, Dropout.with_rate(torch.Generator().manual_seed(0), 0.3))
     (gradient,) = torch.autograd.grad(dropped.sum(), x)
     assert torch.allclose(gradient * x, dropped)
     assert 0.2 < float((gradient == 0).double().mean()) < 0.4
@@ -129,7 +129,7 @@ def test_the_gradient_is_dropped_where_the_value_is() -> None:
 
 def test_the_global_generator_is_not_touched_and_folds_draw_their_own() -> None:
     before = torch.get_rng_state()
-    own = Dropout.of(torch.Generator().manual_seed(3), 0.5)
+    own = Dropout.with_rate(torch.Generator().manual_seed(3), 0.5)
     ones = torch.ones(3, 50, 60)
     folds = vmap(lambda x: apply_dropout(x, own), randomness="different")(ones)
     assert not torch.equal(folds[0], folds[1])

@@ -58,8 +58,8 @@ def scan_inputs(k: int, n_steps: int, w: int, h: int, dtype: torch.dtype) -> lis
 def plain_scan(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
     states = []
     for now in gates.unbind(1):
-        keep, forget, emit, candidate = (now + hidden @ weight).chunk(4, dim=-1)
-        cell = forget.sigmoid() * cell + keep.sigmoid() * candidate.tanh()
+        admit, forget, emit, candidate = (now + hidden @ weight).chunk(4, dim=-1)
+        cell = forget.sigmoid() * cell + admit.sigmoid() * candidate.tanh()
         hidden = emit.sigmoid() * cell.tanh()
         states.append(hidden)
     return torch.stack(states, dim=1)
@@ -71,7 +71,7 @@ def select_inputs(k: int, v: int, n: int, h: int, dtype: torch.dtype) -> tuple[l
     shapes = (vector, vector, (k, v, h, h), vector, (k, v, h, 2 * h), pair, vector, vector, vector, vector)
     d, x, weights, *grns = draw((k, n, h), (k, v, n), (k, v, n), *shapes, dtype=dtype)
     grns = [parameter / math.sqrt(h) if parameter.dim() == 4 else parameter for parameter in grns]
-    _, threshold, scale = Dropout.of(torch.Generator(), [0.1 + 0.2 * fold for fold in range(k)])
+    _, threshold, scale = Dropout.with_rate(torch.Generator(), [0.1 + 0.2 * fold for fold in range(k)])
     mask = Mask(random_seeds(k, torch.Generator().manual_seed(1)), threshold, scale)
     return [d, x, torch.softmax(weights, dim=1), *grns], mask
 
@@ -99,7 +99,7 @@ def test_a_second_layer_of_zeros_is_told_from_dropped_elements(zero: float, dtyp
     inputs[5].fill_(zero)
     leaves = [value.clone().requires_grad_(True) for value in inputs]
     x, weights, *grns = inputs
-    kept = select.forward(x, weights, grns, mask, keep=True)[1]
+    kept = select.forward(x, weights, grns, mask, for_backward=True)[1]
     ours = select.backward(d_selected, x, weights, grns, mask, kept)[1]
     theirs = torch.autograd.grad(plain_select(*leaves, mask=mask), leaves[2:], d_selected)
     assert (theirs[3] != 0.0).all()
@@ -117,18 +117,18 @@ def test_a_selection_gives_the_same_bits_however_much_it_keeps(
     given = [t.to(dtype) if t.dtype == torch.float32 else t for t in OPERATIONS["select"].inputs(*shape)]
     d_selected, x, weights, *grns = given[:13]
     mask = Mask(*given[13:]) if given[13:] else None
-    whole = select.forward(x, weights, grns, mask, keep=True)[1]
+    whole = select.forward(x, weights, grns, mask, for_backward=True)[1]
     assert whole is not None and whole.shape[:2] == x.shape[:2]
     one = whole.numel() * whole.element_size() // shape[1]
 
-    def everything(n_bytes: int, *, n_kept: int, keep: bool = True) -> list[Tensor]:
+    def everything(n_bytes: int, *, n_kept: int, for_backward: bool = True) -> list[Tensor]:
         monkeypatch.setattr(select, "KEPT_BYTES", n_bytes)
-        selected, kept = select.forward(x, weights, grns, mask, keep=keep)
+        selected, kept = select.forward(x, weights, grns, mask, for_backward=for_backward)
         assert n_kept == (0 if kept is None else kept.shape[1])
         d_weights, d_grns = select.backward(d_selected, x, weights, grns, mask, kept)
         return [selected, d_weights, *d_grns]
 
-    expected = everything(2**28, n_kept=0, keep=False)
+    expected = everything(2**28, n_kept=0, for_backward=False)
     for found in (everything(one - 1, n_kept=0), everything(one, n_kept=1), everything(2**28, n_kept=shape[1])):
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
@@ -139,16 +139,16 @@ def test_extreme_gates_saturate_and_a_nan_stays_one(dtype: torch.dtype) -> None:
     """A diverging training must be seen to diverge."""
     gates, weight, hidden, cell, _ = scan_inputs(1, 1, 3, 4, dtype)
     gates[0, 0, 0], gates[0, 0, 1], gates[0, 0, 2] = 1e30, -1e30, float("nan")
-    states = scan.forward(gates, None, weight, hidden, cell, keep=False)[0][0, 0]
+    states = scan.forward(gates, None, weight, hidden, cell, for_backward=False)[0][0, 0]
     assert_close(states[:2], plain_scan(gates, weight, hidden, cell)[0, 0, :2])
     assert states[2].isnan().all()
 
     (_, x, weights, *grns), _ = select_inputs(1, 2, 3, 4, dtype)
     x[0, 0, 1], grns[5][0, 1, 4] = 1e4, -1e30  # a first layer and a gate
-    selected = select.forward(x, weights, grns, None, keep=False)[0]
+    selected = select.forward(x, weights, grns, None, for_backward=False)[0]
     assert_close(selected, plain_select(x, weights, *grns, mask=None))
     grns[0][0, 1, 2] = float("nan")
-    assert select.forward(x, weights, grns, None, keep=False)[0].isnan().all()
+    assert select.forward(x, weights, grns, None, for_backward=False)[0].isnan().all()
 
 
 def test_the_environment_switches_native_code_off(monkeypatch: pytest.MonkeyPatch) -> None:

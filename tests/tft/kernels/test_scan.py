@@ -32,8 +32,8 @@ def weighted_sum(states: Tensor, seed: int = 9) -> Tensor:
 
 def for_torch(rows: Tensor) -> Tensor:
     """Rows ordered input | forget | output | candidate, to torch's input | forget | candidate | output."""
-    keep, forget, emit, candidate = rows.split(WIDTH)
-    return torch.cat([keep, forget, candidate, emit])
+    admit, forget, emit, candidate = rows.split(WIDTH)
+    return torch.cat([admit, forget, candidate, emit])
 
 
 def test_states_and_gradients_are_those_of_torch_nn_lstm() -> None:

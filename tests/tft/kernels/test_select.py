@@ -66,7 +66,7 @@ def test_values_and_gradients_equal_the_plain_formula(
     """Whatever the chunks, in float64; with the same elements dropped."""
     monkeypatch.setitem(module.CHUNK_BYTES, "cpu", chunk_bytes)
     x, weights, grns = inputs(n, v, h)
-    dropout = None if rate is None else Dropout.of(Generator().manual_seed(4), rate)
+    dropout = None if rate is None else Dropout.with_rate(Generator().manual_seed(4), rate)
     ours = select(x, weights, grns, dropout)
     seeds = random_seeds(1, Generator().manual_seed(4))
     mask = None if dropout is None else Mask(seeds, dropout.threshold[None], dropout.scale[None])
@@ -92,7 +92,7 @@ def test_stacked_folds_equal_each_fold_alone_and_draw_their_own_dropout() -> Non
         for a, b in zip(ours[1:], expected[k][1:], strict=True):
             torch.testing.assert_close(a[k], b, **TIGHT)
     same = VariableGRNs(*(torch.stack([a, a]) for a in grns))
-    dropout = Dropout.of(Generator().manual_seed(0), 0.5)
+    dropout = Dropout.with_rate(Generator().manual_seed(0), 0.5)
     drawn = vmap(lambda own: select(x, weights, own, dropout), randomness="different")(same)
     assert not torch.equal(drawn[0], drawn[1])
 
@@ -104,7 +104,7 @@ def upstream(like: Tensor) -> Tensor:
 @pytest.mark.usefixtures("on_cpu")
 def test_a_rate_of_nothing_drops_nothing() -> None:
     x, weights, grns = inputs(9, 4, 6)
-    assert torch.equal(select(x, weights, grns, None), select(x, weights, grns, Dropout.of(Generator(), 0.0)))
+    assert torch.equal(select(x, weights, grns, None), select(x, weights, grns, Dropout.with_rate(Generator(), 0.0)))
 
 
 @pytest.mark.usefixtures("native")
@@ -113,8 +113,8 @@ def test_what_a_selection_keeps_is_there_for_a_backward_and_freed_by_it(monkeypa
     kept: list[weakref.ref[Tensor] | None] = []
     plain = cpu_select.forward
 
-    def forward(*arguments: Any, keep: bool) -> tuple[Tensor, Tensor | None]:
-        selected, own = plain(*arguments, keep=keep)
+    def forward(*arguments: Any, for_backward: bool) -> tuple[Tensor, Tensor | None]:
+        selected, own = plain(*arguments, for_backward=for_backward)
         kept.append(None if own is None else weakref.ref(own.untyped_storage()))
         return selected, own
 

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from tft.runtime.threads import Report, Stopped, side_by_side
+from tft.runtime.threads import Report, Stopped, run_in_threads
 
 pytestmark = pytest.mark.alone
 
@@ -17,14 +17,14 @@ def workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("fold-worker")]
 
 
-@pytest.mark.parametrize("n_workers", [1, 2, 5])
-def test_results_come_in_the_order_of_the_work_whichever_is_done_first(n_workers: int) -> None:
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_results_come_in_the_order_of_the_work_whichever_is_done_first(n_threads: int) -> None:
     def piece(number: int) -> int:
         time.sleep(0.02 * (3 - number % 4))
         return number
 
     work = [lambda report, number=number: piece(number) for number in range(8)]
-    assert list(side_by_side(work, n_workers, lambda report: None)) == list(range(8))
+    assert list(run_in_threads(work, n_threads, lambda report: None)) == list(range(8))
     assert not workers()
 
 
@@ -32,17 +32,17 @@ def test_two_workers_work_at_the_same_time_and_one_does_not() -> None:
     """Two pieces that wait for each other end only if both run at once."""
     meeting = threading.Barrier(2, timeout=10)
     work = [lambda report: meeting.wait() >= 0] * 2
-    assert list(side_by_side(work, 2, lambda report: None)) == [True, True]
+    assert list(run_in_threads(work, 2, lambda report: None)) == [True, True]
     alone = threading.Barrier(2, timeout=0.1)
     with pytest.raises(threading.BrokenBarrierError):
-        list(side_by_side([lambda report: alone.wait()] * 2, 1, lambda report: None))
+        list(run_in_threads([lambda report: alone.wait()] * 2, 1, lambda report: None))
 
 
 def test_each_worker_has_one_torch_thread_and_the_caller_keeps_its_own() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert list(side_by_side([lambda report: torch.get_num_threads()] * 3, 2, lambda report: None)) == [1, 1, 1]
+        assert list(run_in_threads([lambda report: torch.get_num_threads()] * 3, 2, lambda report: None)) == [1, 1, 1]
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -57,7 +57,7 @@ def test_reports_arrive_in_the_caller_s_thread_before_the_result_they_belong_to(
             report(None)  # only asks whether to go on
         return "result"
 
-    for result in side_by_side([piece], 1, lambda what: seen.append((what, threading.current_thread()))):
+    for result in run_in_threads([piece], 1, lambda what: seen.append((what, threading.current_thread()))):
         assert result == "result"
         assert [what for what, _ in seen] == ["report 0", "report 1", "report 2"]
     assert {thread for _, thread in seen} == {threading.current_thread()}
@@ -67,7 +67,7 @@ def test_an_exception_is_raised_when_its_turn_comes() -> None:
     def fails(report: Report) -> int:
         raise ValueError("this one")
 
-    results = side_by_side([lambda report: 1, fails, lambda report: 3], 2, lambda what: None)
+    results = run_in_threads([lambda report: 1, fails, lambda report: 3], 2, lambda what: None)
     assert next(results) == 1
     with pytest.raises(ValueError, match="this one"):
         next(results)
@@ -90,7 +90,7 @@ def test_when_the_caller_leaves_what_runs_stops_and_what_waits_never_starts() ->
         return number
 
     work = [lambda report, number=number: piece(number, report) for number in range(10)]
-    results = side_by_side(work, 2, lambda what: None)
+    results = run_in_threads(work, 2, lambda what: None)
     assert next(results) == 0
     results.close()
     assert not workers()

@@ -18,13 +18,13 @@ __all__ = ["backward", "forward", "refuses", "unavailable"]
 
 
 def forward(
-    gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, keep: bool
+    gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, for_backward: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """As Reference.forward of scan.py. The states that a bar begins with are not kept."""
     n_steps = gates.shape[-3] if windows is None else windows.shape[-1]
     states = gates.new_empty(*hidden.shape[:-2], n_steps, *hidden.shape[-2:])
-    cells = torch.empty_like(states) if keep else None
-    active = states.new_empty(*states.shape[:-1], 4 * states.shape[-1]) if keep else None
+    cells = torch.empty_like(states) if for_backward else None
+    active = states.new_empty(*states.shape[:-1], 4 * states.shape[-1]) if for_backward else None
     _scan("scan_forward", (gates, weight, hidden, cell), (states, cells, active), _sizes(states, gates.shape), windows)
     return states, None, cells, active
 

@@ -27,14 +27,14 @@ _buffers = Buffers()
 
 
 def forward(
-    x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, keep: bool
+    x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, for_backward: bool
 ) -> tuple[Tensor, Tensor | None]:
     """As Reference.forward of select.py; kept is what the first variables went through, as many as KEPT_BYTES hold."""
     n_folds, n_variables, n_cells = x.shape
     h, size = grns[0].shape[-1], x.element_size()
     line = ALIGNMENT // size  # select.h rounds a width up to whole vectors
     of_variable = n_cells * 3 * -(-h // line) * line
-    n_kept = min(n_variables, KEPT_BYTES // (n_folds * of_variable * size)) if keep else 0
+    n_kept = min(n_variables, KEPT_BYTES // (n_folds * of_variable * size)) if for_backward else 0
     shape = (n_folds, n_kept, of_variable)
     kept = _buffers.take(math.prod(shape) * size).view(x.dtype).view(shape) if n_kept else None
     selected = x.new_empty(n_folds, n_cells, h)

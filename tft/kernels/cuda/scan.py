@@ -41,20 +41,20 @@ def refuses(x: Tensor, width: int) -> str | None:
 
 
 def forward(
-    gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, keep: bool
+    gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, for_backward: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """As Reference.forward of scan.py; kept are also the states that a bar begins with."""
     if hidden.dim() == 2:
         single = (None if one is None else one.unsqueeze(0) for one in (gates, windows, weight, hidden, cell))
-        states, *kept = forward(*single, keep=keep)  # type: ignore[arg-type]
+        states, *kept = forward(*single, for_backward=for_backward)  # type: ignore[arg-type]
         entering, cells, active = (None if one is None else one.squeeze(0) for one in kept)
         return states.squeeze(0), entering, cells, active
     gates, weight, hidden, cell = compiling.laid_out(gates, weight, hidden, cell)
     n_folds, n_windows, width = hidden.shape
     n_steps = gates.shape[1] if windows is None else windows.shape[2]
     states = gates.new_empty(n_folds, n_steps, n_windows, width)
-    entering, cells = (torch.empty_like(states), torch.empty_like(states)) if keep else (None, None)
-    active = states.new_empty(*states.shape[:-1], 4 * width) if keep else None
+    entering, cells = (torch.empty_like(states), torch.empty_like(states)) if for_backward else (None, None)
+    active = states.new_empty(*states.shape[:-1], 4 * width) if for_backward else None
     rows = None if windows is None else windows.contiguous()
     tensors = (gates, rows, weight, hidden, cell, states, entering, cells, active)
     n_rows = gates[0].numel() // (4 * width)

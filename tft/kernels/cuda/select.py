@@ -44,7 +44,7 @@ def refuses(x: Tensor, width: int) -> str | None:
 
 
 def forward(
-    x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, keep: bool
+    x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, for_backward: bool
 ) -> tuple[Tensor, Tensor | None]:
     """As Reference.forward of select.py; nothing is kept."""
     x, weights, *grns = compiling.laid_out(x, weights, *grns)
