@@ -55,7 +55,7 @@ def step_ms(market: Market, folds: list[Fold], recipe: Recipe, left_out: tuple[s
     """Milliseconds of a step and fold with these operations left to torch."""
     epochs: list[EpochReport] = []
     with implementation.without(*left_out):
-        list(fit_folds(market, folds, recipe, stack=len(folds), on_epoch=epochs.append))
+        list(fit_folds(market, folds, recipe, stack_size=len(folds), on_epoch=epochs.append))
     n_steps = TRAIN_BARS * N_ASSETS // recipe.training.batch_size
     return 1e3 * statistics.median(one.seconds for one in epochs if one.epoch) / n_steps / len(folds)
 

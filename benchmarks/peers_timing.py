@@ -369,7 +369,7 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
         if report.epoch:  # the first is a warm-up
             epoch_s.append(report.seconds)
 
-    (fit, *_) = fit_folds(market, folds, recipe, stack=setting.stack, on_epoch=on_epoch)
+    (fit, *_) = fit_folds(market, folds, recipe, stack_size=setting.stack, on_epoch=on_epoch)
     FoldStack.validate = validate
     step_s = [(whole - float(np.median(forecast_s))) / n_steps for whole in epoch_s]
     with (Path(__file__).resolve().parents[1] / "pyproject.toml").open("rb") as file:

@@ -158,7 +158,7 @@ def watched_fit(
 
     FoldStack.validate = timed  # type: ignore[assignment, method-assign]
     try:
-        fits = list(fit_folds(market, folds, recipe, stack=stack, on_epoch=on_epoch))
+        fits = list(fit_folds(market, folds, recipe, stack_size=stack, on_epoch=on_epoch))
     finally:
         FoldStack.validate = validate  # type: ignore[method-assign]
     later = [one for own in forecast_s.values() for number, one in enumerate(own) if number % recipe.epochs]

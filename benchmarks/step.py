@@ -175,7 +175,7 @@ def time_fit(market: Market, folds: Sequence[Fold], recipe: Recipe, stack: int |
 
     training.validate = timed_forecast
     try:
-        fits = list(fit_folds(market, folds, recipe, stack=stack, on_epoch=on_epoch))
+        fits = list(fit_folds(market, folds, recipe, stack_size=stack, on_epoch=on_epoch))
     finally:
         training.validate = validate
     assert len(forecast_s) == len(reports), "every epoch ends with one call of FoldStack.validate"

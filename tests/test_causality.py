@@ -55,7 +55,7 @@ def walk_forward(
 ) -> tuple[list[FoldFit], list[Forecasts], Record]:
     """The whole way: scaler, fit, forecast, stitched positions."""
     market = Market(panel, recipe.timing, CPU)
-    fits = list(fit_folds(market, folds, recipe, stack=1))
+    fits = list(fit_folds(market, folds, recipe, stack_size=1))
     forecasts, raws = [], []
     for fit in fits:
         bars = fit.fold.test

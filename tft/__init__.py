@@ -2,6 +2,7 @@
 
 import os
 
-# On some processors MKL rounds a row differently by its place in the matrix, and a live decision would not equal the
-# backtest's. Its reproducible code path is as fast. Read when MKL first computes: after that it changes nothing.
+# On some processors MKL rounds a row differently depending on where it lies in the matrix, so that a live decision
+# would not equal the backtest's. The reproducible code path is as fast. MKL reads this variable at its first
+# computation; setting it later has no effect.
 os.environ.setdefault("MKL_CBWR", "AUTO")

@@ -1,4 +1,4 @@
-"""The walk-forward: each fold fitted, its test bars forecast, and what it leaves behind.
+"""The walk-forward: fit each fold, forecast its test bars, summarise its validation, tabulate the folds.
 
 Shapes: V variables, A instruments, E epochs, n bars of a block, M cells (bar, instrument) of a block.
 """
@@ -31,7 +31,10 @@ def validation_returns(
     positions: PositionsConfig,
     timing: Timing,
 ) -> NDArray[np.float64]:
-    """Net portfolio returns (E, n) of raw positions (E, n, A) after each epoch, each path starting flat."""
+    """Net portfolio returns (E, n) that the raw positions (E, n, A) forecast after each epoch would have earned.
+
+    `bars` are the n bars of the block, `sigma` (T, A) covers the whole panel. Each epoch's path starts flat.
+    """
     out = []
     traded = np.isfinite(panel.returns[bars.start : bars.stop])
     for raw in raw_positions:
@@ -42,30 +45,34 @@ def validation_returns(
 
 @dataclass(frozen=True, eq=False)
 class FoldOutcome:
-    """What a fitted fold leaves behind besides its weights."""
+    """Forecast, learning curves and selection weights of one fitted fold."""
 
     forecast: RawForecast
-    """Raw positions of its test bars."""
+    """Raw positions over the test bars"""
     kept_epoch: int
+    """Counted from 0"""
     train_loss: NDArray[np.float64]
-    """(E,)"""
+    """(E,) mean over the steps of each epoch"""
     validation_score: NDArray[np.float64]
-    """(E,)"""
+    """(E,) not smoothed; lower is better"""
     validation_position: NDArray[np.float64]
-    """(n_validation, A) raw, at the kept epoch"""
+    """(n_validation, A) raw positions at the kept epoch"""
     validation_returns: NDArray[np.float64]
     """(E, n_validation) net portfolio returns after each epoch"""
     val_sharpe: float
-    """Annual, net, at the kept epoch; NaN where it is not defined."""
+    """Annual net validation Sharpe at the kept epoch; NaN where it is not defined"""
     val_sharpe_best_epoch: float
-    """The best over epochs; NaN where none is defined."""
+    """The highest validation Sharpe of any epoch; NaN if it is defined for none"""
     vsn_weight: NDArray[np.float64]
-    """(V,) mean over the validation rows in which the variable is present; NaN if in none"""
+    """(V,) mean VSN weight over the validation rows in which the variable is present; NaN if there are none"""
     vsn_weight_relative: NDArray[np.float64]
-    """(V,) the same, each row times its number of variables present: 1 is uniform"""
+    """(V,) mean of the VSN weight times the number of variables present in the row; 1 is a uniform selection"""
     skipped_steps: int
+    """Updates left out because a gradient was not finite"""
     seconds: float
+    """Wall time of the fold's stack, shared equally among its folds"""
     stack_size: int
+    """Number of folds trained in one stack, this one included"""
 
     @property
     def fold(self) -> Fold:
@@ -79,32 +86,31 @@ def walk(
     positions: PositionsConfig | Sequence[PositionsConfig],
     *,
     test_until: int | None = None,
-    stack: int | None = None,
+    stack_size: int | None = None,
     store: Store | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> Iterator[tuple[FoldFit, FoldOutcome]]:
-    """Fit the folds, forecast each one's test bars with its kept weights, and read its VSN off its validation rows.
+    """Fit the folds and, with each fold's kept weights, forecast its test bars and summarise its validation rows.
 
-    Yields them in the order of the folds. `recipe`, `stack`, `keep` and `on_epoch` are those of `fit_folds`;
-    `positions` is one for all folds, or one each. `test_until`: the last fold that has a test block forecasts up to
-    this bar, so that the bars without a label have a forecast too.
-    In the order of the folds; `recipe`, `stack`, `store` and `on_epoch` as in `fit_folds`; `positions` of all folds, or
-    one each. `test_until`: the last fold that tests any bars goes on forecasting up to this one, for the bars that have
-    no label yet.
+    Yields (fit, outcome) in the order of `folds`. `recipe`, `stack_size`, `store` and `on_epoch` are those of
+    `fit_folds`; `positions` is one for all folds or a sequence with one per fold. The last fold that has a test block
+    forecasts up to bar `test_until` (exclusive) if it is given, so that bars without a label have a forecast too.
+    Raises what `fit_folds` raises.
     """
     recipes, all_positions = per_fold(recipe, len(folds)), per_fold(positions, len(folds))
     last = max((fold.index for fold in folds if fold.test), default=None)
 
-    def followed(number: int, fit: FoldFit) -> tuple[FoldFit, FoldOutcome]:
+    def evaluated(number: int, fit: FoldFit) -> tuple[FoldFit, FoldOutcome]:
         bars = fit.fold.test
         if test_until is not None and fit.fold.index == last:
             bars = range(bars.start, max(test_until, bars.stop))
         return fit, _outcome(fit, market, recipes[number], all_positions[number], bars)
 
-    return map_fits(followed, market, folds, recipe, stack=stack, store=store, on_epoch=on_epoch)
+    return map_fits(evaluated, market, folds, recipe, stack_size=stack_size, store=store, on_epoch=on_epoch)
 
 
 def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsConfig, test_bars: range) -> FoldOutcome:
+    """Forecast `test_bars` with the kept weights, and summarise the validation block."""
     panel, timing, n_assets = market.panel, market.timing, len(market.panel.symbols)
     raw = np.full((len(test_bars), n_assets), np.nan)
     if len(test_bars):
@@ -112,7 +118,7 @@ def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsC
         raw.reshape(-1)[cells - test_bars.start * n_assets] = forecasts.position
     weight, relative = _selection_weights(fit, market, recipe)
     returns = validation_returns(fit.validation_position, fit.fold.validation, panel, market.sigma, positions, timing)
-    sharpes = [sharpe(one, periods_per_year=timing.periods_per_year) for one in returns]
+    sharpes = [sharpe(epoch, periods_per_year=timing.periods_per_year) for epoch in returns]
     return FoldOutcome(
         forecast=RawForecast(fit.fold, test_bars, raw),
         kept_epoch=fit.kept_epoch,
@@ -121,7 +127,7 @@ def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsC
         validation_position=fit.validation_position[fit.kept_epoch].astype(np.float64),
         validation_returns=returns,
         val_sharpe=sharpes[fit.kept_epoch],
-        val_sharpe_best_epoch=max((one for one in sharpes if np.isfinite(one)), default=float("nan")),
+        val_sharpe_best_epoch=max((value for value in sharpes if np.isfinite(value)), default=float("nan")),
         vsn_weight=weight,
         vsn_weight_relative=relative,
         skipped_steps=fit.skipped_steps,
@@ -131,6 +137,7 @@ def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsC
 
 
 def _selection_weights(fit: FoldFit, market: Market, recipe: Recipe) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean VSN weight (V,) by variable over the validation rows, and the mean relative to a uniform selection (V,)."""
     weights, cells = selection_of_fit(fit, market, recipe, fit.fold.validation)  # (M, V), (M,)
     rows = market.panel.features.reshape(-1, len(market.panel.feature_names))[cells]  # (M, V)
     present = np.isfinite(rows) & np.isfinite(fit.scaler.std)
@@ -144,7 +151,7 @@ def _selection_weights(fit: FoldFit, market: Market, recipe: Recipe) -> tuple[ND
 
 @dataclass(frozen=True)
 class FoldRow:
-    """One line of the fold table. Bounds are first and last bar of a block (ISO times); Sharpes are annual and net."""
+    """One row of the fold table. ISO times are those of a block's first and last bar; Sharpe ratios are annual and net."""
 
     fold: int
     train_start: str
@@ -156,21 +163,21 @@ class FoldRow:
     n_epochs: int
     kept_epoch: int
     val_sharpe: float | None
-    """At the kept epoch."""
+    """Validation Sharpe at the kept epoch"""
     val_sharpe_best_epoch: float | None
-    """The best over epochs: what picking the epoch by it would have shown."""
+    """The highest validation Sharpe of any epoch, as selecting the epoch by it would have reported"""
     oos_sharpe: float | None
     val_oos_gap: float | None
     segment: str | None
     seconds: float
     skipped_steps: int = 0
-    """Updates left out because a gradient was not finite."""
+    """Updates left out because a gradient was not finite"""
     stack_size: int = 1
-    """Folds trained as one with it."""
+    """Number of folds trained in one stack, this one included"""
 
 
 def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]) -> FoldRow:
-    """The fold's line of the fold table, its out-of-sample figures from `record`; `times` (T,) are the panel's."""
+    """The row of the fold table for `outcome`, with out-of-sample figures from `record`; `times` (T,) of the panel."""
     fold = outcome.fold
     val_sharpe = _known(outcome.val_sharpe)
     oos_sharpe = record.fold_sharpe(fold.index) if len(fold.test) else None
@@ -181,7 +188,7 @@ def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]
     def last(block: range) -> str:
         return str(times[block.stop - 1])
 
-    own = record.segment[(record.fold == fold.index).any(axis=1)]
+    segments = record.segment[(record.fold == fold.index).any(axis=1)]
     return FoldRow(
         fold=fold.index,
         train_start=first(fold.train),
@@ -196,7 +203,7 @@ def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]
         val_sharpe_best_epoch=_known(outcome.val_sharpe_best_epoch),
         oos_sharpe=oos_sharpe,
         val_oos_gap=None if val_sharpe is None or oos_sharpe is None else val_sharpe - oos_sharpe,
-        segment="/".join(dict.fromkeys(own.tolist())) or None,
+        segment="/".join(dict.fromkeys(segments.tolist())) or None,
         seconds=outcome.seconds,
         skipped_steps=outcome.skipped_steps,
         stack_size=outcome.stack_size,
@@ -204,4 +211,5 @@ def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]
 
 
 def _known(value: float) -> float | None:
+    """The value; None where it is not finite."""
     return float(value) if np.isfinite(value) else None

@@ -1,6 +1,6 @@
-"""Checkpoints: a folder with `model.safetensors` and a readable `meta.json`, written whole or not at all.
+"""Checkpoints: a folder with `model.safetensors` and a readable `meta.json`, replaced atomically.
 
-Nothing in it is pickled. Shapes: S seeds (networks whose positions are averaged), V variables.
+Nothing is pickled. Shapes: S seeds (networks whose positions are averaged), V variables.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ META = "meta.json"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read: says which file and why."""
+    """A checkpoint cannot be read; the message says which file is at fault and why."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """Everything a live process needs to decide."""
+    """Everything a live process needs to turn bars into positions."""
 
     config: ModelConfig
     loss_mode: LossMode
@@ -47,31 +47,31 @@ class TrainedModel:
     symbols: tuple[str, ...]
     scaler: Scaler
     parameters: Mapping[str, Tensor]
-    """By name, each (S, ...): one network for each seed."""
+    """Parameters by name, each (S, ...): one network per seed"""
     timing: Timing
     positions: PositionsConfig
     regime: RegimeConfig
     seed: int
-    """Seeds the draw of contexts; network s draws with seed + s."""
+    """Seed of the context draws; network s draws its contexts with seed + s"""
     fit_end: str
-    """Time (ISO) of the last bar that a label of the fit or of the selection before it reaches."""
+    """ISO time of the last bar that any label used for fitting or for model selection reaches"""
     data_sha256: str
     key_columns: Mapping[str, str] = field(default_factory=dict)
-    """How the table that trained it names `date`, `symbol`, `close` and `ret_1d`, where it names them otherwise."""
+    """The training table's own names for `date`, `symbol`, `close` and `ret_1d`, where they differ"""
     fold_bounds: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def min_history_bars(self) -> int:
-        """Bars a table must hold for its last bar to be decided exactly as with the whole history.
+        """Number of bars a table must hold for its last decision to equal the one made with the whole history.
 
-        One more than the memory, so that the first return can be taken from two closes.
+        One bar more than the longest memory, because the first return takes two closes.
         """
         reach = CONTEXT_POOL_BARS if self.config.n_context else self.config.seq_len
         return max(reach, MEMORY_BARS, self.config.seq_len) + 1
 
     def network(self) -> TemporalFusionTransformer:
-        """An untrained network of the kind that the parameters belong to."""
+        """An untrained network of the architecture that `parameters` belong to."""
         with torch.random.fork_rng(devices=[]):
             return TemporalFusionTransformer(
                 self.config,
@@ -82,15 +82,15 @@ class TrainedModel:
 
 
 def aside_of(folder: Path) -> Path:
-    """Where the old content of a folder waits while the new one takes its place."""
+    """Path to which `write_folder_atomically` moves the old content of a folder while it puts the new in its place."""
     return folder.with_name(f".{folder.name}.was")
 
 
 def write_folder_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` as `folder`, parents included: readers see the old folder or the new one, never a part.
+    """Replace `folder` by one that holds `files`, creating its parents: readers see the old or the new content whole.
 
-    A process killed between the last two steps leaves the old content in `aside_of(folder)`, where readers look for a
-    folder that is not there. Raises OSError.
+    A process killed between the last two renames leaves the old content in `aside_of(folder)`; readers look there when
+    the folder itself is missing. Raises OSError.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = aside_of(folder)
@@ -103,7 +103,7 @@ def write_folder_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
                 os.fsync(file.fileno())
         fresh.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)  # of a run killed before it could
+            shutil.rmtree(aside, ignore_errors=True)  # left behind by a process that was killed
             folder.rename(aside)
         fresh.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
@@ -115,30 +115,31 @@ def write_folder_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """A safetensors file, from tensors on whatever device."""
+    """Tensors on any device, serialised in the safetensors format."""
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def _readable(values: NDArray[np.float32]) -> list[float | None]:
-    """Numbers for JSON, null for those that are not finite."""
+    """Values as JSON numbers, with None (null) for those that are not finite."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def _digest(meta: Mapping[str, Any]) -> str:
-    """SHA-256 of the content of meta.json, whatever its layout."""
+    """SHA-256 of the content of meta.json, independent of its layout."""
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 class CheckpointManager:
-    """Saves and loads one checkpoint folder; where it cannot be written, the fallback folder takes it."""
+    """Saves and loads one checkpoint folder; writes to the fallback folder if that one cannot be written."""
 
     def __init__(self, folder: str | Path, *, fallback: str | Path | None = None) -> None:
         self.folder = Path(folder)
         self.fallback = None if fallback is None else Path(fallback)
 
     def save(self, trained: TrainedModel) -> Path:
-        """Write the checkpoint and read it back. Returns the folder it is in: not `self.folder` if the fallback was
-        needed. Raises OSError (or CheckpointError) only if neither can be written.
+        """Write the checkpoint, read it back to verify it, and return the folder that holds it.
+
+        That is the fallback if `self.folder` could not be written. Raises OSError or CheckpointError if neither could.
         """
         tensors = dict(trained.parameters)
         tensors["scaler.mean"] = torch.from_numpy(trained.scaler.mean)
@@ -170,7 +171,7 @@ class CheckpointManager:
             write_folder_atomically(self.folder, files)
             load_checkpoint(self.folder)
             return self.folder
-        except (OSError, CheckpointError):  # not written, or not what was written
+        except (OSError, CheckpointError):  # not written, or read back differently
             if self.fallback is None:
                 raise
             write_folder_atomically(self.fallback, files)
@@ -178,15 +179,15 @@ class CheckpointManager:
             return self.fallback
 
     def load(self) -> TrainedModel:
-        """The checkpoint of `self.folder`. Raises CheckpointError if it is absent, torn, or of another schema."""
+        """Load the checkpoint in `self.folder`. Raises CheckpointError if it is missing, corrupt or of another version."""
         return load_checkpoint(self.folder)
 
 
 def load_checkpoint(folder: str | Path) -> TrainedModel:
-    """Read and verify a checkpoint folder. Raises CheckpointError naming the file and what is wrong with it."""
+    """Read and verify a checkpoint folder. Raises CheckpointError, which names the file at fault and the reason."""
     folder = Path(folder)
     if not folder.exists() and aside_of(folder).exists():
-        folder = aside_of(folder)  # a write was killed between moving the old folder aside and the new one in
+        folder = aside_of(folder)  # a process was killed between the two renames of a write
     try:
         meta: Any = json.loads((folder / META).read_bytes())
         weights = (folder / WEIGHTS).read_bytes()

@@ -1,9 +1,11 @@
-"""A stack of folds that train as one model: its tensors, one optimiser step, the end of an epoch, the fits.
+"""A stack of folds trained as one model: its tensors, the optimiser step, the end of an epoch, the resulting fits.
 
-Gradient norm, clipping, early stopping and the kept weights are each fold's own; a fold that has stopped, or has fewer
-batches than the others, is masked out of the update, never compacted away. On a GPU a step is one recorded graph.
+Gradient norm, clipping, early stopping and kept weights are separate for each fold. A fold that has stopped, or has
+fewer batches than the others, is masked out of the update and keeps its place in the tensors. On a GPU a step is
+captured once as a CUDA graph and replayed.
 
-Shapes: K stacked folds, P parameters of one model, E epochs run, B batch, M targets, A instruments, V variables.
+Shapes: K stacked folds, P parameters of one model, E epochs run, T bars, B batch, M targets, A instruments,
+V variables.
 """
 
 from __future__ import annotations
@@ -34,19 +36,20 @@ from tft.scaling import Scaler
 from tft.windows import TrainingSampler, seed_from
 
 MAX_GRADIENT_NORM = 1.0
+"""Gradients of a fold with a larger norm are scaled down to it"""
 SMOOTHING_EPOCHS = 5
-"""Early stopping goes by the mean validation score of this many epochs."""
+"""Early stopping compares the mean validation score of the last so many epochs"""
 MAX_RECORDED_BLOCKS = 32
-"""Blocks of validation targets; a graph of more would take longer to record than it saves."""
+"""Most blocks of validation targets forecast by a captured graph; capturing more would take longer than it saves"""
 _initialising = threading.Lock()
-"""Initial weights are drawn from the global generator, which threads share."""
+"""Held while initial weights are drawn from torch's global generator, which threads share"""
 
 
 class FoldStack:
     """K folds in training. An epoch is `start_epoch`, `n_steps` times `step`, `draw_ahead`, `validate`, `end_epoch`.
 
-    The fits depend on the market, the folds and their recipes, on nothing else. Raises ValueError for a fold without
-    training or validation targets.
+    The fits depend only on the market, the folds and their recipes. Raises ValueError for a fold without training or
+    validation targets.
     """
 
     def __init__(self, market: Market, folds: Sequence[Fold], recipes: Sequence[Recipe]) -> None:
@@ -56,41 +59,43 @@ class FoldStack:
         self.market, self.folds, self.recipes = market, folds, recipes
         device, n_folds = market.device, len(folds)
 
-        # What differs by fold: three numbers of its recipe, its scaler, and with it where its windows may lie.
-        self.lr = torch.tensor([[own.training.lr] for own in recipes], device=device)  # (K, 1)
-        self.mle_weight = torch.tensor([own.training.mle_weight for own in recipes], device=device)  # (K,)
-        rates = [own.model.dropout for own in recipes]
+        # What differs between folds: three settings of the recipe, the scaler, and with it the window space.
+        self.lr = torch.tensor([[recipe.training.lr] for recipe in recipes], device=device)  # (K, 1)
+        self.mle_weight = torch.tensor([recipe.training.mle_weight for recipe in recipes], device=device)  # (K,)
+        rates = [recipe.model.dropout for recipe in recipes]
         self.scalers = [Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in folds]
         self.mean = torch.from_numpy(np.stack([scaler.mean for scaler in self.scalers])).to(device)  # (K, V)
         self.std = torch.from_numpy(np.stack([scaler.std for scaler in self.scalers])).to(device)  # (K, V)
         spaces = [market.space(scaler, self.recipe.model) for scaler in self.scalers]
 
-        # Targets to train on, and those that are held out to choose the epoch by.
+        # Training targets, and validation targets by which the epoch is chosen.
         labelled = np.isfinite(market.y)  # (T, A)
         batch_size, seed = self.recipe.training.batch_size, self.recipe.seed
         self.sampler = TrainingSampler(spaces, folds, labelled, batch_size=batch_size, seed=seed, device=device)
-        self.held_out = [space.targets(fold.validation) for space, fold in zip(spaces, folds, strict=True)]  # (M_k,)
-        for fold, cells in zip(folds, self.held_out, strict=True):
+        self.validation_cells = [
+            space.targets(fold.validation) for space, fold in zip(spaces, folds, strict=True)
+        ]  # (M_k,)
+        for fold, cells in zip(folds, self.validation_cells, strict=True):
             if not labelled.reshape(-1)[cells].any():
                 raise ValueError(
                     f"fold {fold.index} has no validation target: between bars {fold.validation.start} and "
                     f"{fold.validation.stop - 1} no instrument has both a feature and a label; widen validation_window"
                 )
-        self.validation = plan(spaces, self.held_out, seed=seed, device=device)
+        self.validation_plan = plan(spaces, self.validation_cells, seed=seed, device=device)
 
-        # Weights and the state of the optimiser. A recorded graph reads and writes these very tensors: what changes
-        # during training changes in place.
+        # Weights and optimiser state. A captured graph reads and writes these tensors, so that they are changed in place
+        # only.
         self.model, self.flat = initial_parameters(market.panel, folds, self.recipe, device)  # (K, P)
         self.shapes = [(name, value.shape, value.numel()) for name, value in self.model.named_parameters()]
         self.first_moment, self.second_moment = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.n_updates = torch.zeros(n_folds, 1, device=device)
         self.n_skipped = torch.zeros(n_folds, 1, device=device)
         self.active = torch.ones(n_folds, 1, device=device)  # 0 once a fold has stopped
-        self.total_loss = torch.zeros(n_folds, device=device)  # of the epoch's steps
+        self.total_loss = torch.zeros(n_folds, device=device)  # summed over the epoch's steps
         self.generator = torch.Generator(device)
         self.dropout = Dropout.with_rate(self.generator, rates) if any(rates) else None
 
-        # The epoch that is kept, and what happened in each.
+        # The best epoch so far, and the history of all epochs.
         self.best = self.flat.clone()
         self.best_score = np.full(n_folds, np.inf)
         self.kept_epoch = np.zeros(n_folds, dtype=int)
@@ -98,7 +103,7 @@ class FoldStack:
         self.scores: list[NDArray[np.float64]] = []  # E times (K,)
         self.positions: list[list[NDArray[np.float32]]] = []  # E times K times (n_validation, A)
 
-        self._recorded_update: Captured[None] | None = None
+        self._captured_update: Captured[None] | None = None
         self._forecast: Callable[[], tuple[Tensor, Tensor]] = partial(
             forecast_tensors,
             self.model,
@@ -106,32 +111,32 @@ class FoldStack:
             market.on_device,
             self.mean,
             self.std,
-            self.validation,
+            self.validation_plan,
         )
 
     @property
     def n_steps(self) -> int:
-        """Steps of an epoch: those of the fold that has the most."""
+        """Steps of an epoch, those of the fold with the most batches."""
         return self.sampler.n_steps
 
     def start_epoch(self, epoch: int) -> None:
-        """Draw the epoch's batches and seed its dropout."""
+        """Draw the epoch's batches, seed its dropout and, on a GPU, capture the update before its first use."""
         self.epoch, self._epoch_started = epoch, time.perf_counter()
         self.sampler.start_epoch(epoch)
         self.total_loss.zero_()
-        if self.market.device.type == "cuda" and self._recorded_update is None:
+        if self.market.device.type == "cuda" and self._captured_update is None:
             optimiser = (self.first_moment, self.second_moment, self.n_updates)
             changed = (self.flat, *optimiser, self.n_skipped, self.total_loss)
             batch = self.sampler.batch(0)
-            self._recorded_update = Captured(self._update, batch, changed=changed, generator=self.generator)
+            self._captured_update = Captured(self._update, batch, changed=changed, generator=self.generator)
         self.generator.manual_seed(seed_from(self.recipe.seed, "dropout", epoch, *(fold.index for fold in self.folds)))
 
     def step(self, number: int) -> None:
-        """One optimiser step of every fold that has a batch of this number and has not stopped."""
-        (self._recorded_update or self._update)(*self.sampler.batch(number))
+        """Update every fold that has not stopped with its batch of this number, if it has one."""
+        (self._captured_update or self._update)(*self.sampler.batch(number))
 
     def _update(self, cells: Tensor, windows: Tensor, has_context: Tensor, targets: Tensor, counted: Tensor) -> None:
-        """Forward, loss, backward, clipping, Adam; of one `Batch`, in place, as it can be recorded."""
+        """Forward, loss, backward, clipping and Adam for the fields of a `Batch`; in place, as a captured graph must."""
         x, present, asset = self.market.on_device.cells(cells, self.mean, self.std)
         weights = self.flat.detach().requires_grad_()
         output: Output
@@ -158,30 +163,35 @@ class FoldStack:
         self.total_loss.add_(loss.detach() * has_batch[:, 0])
 
     def draw_ahead(self) -> None:
-        """Draw the next epoch's batches, on the host while a GPU is still at work on this one's."""
+        """Draw the next epoch's batches on the host, while a GPU still computes the current steps."""
         if self.epoch + 1 < self.recipe.epochs:
             self.sampler.draw(self.epoch + 1)
 
     def validate(self) -> list[Forecasts]:
-        """Each fold's forecasts of its validation targets, with the weights as they are."""
-        recordable = self.market.device.type == "cuda" and self.validation.n_blocks <= MAX_RECORDED_BLOCKS
-        if recordable and not isinstance(self._forecast, Captured):
+        """Forecast each fold's validation targets with its current weights."""
+        capturable = self.market.device.type == "cuda" and self.validation_plan.n_blocks <= MAX_RECORDED_BLOCKS
+        if capturable and not isinstance(self._forecast, Captured):
             self._forecast = Captured(self._forecast)
-        return by_fold(self.validation, *self._forecast())
+        return by_fold(self.validation_plan, *self._forecast())
 
     def end_epoch(self, forecasts: Sequence[Forecasts]) -> EpochReport:
-        """Score each fold by its validation forecasts, keep its weights if it is better than ever, stop it if it has
-        not been for `patience` epochs.
+        """Score each fold's validation forecasts; keep its weights if the smoothed score is its best so far, and stop
+        it after `patience` epochs without a better one.
         """
         market, n_assets = self.market, len(self.market.panel.symbols)
         self.losses.append(self.total_loss.double().cpu().numpy() / np.array(self.sampler.steps_per_fold))
         self.scores.append(
-            np.array([_score(f, market, cells, self.recipe) for f, cells in zip(forecasts, self.held_out, strict=True)])
+            np.array(
+                [
+                    _score(f, market, cells, self.recipe)
+                    for f, cells in zip(forecasts, self.validation_cells, strict=True)
+                ]
+            )
         )
         self.positions.append(
             [
                 _on_grid(f.position, cells, fold.validation, n_assets).astype(np.float32)
-                for f, cells, fold in zip(forecasts, self.held_out, self.folds, strict=True)
+                for f, cells, fold in zip(forecasts, self.validation_cells, self.folds, strict=True)
             ]
         )
         smoothed = np.mean(self.scores[-SMOOTHING_EPOCHS:], axis=0)
@@ -203,8 +213,9 @@ class FoldStack:
         )
 
     def results(self) -> list[FoldFit]:
-        """Each fold's fit, with the weights of its kept epoch. Raises FloatingPointError for a fold that never had a
-        finite score.
+        """The fit of each fold, with the weights of its kept epoch.
+
+        Raises FloatingPointError for a fold whose validation score was never finite.
         """
         lost = [k for k in range(len(self.folds)) if not np.isfinite(self.best_score[k])]
         if lost:
@@ -237,14 +248,14 @@ class FoldStack:
 def initial_parameters(
     panel: Panel, folds: Sequence[Fold], recipe: Recipe, device: torch.device
 ) -> tuple[TemporalFusionTransformer, Tensor]:
-    """The network and the initial parameters (K, P) of each fold, drawn by (seed, fold)."""
+    """The network, and the initial parameters (K, P) of all folds, each drawn by (seed, fold)."""
     networks = [network(panel, recipe, seed_from(recipe.seed, "initial", fold.index)) for fold in folds]
-    rows = [torch.cat([value.detach().flatten() for value in one.parameters()]) for one in networks]
+    rows = [torch.cat([value.detach().flatten() for value in each.parameters()]) for each in networks]
     return networks[0].to(device), torch.stack(rows).to(device)
 
 
 def network(panel: Panel, recipe: Recipe, seed: int) -> TemporalFusionTransformer:
-    """A network for this panel, its initial parameters drawn by the seed."""
+    """A network for this panel with initial parameters drawn by `seed`."""
     with _initialising, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TemporalFusionTransformer(
@@ -256,13 +267,13 @@ def network(panel: Panel, recipe: Recipe, seed: int) -> TemporalFusionTransforme
 
 
 def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[str, Tensor]:
-    """Parameters (K, ...) by name as views of flat (K, P); the backward of a split is one concatenation."""
+    """Parameters (K, ...) by name, as views of flat (K, P). Made by one split, whose backward is one concatenation."""
     parts = torch.split(flat, [size for _, _, size in shapes], dim=1)
     return {name: part.reshape(-1, *shape) for (name, shape, _), part in zip(shapes, parts, strict=True)}
 
 
 def _score(forecasts: Forecasts, market: Market, cells: NDArray[np.int64], recipe: Recipe) -> float:
-    """Validation score of one fold's forecasts of flat cells (M,); infinite where it is not a number."""
+    """Validation score of one fold's forecasts at flat cells (M,); inf if it is not finite."""
     y = market.y.reshape(-1)[cells]
     counted = np.isfinite(y)
     score = validation_score(
@@ -277,7 +288,7 @@ def _score(forecasts: Forecasts, market: Market, cells: NDArray[np.int64], recip
 
 
 def _on_grid(values: NDArray[np.float64], cells: NDArray[np.int64], bars: range, n_assets: int) -> NDArray[np.float64]:
-    """Values (M,) of flat cells on the grid (len(bars), A), NaN elsewhere."""
+    """Values (M,) at flat cells (M,) as a grid (len(bars), A), NaN elsewhere."""
     grid = np.full(len(bars) * n_assets, np.nan)
     grid[cells - bars.start * n_assets] = values
     return grid.reshape(len(bars), n_assets)

@@ -1,4 +1,4 @@
-"""A fitted fold, and finished folds in a store, from which training goes on after a process has died.
+"""The result of fitting a fold, and the store of finished folds from which an interrupted training resumes.
 
 Shapes: E epochs run, A instruments.
 """
@@ -23,36 +23,36 @@ from tft.scaling import Scaler
 TENSORS = "fit.safetensors"
 NUMBERS = "fit.json"
 STACK_SIZE = "stack-size"
-"""The piece that holds the stack size in use, in one file of the same name."""
+"""Name of the stored entry, and of its one file, that holds the stack size in use"""
 
 
 @dataclass(frozen=True, eq=False)
 class FoldFit:
-    """One fitted fold, with the weights of the epoch that is kept."""
+    """One fitted fold, with the weights of its kept epoch."""
 
     fold: Fold
     scaler: Scaler
     parameters: dict[str, Tensor]
-    """By name, on the CPU."""
+    """Parameters by name, on the CPU"""
     kept_epoch: int
-    """Counted from 0."""
+    """Counted from 0"""
     train_loss: NDArray[np.float64]
-    """(E,) mean over steps"""
+    """(E,) mean over the steps of each epoch"""
     validation_score: NDArray[np.float64]
     """(E,) not smoothed; lower is better"""
     validation_position: NDArray[np.float32]
     """(E, n_validation, A) raw positions after each epoch; NaN where there is no target"""
     skipped_steps: int
-    """Updates left out because a gradient was not finite."""
+    """Updates left out because a gradient was not finite"""
     seconds: float
-    """Wall time of the fold's stack, shared equally among its folds."""
+    """Wall time of the fold's stack, shared equally among its folds"""
     stack: tuple[int, ...]
-    """Indices of the folds that were trained as one, this one included; a fold fitted with several recipes is listed
-    once for each."""
+    """Indices of the folds that were trained in one stack, this one included; a fold that was fitted with several
+    recipes is listed once for each"""
 
 
 def write_fit(store: Store, fit: FoldFit) -> None:
-    """Keep a fit, as one piece of the store. Raises OSError."""
+    """Write a fit as one entry of the store. Raises OSError."""
     tensors = {f"parameters.{name}": value for name, value in fit.parameters.items()}
     for name in ("train_loss", "validation_score", "validation_position"):
         tensors[name] = torch.from_numpy(getattr(fit, name))
@@ -63,21 +63,19 @@ def write_fit(store: Store, fit: FoldFit) -> None:
 
 
 def read_stack(store: Store, folds: Sequence[Fold]) -> list[FoldFit] | None:
-    """The fits of a stack of exactly these folds; None unless every one of them is in the store."""
+    """The stored fits of the stack that consists of exactly these folds; None unless all of them are stored."""
     stack = tuple(fold.index for fold in folds)
     fits = []
     for fold in folds:
         files = store.get(_name(fold.index, stack))
         if files is None:
             return None
-        fits.append(_fit_of(files, fold, stack))
+        fits.append(_fit_from_files(files, fold, stack))
     return fits
 
 
 def finished_stack(store: Store, folds: Sequence[Fold]) -> Sequence[Fold] | None:
-    """The longest run of folds, from the first of `folds` on, that was trained as one stack and is in the store whole;
-    None if there is none.
-    """
+    """The longest prefix of `folds` that was trained as one stack and is stored completely; None if there is none."""
     for size in range(len(folds), 0, -1):
         stack = [fold.index for fold in folds[:size]]
         if all(store.exists(_name(index, stack)) for index in stack):
@@ -86,22 +84,23 @@ def finished_stack(store: Store, folds: Sequence[Fold]) -> Sequence[Fold] | None
 
 
 def write_stack_size(store: Store, size: int) -> None:
-    """Note the stack size in use, in place of an earlier one: sizes only go down. Raises OSError."""
+    """Store the stack size in use, replacing an earlier one. Raises OSError."""
     store.put(STACK_SIZE, {STACK_SIZE: str(size).encode()})
 
 
 def read_stack_size(store: Store) -> int | None:
-    """The stack size noted last; None if none was."""
+    """The stack size that was stored last; None if none was."""
     files = store.get(STACK_SIZE)
     return None if files is None else int(files[STACK_SIZE])
 
 
 def _name(fold: int, stack: Sequence[int]) -> str:
-    """A fit's name in the store: what a fold becomes depends on the folds it was trained with."""
+    """Name of a fit in the store, with its whole stack, because a fit depends on the folds that it is stacked with."""
     return f"fold-{fold}-of-{'-'.join(str(index) for index in stack)}"
 
 
-def _fit_of(files: dict[str, bytes], fold: Fold, stack: tuple[int, ...]) -> FoldFit:
+def _fit_from_files(files: dict[str, bytes], fold: Fold, stack: tuple[int, ...]) -> FoldFit:
+    """Decode the files that `write_fit` stored."""
     tensors = load(files[TENSORS])
     prefix = "parameters."
     return FoldFit(

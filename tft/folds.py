@@ -1,6 +1,6 @@
-"""Splits are data: which decision bars train, validate and test each fold.
+"""Walk-forward and combinatorial splits of the decision bars into training, validation and test blocks.
 
-Bars are indices 0 .. n_bars - 1 of decisions. Blocks of a fold are separated by a purge gap, so that the last label of
+Bars are decision indices 0 .. n_bars - 1. The blocks of a fold are separated by a purge gap, so that the last label of
 one block is known before the first decision of the next is made.
 """
 
@@ -17,33 +17,34 @@ import numpy as np
 
 @dataclass(frozen=True)
 class WalkForwardConfig:
-    """Windows of the walk-forward, in bars."""
+    """Lengths of the walk-forward blocks, in bars."""
 
     train_window: int = 150
-    """Bars from the start of the training block to the end of the validation block, purge gap included."""
+    """Bars from the start of the training block to the end of the validation block, purge gap included"""
     validation_window: int = 21
     test_window: int | None = None
-    """Bars of a test block; null: the step size of the phase, so that test blocks tile the record."""
+    """Bars of a test block; null means the step size of the phase, so that test blocks are adjacent"""
     expanding: bool = False
-    """Whether every training block starts at the first bar."""
+    """Whether every training block starts at the first bar"""
 
     def faults(self) -> list[str]:
-        found = []
+        """One sentence for each setting that is out of range."""
+        faults = []
         if self.validation_window < 2:
-            found.append(f"walk_forward.validation_window is {self.validation_window}, the least is 2 bars")
+            faults.append(f"walk_forward.validation_window is {self.validation_window}, the least is 2 bars")
         if self.train_window <= self.validation_window:
-            found.append(
+            faults.append(
                 f"walk_forward.train_window is {self.train_window} bars, it must exceed validation_window "
                 f"({self.validation_window})"
             )
         if self.test_window is not None and self.test_window < 1:
-            found.append(f"walk_forward.test_window is {self.test_window}, the least is 1 bar (null: the step size)")
-        return found
+            faults.append(f"walk_forward.test_window is {self.test_window}, the least is 1 bar (null: the step size)")
+        return faults
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Decision bars of one walk-forward fold. `test` is empty in the final fit."""
+    """Blocks of one fold as ranges of decision bars. The final fit has an empty `test`."""
 
     index: int
     train: range
@@ -51,7 +52,7 @@ class Fold:
     test: range
 
     def shifted(self, n_bars: int) -> Fold:
-        """The same fold counted from a bar `n_bars` earlier."""
+        """The fold with every block moved `n_bars` later."""
         train, validation, test = (
             range(block.start + n_bars, block.stop + n_bars) for block in (self.train, self.validation, self.test)
         )
@@ -59,7 +60,7 @@ class Fold:
 
 
 def bars_needed(*, train_window: int, purge_gap: int) -> int:
-    """The smallest number of decision bars for which there is one fold: one bar is left to test."""
+    """The smallest number of decision bars that hold one fold with a single test bar."""
     return train_window + purge_gap + 1
 
 
@@ -73,14 +74,14 @@ def walk_forward(
     purge_gap: int,
     expanding: bool = False,
 ) -> tuple[Fold, ...]:
-    """Folds over decision bars 0 .. n_bars - 1, for as long as a test block is not empty. All arguments in bars.
+    """Folds over decision bars 0 .. n_bars - 1, as many as have a test block that is not empty. All arguments in bars.
 
     With end = i * step_size + train_window, fold i has
         validation = [end - validation_window, end)
         train      = [i * step_size (0 if expanding), end - validation_window - purge_gap)
         test       = [end + purge_gap, min(end + purge_gap + test_window, n_bars))
 
-    Raises ValueError if a block would be empty, or n_bars does not hold a single fold.
+    Raises ValueError if a block would be empty, or if `n_bars` does not hold a single fold.
     """
     for name, value in (
         ("validation_window", validation_window),
@@ -117,7 +118,7 @@ def walk_forward(
 def final_fold(
     index: int, end: int, *, train_window: int, validation_window: int, purge_gap: int, expanding: bool = False
 ) -> Fold:
-    """The fold of the final fit: blocks as in `walk_forward`, validation ending at bar `end` (exclusive), no test."""
+    """The fold of the final fit: no test block; validation ends at bar `end` (exclusive), else as in `walk_forward`."""
     return Fold(
         index=index,
         train=range(0 if expanding else end - train_window, end - validation_window - purge_gap),
@@ -128,7 +129,7 @@ def final_fold(
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of bars of one combinatorial split, ascending."""
+    """Ascending bar indices of the training and the test set of one combinatorial split."""
 
     index: int
     train: tuple[int, ...]
@@ -137,7 +138,7 @@ class Split:
 
 @dataclass(frozen=True)
 class CombinatorialPurged(Sequence[Split]):
-    """The C(n_groups, n_test_groups) splits of `combinatorial_purged`, made when asked for."""
+    """The C(n_groups, n_test_groups) splits of `combinatorial_purged`, each computed when it is accessed."""
 
     n_bars: int
     n_groups: int
@@ -147,7 +148,7 @@ class CombinatorialPurged(Sequence[Split]):
 
     @property
     def n_paths(self) -> int:
-        """Backtest paths that the splits' test groups make: k/N * C(N, k)."""
+        """Number of backtest paths that the test groups of all splits form: k/N * C(N, k)."""
         return self.n_test_groups * comb(self.n_groups, self.n_test_groups) // self.n_groups
 
     def __len__(self) -> int:
@@ -183,10 +184,10 @@ class CombinatorialPurged(Sequence[Split]):
 def combinatorial_purged(
     n_bars: int, *, n_groups: int, n_test_groups: int, purge_gap: int, embargo: int
 ) -> CombinatorialPurged:
-    """Combinatorial purged cross-validation (Lopez de Prado 2018, ch. 12): every choice of test groups once.
+    """Combinatorial purged cross-validation (Lopez de Prado 2018, ch. 12): one split for every choice of test groups.
 
-    Groups are contiguous, as `numpy.array_split` makes them. Around each test block `purge_gap` bars are dropped from
-    training on either side, and `embargo` more after it. Raises ValueError for counts that make no split.
+    Groups are contiguous, as `numpy.array_split` makes them. `purge_gap` bars on either side of each test block, and
+    `embargo` more after it, are dropped from training. Raises ValueError for arguments that allow no split.
     """
     if not 1 <= n_test_groups < n_groups:
         raise ValueError(f"n_test_groups is {n_test_groups}, it must lie between 1 and n_groups - 1 ({n_groups - 1})")

@@ -1,4 +1,4 @@
-"""What folds train on: a panel on its device, with volatility, labels and the places where windows may lie.
+"""A panel prepared for training and forecasting: on its device, with volatility, labels and window spaces.
 
 Shapes: T bars, A instruments.
 """
@@ -17,9 +17,10 @@ from tft.windows import DevicePanel, WindowSpace
 
 
 class Market:
-    """A panel made ready for fitting and forecasting: on the device once, volatility and labels computed once.
+    """A panel whose features are on the device and whose volatility and labels are computed, shared by all folds.
 
-    `sigma` (T, A) scales labels and positions; by default it is the volatility of the panel's own returns.
+    `sigma` (T, A) is the volatility per bar that scales labels and positions; by default `ewm_volatility` of the
+    panel's returns.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Market:
         self._spaces: dict[tuple[bytes, int, int], WindowSpace] = {}
 
     def space(self, scaler: Scaler, config: ModelConfig) -> WindowSpace:
-        """Where the windows of a fold with this scaler may lie; shared by folds that can use the same columns."""
+        """The window space of a fold with this scaler; folds with the same usable columns share one."""
         panel, usable = self.panel, np.isfinite(scaler.std)
         key = (usable.tobytes(), config.seq_len, config.n_context)
         if key not in self._spaces:  # nearly always the same for all folds
@@ -45,7 +46,10 @@ class Market:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this name; `auto` is the GPU if there is one. Raises ValueError where there is no such device."""
+    """The torch device `name` (auto, cpu, cuda, cuda:N); `auto` is the GPU if there is one, else the CPU.
+
+    Raises ValueError if this machine has no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Figures of a series of portfolio returns. Shapes: T bars, A instruments; NaN bars are left out everywhere."""
+"""Performance figures of portfolio return series. NaN bars are ignored. Shapes: T bars, A instruments."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_BARS = 10
-"""Below this many bars no Sharpe is reported."""
+"""No Sharpe ratio is reported over fewer bars"""
 MIN_INFERENCE_BARS = 63
-"""Below this many bars nothing is inferred from a Sharpe: no standard error, interval or p-value."""
+"""No standard error, interval or p-value of a Sharpe ratio is given over fewer bars"""
 
 
 def sharpe(returns: NDArray[np.float64], *, periods_per_year: float) -> float:
-    """Annual Sharpe: mean / standard deviation (ddof 1) of per-bar returns * sqrt(periods per year).
+    """Annual Sharpe ratio of per-bar returns (T,): mean / standard deviation (ddof 1) * sqrt(periods per year).
 
-    NaN with fewer than two bars. A series that never moves has nothing to divide by: 0 where its mean is 0 (a strategy
-    that stayed flat), NaN otherwise.
+    NaN with fewer than two bars. A constant series has no deviation to divide by: 0 if its mean is 0 (a strategy that
+    stayed flat), NaN otherwise.
     """
     known = returns[np.isfinite(returns)]
     if len(known) < 2:
@@ -29,33 +29,33 @@ def sharpe(returns: NDArray[np.float64], *, periods_per_year: float) -> float:
 
 
 def drawdown(returns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(T,) fraction lost since the highest point so far of the compounded curve, <= 0. NaN bars count as 0."""
+    """Drawdown (T,) <= 0 of the compounded curve of returns (T,), as a fraction of its peak so far; NaN counts as 0."""
     equity = np.cumprod(1.0 + np.nan_to_num(returns, nan=0.0))
     return equity / np.maximum.accumulate(np.maximum(equity, 1.0)) - 1.0
 
 
 def max_drawdown(returns: NDArray[np.float64]) -> float:
-    """The worst drawdown, as a negative fraction; 0 for no bars."""
+    """The largest drawdown of returns (T,), as a negative fraction of the peak; 0 for no bars."""
     return float(drawdown(returns).min(initial=0.0))
 
 
 def annual_return(returns: NDArray[np.float64], *, periods_per_year: float) -> float:
-    """Arithmetic mean return a year."""
+    """Arithmetic mean of per-bar returns (T,), annualised."""
     return float(np.nanmean(returns) * periods_per_year)
 
 
 def annual_volatility(returns: NDArray[np.float64], *, periods_per_year: float) -> float:
-    """Standard deviation (ddof 1) a year."""
+    """Standard deviation (ddof 1) of per-bar returns (T,), annualised."""
     return float(np.nanstd(returns, ddof=1) * np.sqrt(periods_per_year))
 
 
 def turnover(change: NDArray[np.float64], *, periods_per_year: float) -> float:
-    """Mean absolute change of position over bars and instruments (T, A), a year."""
+    """Mean of absolute position changes (T, A) over bars and instruments, annualised."""
     return float(np.nanmean(change) * periods_per_year)
 
 
 def hit_rate(position: NDArray[np.float64], held_return: NDArray[np.float64]) -> float:
-    """Share of (bar, instrument) cells (T, A) with a position and a move in which both have the same sign."""
+    """Share of cells (T, A) with nonzero position and return in which both have the same sign; NaN without such cells."""
     counted = np.isfinite(position) & np.isfinite(held_return) & (position != 0.0) & (held_return != 0.0)
     if not counted.any():
         return float("nan")
@@ -64,7 +64,7 @@ def hit_rate(position: NDArray[np.float64], held_return: NDArray[np.float64]) ->
 
 @dataclass(frozen=True)
 class Performance:
-    """Headline figures of one segment. Sharpes, return, volatility and turnover are annual."""
+    """Performance figures over one segment. Sharpe ratios, return, volatility and turnover are annual."""
 
     n_bars: int
     sharpe: float
@@ -85,7 +85,10 @@ def performance(
     *,
     periods_per_year: float,
 ) -> Performance | None:
-    """Figures of portfolio returns net and gross (T,) and of their cells (T, A); None under MIN_BARS known bars."""
+    """Figures of portfolio returns net and gross of costs (T,) and of positions, returns and position changes (T, A).
+
+    None if fewer than MIN_BARS net returns are known.
+    """
     n_bars = int(np.isfinite(net).sum())
     if n_bars < MIN_BARS:
         return None

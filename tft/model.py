@@ -1,9 +1,9 @@
 """The Temporal Fusion Transformer, in the order of the paper (Lim et al. 2021, arXiv:1912.09363).
 
-Written for one fold; `stacked` runs it for K folds side by side. Equation numbers are the paper's.
+The modules are written for one fold; `stacked` runs them for K folds at once. Equation numbers are the paper's.
 
-Shapes: N distinct (bar, instrument) cells, V variables, H hidden width, A instruments, B targets, C contexts a target,
-W = B + B*C windows, L look-back bars, M attention heads, D parameters of the predictive distribution.
+Shapes: N distinct (bar, instrument) cells, V variables, H hidden width, A instruments, B targets,
+C contexts per target, W = B + B*C windows, L look-back bars, M attention heads, D parameters of the predictive distribution.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ LossMode = Literal["sharpe", "joint_mle", "joint_quantile"]
 LOSS_MODES: tuple[LossMode, ...] = get_args(LossMode)
 QUANTILE_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 INITIAL_SELECTION_SPREAD = 0.1
-"""Standard deviation of the initial VSN logits: near uniform, so that weights read after a few epochs say what was
-learned and not how the network was drawn."""
+"""Standard deviation of the initial VSN logits: small, so that selection starts nearly uniform and the weights after a
+few epochs reflect what was learned and not the random initialisation"""
 SIGMA_FLOOR = 1e-3
-"""Least predictive standard deviation, in units of the volatility known at the decision."""
+"""Lower bound of the predictive standard deviation, in units of sigma_t * sqrt(horizon)"""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of the network."""
+    """Architecture of the network."""
 
     d_hidden: int = 48
     n_heads: int = 4
     lstm_layers: int = 1
     dropout: float = 0.23
     seq_len: int = 63
-    """Look-back, in bars."""
+    """Look-back in bars"""
     n_context: int = 16
-    """Context sequences a target is conditioned on; 0 switches the context set off."""
+    """Context sequences that each target is conditioned on; 0 switches the context set off"""
 
     def faults(self) -> list[str]:
-        found = [
+        """One sentence for each setting that is out of range."""
+        faults = [
             f"model.{name} is {value}, the least is {least}"
             for name, value, least in (
                 ("d_hidden", self.d_hidden, 2),
@@ -65,18 +66,18 @@ class ModelConfig:
             if value < least
         ]
         if self.n_heads > self.d_hidden:
-            found.append(f"model.n_heads is {self.n_heads}, more than d_hidden ({self.d_hidden})")
+            faults.append(f"model.n_heads is {self.n_heads}, more than d_hidden ({self.d_hidden})")
         if not 0.0 <= self.dropout < 1.0:
-            found.append(f"model.dropout is {self.dropout}, it must lie in [0, 1)")
-        return found
+            faults.append(f"model.dropout is {self.dropout}, it must lie in [0, 1)")
+        return faults
 
 
 class Cells(NamedTuple):
-    """What is known of each distinct (bar, instrument) cell, whatever window it is seen through."""
+    """Encoding of each distinct (bar, instrument) cell, which does not depend on the window that it is part of."""
 
-    selected: Tensor  # (N, H) variables combined by their selection weights
+    selected: Tensor  # (N, H) transformed variables, summed with their selection weights
     gates: Tensor  # (N, 4H) the first LSTM layer's input projection
-    weights: Tensor  # (N, V) VSN weights; they sum to 1 over the variables present, 0 where none is
+    weights: Tensor  # (N, V) VSN weights; they sum to 1 over the variables present, and are 0 if there are none
 
 
 class Output(NamedTuple):
@@ -89,7 +90,7 @@ class Output(NamedTuple):
 
 
 class Dense(nn.Module):
-    """x (..., I) @ weight (I, O) + bias (O)."""
+    """Affine layer: x (..., I) @ weight (I, O) + bias (O)."""
 
     def __init__(self, n_in: int, n_out: int, *, bias: bool = True) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class GRN(nn.Module):
 
 
 class StaticEncoder(nn.Module):
-    """Instrument embedding and its four context vectors (section 4.3 of the paper)."""
+    """Instrument embedding and the four context vectors computed from it (section 4.3 of the paper)."""
 
     def __init__(self, n_assets: int, config: ModelConfig) -> None:
         super().__init__()
@@ -141,16 +142,16 @@ class StaticEncoder(nn.Module):
         self.contexts = nn.ModuleList(GRN(width) for _ in range(4))
 
     def forward(self, *, dropout: Dropout | None = None) -> Tensor:
-        """(A, 4, H): contexts for variable selection, enrichment, and the LSTM's hidden and cell state."""
+        """Contexts (A, 4, H) for variable selection, enrichment, and the LSTM's initial hidden and cell state."""
         return torch.stack([context(self.embedding, dropout=dropout) for context in self.contexts], dim=1)
 
 
 class CellEncoder(nn.Module):
-    """Variable selection (eqs 6-8) of scalar variables, all of them at once.
+    """Variable selection (eqs 6-8) of scalar variables, computed for all of them at once.
 
-    A variable's embedding is affine in one number, xi_v = present_v * (x_v * e_v + b_v), so that each linear map of
-    it folds exactly into a rank-1 map of x_v: a GRN's first layer becomes two vectors a variable, and the maps from
-    the concatenation of all embeddings (V*H wide) become maps from (x, present), 2V wide.
+    A variable's embedding is affine in one number, xi_v = present_v * (x_v * e_v + b_v), so that a linear map of it
+    folds exactly into a rank-1 map of x_v: a GRN's first layer becomes two vectors per variable, and the maps from the
+    concatenation of all embeddings (V*H wide) become maps from (x, present), 2V wide.
     """
 
     def __init__(self, n_variables: int, config: ModelConfig) -> None:
@@ -163,12 +164,12 @@ class CellEncoder(nn.Module):
 
         self.embed_weight = uniform(v, h, limit=1.0)
         self.embed_bias = uniform(v, h)
-        # One GRN a variable, eq 7
+        # One GRN per variable, eq 7
         self.first_weight, self.first_bias = uniform(v, h, h), nn.Parameter(torch.zeros(v, h))
         self.second_weight, self.second_bias = uniform(v, h, h), nn.Parameter(torch.zeros(v, h))
         self.gate_weight, self.gate_bias = uniform(v, h, 2 * h), nn.Parameter(torch.zeros(v, 2 * h))
         self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(v, h)), nn.Parameter(torch.zeros(v, h))
-        # The GRN over the concatenated embeddings that gives the selection weights, eq 6
+        # The GRN over the concatenated embeddings that computes the selection weights, eq 6
         flat = 1.0 / math.sqrt(v * h)
         self.select_first, self.select_bias = uniform(v, h, h, limit=flat), nn.Parameter(torch.zeros(h))
         self.select_context = Dense(h, h, bias=False)
@@ -180,15 +181,15 @@ class CellEncoder(nn.Module):
         self.input_gates = Dense(h, 4 * h)
 
     def forward(self, x: Tensor, present: Tensor, context: Tensor, *, dropout: Dropout | None = None) -> Cells:
-        """x (N, V) standardised, 0 where missing · present (N, V) 0/1 · context (N, H) -> Cells."""
+        """Encode cells: x (N, V) standardised, 0 where missing · present (N, V) 0 or 1 · context (N, H)."""
         weights = self.selection_weights(x, present, context, dropout)  # (N, V)
         selected = select(x, weights, self.variable_grns(), dropout)  # (N, H), eqs 7 and 8
         return Cells(selected, self.input_gates(selected), weights)
 
     def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, dropout: Dropout | None) -> Tensor:
-        """Eq 6: the GRN over all embeddings and the static context, softmax over the variables that are present."""
-        projected, skip = self.project_embeddings(x, present).split([len(self.select_bias), x.shape[-1]], dim=-1)
-        hidden = projected + self.select_context(context)
+        """VSN weights (N, V), eq 6: a GRN over all embeddings and the static context, then softmax where present."""
+        first, skip = self.project_embeddings(x, present).split([len(self.select_bias), x.shape[-1]], dim=-1)
+        hidden = first + self.select_context(context)
         hidden = apply_dropout(self.select_second(F.elu(hidden)), dropout)
         norm = self.select_norm
         logits = gated_norm(skip, self.select_gate(hidden), norm.weight, norm.bias)
@@ -196,9 +197,9 @@ class CellEncoder(nn.Module):
         return masked_softmax(logits, present)
 
     def project_embeddings(self, x: Tensor, present: Tensor) -> Tensor:
-        """What eq 6's GRN takes from the concatenated embeddings (N, H + V): its first layer | its skip.
+        """The two maps (N, H + V) that eq 6's GRN applies to the concatenated embeddings: first layer | skip.
 
-        Both are sums over v of xi_v @ weight[v], done as one product with the numbers and presences side by side.
+        Both are sums over v of xi_v @ weight[v], computed as one product of (x, present) with the composed weights.
         """
         weights = [self.compose_with_embedding(weight) for weight in (self.select_first, self.select_skip)]
         numbers = torch.stack([x, present], dim=-1).flatten(1)  # (N, 2V)
@@ -206,10 +207,11 @@ class CellEncoder(nn.Module):
         return affine(numbers, torch.cat(weights, dim=-1).flatten(0, 1), bias)
 
     def compose_with_embedding(self, weight: Tensor) -> Tensor:
-        """weight (V, H, O) seen from a variable's number and from its presence, (V, 2, O)."""
+        """Compose the embedding with weight (V, H, O): (V, 2, O), the map from a variable's (x, present)."""
         return torch.stack([self.embed_weight, self.embed_bias], dim=1) @ weight
 
     def variable_grns(self) -> VariableGRNs:
+        """Parameters of eq 7's GRNs, with the embedding folded into their first layer."""
         slope, constant = self.compose_with_embedding(self.first_weight).unbind(dim=1)
         return VariableGRNs(
             constant=constant + self.first_bias,
@@ -237,7 +239,7 @@ class InterpretableAttention(nn.Module):
         self.out = Dense(self.width, h)
 
     def forward(self, query: Tensor, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """query (B, Q, H), memory (B, S, H), mask (B, S) true where usable -> (B, Q, H), scores (B, M, Q, S)."""
+        """Attention (B, Q, H) and scores (B, M, Q, S) of query (B, Q, H) over memory (B, S, H) where mask (B, S) is true."""
         q = self.query(query).unflatten(-1, (self.n_heads, self.width)).transpose(-3, -2)  # (B, M, Q, width)
         k = self.key(memory).unflatten(-1, (self.n_heads, self.width)).transpose(-3, -2)  # (B, M, S, width)
         logits = q @ k.transpose(-2, -1) / math.sqrt(self.width)
@@ -249,7 +251,7 @@ class InterpretableAttention(nn.Module):
 
 
 class WindowReader(nn.Module):
-    """From the cells of each window to the forecast of its target: LSTM, enrichment, attention, head."""
+    """From the encoded cells of each target's windows to its forecast: LSTM, enrichment, attention, head."""
 
     def __init__(self, config: ModelConfig, loss_mode: LossMode) -> None:
         super().__init__()
@@ -272,32 +274,34 @@ class WindowReader(nn.Module):
     def forward(
         self, cells: Cells, windows: Tensor, static: Tensor, has_context: Tensor, *, dropout: Dropout | None = None
     ) -> Output:
-        """windows (W, L) rows of `cells`, targets first, then their contexts target by target ·
-        static (W, 4, H) of each window's instrument · has_context (B, C) true where a slot is filled.
+        """Forecast B targets.
+
+        windows (W, L) rows of `cells`, the B targets' windows first, then the contexts' of each target in turn ·
+        static (W, 4, H) contexts of each window's instrument · has_context (B, C) true where a slot is filled.
         """
         n_windows, _ = windows.shape
         n_targets, n_context = has_context.shape
         assert n_windows == n_targets * (1 + n_context)
         h = cells.selected.shape[-1]
 
-        states = lstm(cells.gates, self.recurrent[0], *_start(static), windows)
+        states = lstm(cells.gates, self.recurrent[0], *_initial_states(static), windows)
         for project, weight in zip(self.between, list(self.recurrent)[1:], strict=True):
             states = apply_dropout(states, dropout)
-            states = lstm(project(states), weight, *_start(static))  # (L, W, H)
+            states = lstm(project(states), weight, *_initial_states(static))  # (L, W, H)
 
         rows = gather(cells.selected, windows[:n_targets])  # (B, L, H)
         temporal = self.after_lstm(states[:, :n_targets].transpose(0, 1), rows, dropout)  # (B, L, H), eq 17
         enriched = self.enrichment(temporal, static[:n_targets, 1].unsqueeze(1), dropout=dropout)  # (B, L, H), eq 18
         context_scores = temporal.new_zeros(n_targets, self.attention.n_heads, n_context)
         if self.n_context:
-            # Each context is read once, at its last bar; all slots empty contribute exactly zero.
+            # A context contributes its last state. If all slots are empty, the context branch adds exactly zero.
             last = gather(cells.selected, windows[n_targets:, -1])
             memory = self.after_lstm(states[-1, n_targets:], last, dropout).view(n_targets, n_context, h)
             read, scores = self.context_attention(enriched, memory, has_context)
             filled = has_context.any(dim=-1)[:, None, None].to(read.dtype)
             enriched = enriched + filled * F.glu(self.context_gate(read), dim=-1)
             context_scores = scores[:, :, -1]
-        # Only the target bar is asked for; it sees the whole window, none of which lies after it (causal mask).
+        # Only the target bar is queried. It is the last of its window, so that causality needs no mask.
         attended, scores = self.attention(enriched[:, -1:], enriched)  # eq 19
         attended = self.after_attention(attended[:, 0], enriched[:, -1], dropout)  # (B, H), eq 20
         decoded = self.feed_forward(attended, dropout=dropout)  # eq 21
@@ -306,12 +310,13 @@ class WindowReader(nn.Module):
         return Output(position, distribution, scores[:, :, 0], context_scores)
 
 
-def _start(static: Tensor) -> tuple[Tensor, Tensor]:
+def _initial_states(static: Tensor) -> tuple[Tensor, Tensor]:
+    """Initial hidden and cell states (W, H) of the LSTM, from the static contexts (W, 4, H)."""
     return static[:, 2], static[:, 3]
 
 
 def read_head(raw: Tensor, loss_mode: LossMode) -> tuple[Tensor, Tensor]:
-    """Raw head (B, *) to position (B,) and distribution (B, D)."""
+    """Output (B, *) of the last layer -> position (B,) and predictive distribution (B, D)."""
     if loss_mode == "sharpe":
         return torch.tanh(raw[:, 0]), raw[:, :0]
     if loss_mode == "joint_mle":
@@ -323,7 +328,7 @@ def read_head(raw: Tensor, loss_mode: LossMode) -> tuple[Tensor, Tensor]:
 
 
 def quantile_levels(like: Tensor) -> Tensor:
-    """QUANTILE_LEVELS (7,) beside `like`, made once: a GPU step that is being recorded cannot copy from the host."""
+    """QUANTILE_LEVELS (7,) with the dtype and device of `like`; cached, as a captured step cannot copy from the host."""
     return _constant(QUANTILE_LEVELS, like.dtype, like.device)
 
 
@@ -333,7 +338,7 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 
 
 def probability_up(quantiles: Tensor) -> Tensor:
-    """P(y > 0) (B,) from quantiles (B, 7): the CDF interpolated linearly, constant beyond the outermost levels."""
+    """P(y > 0) (B,) from quantiles (B, 7), with a CDF that is linear between the levels and constant beyond them."""
     levels = quantile_levels(quantiles)
     low, high = quantiles[:, :-1], quantiles[:, 1:]
     # The CDF at 0 is the lowest level plus each segment's rise, in proportion to how much of it lies below 0.
@@ -342,7 +347,7 @@ def probability_up(quantiles: Tensor) -> Tensor:
 
 
 class TemporalFusionTransformer(nn.Module):
-    """static -> cells -> windows; see `forward`."""
+    """The whole network: static contexts, then the encoding of cells, then the windows of each target."""
 
     def __init__(self, config: ModelConfig, *, n_variables: int, n_assets: int, loss_mode: LossMode) -> None:
         super().__init__()
@@ -362,15 +367,16 @@ class TemporalFusionTransformer(nn.Module):
         *,
         dropout: Dropout | None = None,
     ) -> tuple[Output, Cells]:
-        """x, present (N, V) · asset (N,) instrument of each cell · windows (W, L) rows of cells · has_context (B, C).
+        """Forecast B targets from N cells.
 
-        Windows are the B targets', then the contexts' of each target in turn. Missing variables have x = 0.
-        Without `dropout` there is none.
+        x (N, V) standardised, 0 where missing · present (N, V) 0 or 1 · asset (N,) instrument of each cell ·
+        windows (W, L) rows of cells, the B targets' windows first, then the contexts' of each target in turn ·
+        has_context (B, C) true where a slot is filled. `dropout` is None when forecasting.
         """
         static = self.static(dropout=dropout)  # (A, 4, H)
         cells = self.cells(x, present, gather(static[:, 0], asset), dropout=dropout)
-        of_window = gather(static.flatten(1), asset.index_select(0, windows[:, -1])).unflatten(1, static.shape[1:])
-        return self.windows(cells, windows, of_window, has_context, dropout=dropout), cells
+        window_static = gather(static.flatten(1), asset.index_select(0, windows[:, -1])).unflatten(1, static.shape[1:])
+        return self.windows(cells, windows, window_static, has_context, dropout=dropout), cells
 
 
 def stacked(
@@ -380,22 +386,21 @@ def stacked(
     *inputs: Any,
     dropout: Dropout | None = None,
 ) -> Any:
-    """Run `module` for K folds: `parameters` (K, ...) by name, those under `prefix` are the module's; inputs (K, ...),
-    threshold and scale of the dropout (K,).
+    """Run `module` for K folds at once, and return its output with a leading dimension K.
 
-    Returns the module's output with a leading K. A stack of one is called as it is: vmap would only cost time.
+    `parameters` (K, ...) are named as in the whole network; those whose name starts with `prefix` belong to `module`.
+    Inputs are (K, ...), threshold and scale of the dropout (K,). A single fold is called without vmap, which is faster.
     """
-    own = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
-
+    weights = {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}
     generator, *levels = dropout or (None,)
 
     def single(weights: dict[str, Tensor], levels: Sequence[Tensor], *arguments: Any) -> Any:
-        own_dropout = None if generator is None else Dropout(generator, *levels)
-        return functional_call(module, weights, arguments, {"dropout": own_dropout})
+        fold_dropout = None if generator is None else Dropout(generator, *levels)
+        return functional_call(module, weights, arguments, {"dropout": fold_dropout})
 
-    n_folds = next(iter(own.values())).shape[0]
+    n_folds = next(iter(weights.values())).shape[0]
     if n_folds > 1:
-        return vmap(single, randomness="different")(own, levels, *inputs)
-    # Not value[0], whose backward writes zeros as large as the value and copies into them.
-    outputs = single(*tree_map(lambda value: value.squeeze(0), (own, levels, *inputs)))
+        return vmap(single, randomness="different")(weights, levels, *inputs)
+    # squeeze and not value[0]: the backward of indexing fills a tensor as large as the value with zeros.
+    outputs = single(*tree_map(lambda value: value.squeeze(0), (weights, levels, *inputs)))
     return tree_map(lambda value: value.unsqueeze(0), outputs)

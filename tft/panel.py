@@ -1,4 +1,4 @@
-"""The panel: every array the model ever sees, aligned by bar and instrument.
+"""The panel: features and returns aligned by bar and instrument.
 
 Shapes: T bars, A instruments (assets), F features, R rows of a long table.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AHEAD = ".ahead"
-"""Suffix of a column that holds a known-in-advance feature's value at the bar in which the position is held."""
+"""Suffix of the column that holds a known-in-advance feature's value at the bar in which the position is held"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,11 +58,13 @@ class Panel:
 
         Keys: `date` or `timestamp`, `symbol`, `ret_1d` and/or `close` (`ret_1d` prevails; from `close` a return is
         taken against the instrument's previous row), and numeric feature columns. Rows may come in any order.
-        `feature_names` and `symbols` choose and order what is kept (default: all others, in table order; symbols
-        sorted). For each of `known` a column `<name>.ahead` is added with its value `lead_bars` later; rows at the
-        end of the table that carry no return for any instrument then only feed those columns.
+        `feature_names` and `symbols` select and order features and instruments; by default all other columns in table
+        order, and all symbols sorted. For each column in `known` a feature `<name>.ahead` is added, its value
+        `lead_bars` later; the table's last bars, if no instrument has a return there, only supply these values and are
+        dropped from the panel.
 
-        Raises ValueError for a missing key or feature column, an infinite feature, or two rows of one bar and symbol.
+        Raises ValueError for a missing column, an infinite value, two rows of the same bar and symbol, or a table
+        without any row of `symbols`.
         """
         time_key = next((key for key in ("timestamp", "date") if key in columns), None)
         absent = [] if time_key else ["date (or timestamp)"]
@@ -111,6 +113,7 @@ class Panel:
         return panel if feature_names is None else panel.select(feature_names)
 
     def _with_ahead(self, known: Sequence[str], lead_bars: int) -> Panel:
+        """Add the `.ahead` columns, and drop the last bars if no instrument has a return there."""
         columns = [self.feature_names.index(name) for name in known]
         ahead = np.full((*self.returns.shape, len(columns)), np.nan, dtype=np.float32)
         ahead[:-lead_bars] = self.features[lead_bars:][:, :, columns]
@@ -124,27 +127,29 @@ class Panel:
         return wide.first_bars(n_bars)
 
     def first_bars(self, n_bars: int) -> Panel:
-        """The panel as it stood when bar n_bars - 1 had closed."""
+        """The panel of the first `n_bars` bars only."""
         return replace(self, times=self.times[:n_bars], features=self.features[:n_bars], returns=self.returns[:n_bars])
 
     def select(self, feature_names: Sequence[str]) -> Panel:
-        """The same bars and instruments with these features, in this order. Raises ValueError for an absent one."""
+        """The panel with only these features, in this order. Raises ValueError if the panel lacks one."""
         position = {name: i for i, name in enumerate(self.feature_names)}
         absent = [name for name in feature_names if name not in position]
         if absent:
             raise ValueError(f"the panel lacks the column{'s' * (len(absent) > 1)} {', '.join(absent)}")
         columns = [position[name] for name in feature_names]
-        features = np.ascontiguousarray(self.features[:, :, columns])  # a cell's variables side by side
+        features = np.ascontiguousarray(
+            self.features[:, :, columns]
+        )  # the variables of a cell lie side by side in memory
         return replace(self, feature_names=tuple(feature_names), features=features)
 
 
 def group_of(feature_name: str) -> str:
-    """The part of a feature's name before its first underscore: `pvol` of `pvol_client_opt_put_net_z21`."""
+    """Group of a feature: its name up to the first underscore, `pvol` for `pvol_client_opt_put_net_z21`."""
     return feature_name.split("_", 1)[0]
 
 
 def _close_to_close(close: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Simple returns (T, A) against each instrument's previous close, gaps skipped; its first close has none."""
+    """Simple returns (T, A) against each instrument's previous known close; NaN without one."""
     returns = np.full(close.shape, np.nan, dtype=np.float64)
     for asset in range(close.shape[1]):
         traded = np.flatnonzero(np.isfinite(close[:, asset]))

@@ -1,4 +1,4 @@
-"""From a forecast's raw position to the position held, and from there to the returns that are reported.
+"""From raw forecast positions to the positions held, their returns after costs, and regimes.
 
 Shapes: T bars, A instruments. Positions are fractions of the capital allotted to an instrument.
 """
@@ -17,46 +17,49 @@ BASIS_POINT = 1e-4
 
 @dataclass(frozen=True)
 class PositionsConfig:
-    """How a raw position in [-1, 1] becomes a holding, and what trading costs."""
+    """Cap, smoothing and volatility scaling of raw positions in [-1, 1], and the cost of trading."""
 
     max_position: float = 0.29
-    """Cap on the raw position, before smoothing and volatility scaling."""
+    """Cap on the absolute raw position, before smoothing and volatility scaling"""
     position_smooth: float = 0.46
-    """Weight of the previous smoothed position; 0 follows the forecast at once."""
+    """Weight of the previous smoothed position, in [0, 1); 0 means no smoothing"""
     vol_target: float = 0.15
-    """Annual volatility a full position aims at."""
+    """Annual volatility that a full position targets"""
     max_leverage: float = 4.0
-    """Cap on vol_target / sigma_t."""
+    """Cap on vol_target / annualised sigma_t"""
     cost_bps: float = 5.0
-    """Cost of changing the position by its full size, in basis points."""
+    """Cost of a position change of 1, in basis points of the capital allotted to the instrument"""
 
     def faults(self) -> list[str]:
-        found = []
+        """One sentence for each setting that is out of range."""
+        faults = []
         if not 0.0 < self.max_position <= 1.0:
-            found.append(f"positions.max_position is {self.max_position}, it must lie in (0, 1]")
+            faults.append(f"positions.max_position is {self.max_position}, it must lie in (0, 1]")
         if not 0.0 <= self.position_smooth < 1.0:
-            found.append(f"positions.position_smooth is {self.position_smooth}, it must lie in [0, 1)")
+            faults.append(f"positions.position_smooth is {self.position_smooth}, it must lie in [0, 1)")
         if self.vol_target <= 0.0:
-            found.append(f"positions.vol_target is {self.vol_target}, it must be positive")
+            faults.append(f"positions.vol_target is {self.vol_target}, it must be positive")
         if self.max_leverage <= 0.0:
-            found.append(f"positions.max_leverage is {self.max_leverage}, it must be positive")
+            faults.append(f"positions.max_leverage is {self.max_leverage}, it must be positive")
         if self.cost_bps < 0.0:
-            found.append(f"positions.cost_bps is {self.cost_bps}, it must be at least 0")
-        return found
+            faults.append(f"positions.cost_bps is {self.cost_bps}, it must be at least 0")
+        return faults
 
 
 @dataclass(frozen=True, eq=False)
 class PositionPath:
-    """One path per instrument. `smoothed` (A,) and `position` (A,) after the last bar carry into the next one."""
+    """Positions of all instruments over T bars, and the state from which the next bars continue."""
 
     position: NDArray[np.float64]
-    """(T, A); NaN before an instrument's first forecast."""
+    """(T, A) position held; NaN before an instrument's first forecast"""
     smoothed: NDArray[np.float64]
+    """(A,) smoothed raw position after the last bar"""
     last_position: NDArray[np.float64]
+    """(A,) position after the last bar"""
 
 
 def volatility_scale(sigma: NDArray[np.float64], config: PositionsConfig, timing: Timing) -> NDArray[np.float64]:
-    """min(vol_target / (sigma_t * sqrt(periods_per_year)), max_leverage), NaN where sigma is."""
+    """min(vol_target / (sigma_t * sqrt(periods_per_year)), max_leverage), in the shape of sigma; NaN where sigma is."""
     scale: NDArray[np.float64] = config.vol_target / (sigma * np.sqrt(timing.periods_per_year))
     return np.minimum(scale, config.max_leverage)
 
@@ -70,10 +73,10 @@ def position_path(
     traded: NDArray[np.bool_] | None = None,
     before: PositionPath | None = None,
 ) -> PositionPath:
-    """Raw positions (T, A), NaN = no forecast, to positions (T, A): cap, smooth, scale by volatility.
+    """Cap, smooth and scale by volatility the raw positions (T, A), NaN = no forecast; `sigma` (T, A) is per bar.
 
-    One path per instrument, starting flat, or from where `before` ended. A bar without a forecast or a known
-    volatility, or in which the instrument was not `traded` (T, A), keeps the position as it is.
+    Each instrument starts flat, or from where the path `before` ended. Its position does not change at a bar without a
+    forecast, without a known volatility, or in which it was not `traded` (T, A).
     """
     n_assets = raw.shape[1]
     smoothed = np.full(n_assets, np.nan) if before is None else before.smoothed.copy()
@@ -95,22 +98,30 @@ def position_path(
 
 @dataclass(frozen=True, eq=False)
 class Earnings:
-    """Per bar of decision and instrument (T, A); NaN where no position is held or the return is not known yet."""
+    """Returns by decision bar and instrument, (T, A) each, as fractions of the capital allotted to an instrument.
+
+    NaN where no position is held or the return is not known yet.
+    """
 
     held_return: NDArray[np.float64]
+    """Return of the instrument over the bar in which the position is held"""
     gross: NDArray[np.float64]
+    """Position times held return"""
     net: NDArray[np.float64]
+    """Gross return minus trading costs"""
     change: NDArray[np.float64]
-    """Absolute change of position, the first one from flat."""
+    """Absolute change of position; the first is from flat"""
 
 
 def earnings(
     position: NDArray[np.float64], returns: NDArray[np.float64], config: PositionsConfig, timing: Timing
 ) -> Earnings:
-    """pnl_t = position_t * return_(t+1+delay) - cost_bps * 1e-4 * |position_t - position_(t-1)|.
+    """Earnings of positions (T, A), with returns (T, A) of the same bars:
 
-    `position` and `returns` (T, A) cover the same bars. An instrument that is not traded in the bar in which the
-    position is held earns 0 there; the last bars, which have no label yet, earn NaN.
+        net_t = position_t * return_(t+1+delay) - cost_bps * 1e-4 * |position_t - position_(t-1)|
+
+    An instrument that is not traded in the bar in which the position is held earns 0 there. The last bars, which have
+    no label yet, are NaN.
     """
     held = held_return(returns, timing)
     known = np.arange(len(held)) < len(held) - timing.label_bars
@@ -122,7 +133,7 @@ def earnings(
 
 
 def portfolio_return(pnl: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(T, A) -> (T,): mean over the instruments with a known pnl; NaN where there is none."""
+    """Portfolio returns (T,): mean of pnl (T, A) over the instruments for which it is known; NaN if there are none."""
     known = np.isfinite(pnl)
     count = known.sum(axis=1)
     total = np.where(known, pnl, 0.0).sum(axis=1)
@@ -131,24 +142,25 @@ def portfolio_return(pnl: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class RegimeConfig:
-    """When an instrument counts as bullish or bearish."""
+    """Thresholds at which an instrument counts as bullish or bearish."""
 
     enter: float = 0.55
-    """Probability of a rise (a fall) at which the bullish (bearish) regime begins."""
+    """Probability of a rise (a fall) at which the bullish (bearish) regime begins"""
     leave: float = 0.52
-    """Probability below which it ends."""
+    """Probability of a rise (a fall) below which the bullish (bearish) regime ends"""
     min_position: float = 0.05
-    """Without a probability: absolute position from which its sign is the regime."""
+    """For models without a probability: smallest absolute position whose sign counts as a regime"""
 
     def faults(self) -> list[str]:
-        found = []
+        """One sentence for each setting that is out of range."""
+        faults = []
         if not 0.5 <= self.leave <= self.enter <= 1.0:
-            found.append(
+            faults.append(
                 f"regime.leave ({self.leave}) and regime.enter ({self.enter}) must satisfy 0.5 <= leave <= enter <= 1"
             )
         if self.min_position < 0.0:
-            found.append(f"regime.min_position is {self.min_position}, it must be at least 0")
-        return found
+            faults.append(f"regime.min_position is {self.min_position}, it must be at least 0")
+        return faults
 
 
 def next_regime(
@@ -157,10 +169,10 @@ def next_regime(
     probability_up: NDArray[np.float64] | None,
     config: RegimeConfig,
 ) -> NDArray[np.int64]:
-    """Regimes (A,) in {-1, 0, 1} after one bar, from those before it, with hysteresis.
+    """Regimes (A,) in {-1, 0, 1} (bearish, neutral, bullish) after one bar, from the regimes `before` (A,) it.
 
-    A regime is entered at `enter` and kept until its probability falls below `leave`; a missing forecast keeps it.
-    Without probabilities the sign of a position of at least `min_position` decides.
+    With probabilities (A,), a regime begins at `enter` and ends when its probability falls below `leave`; a missing
+    forecast (NaN) leaves it unchanged. Without them, it is the sign of any position (A,) of at least `min_position`.
     """
     if probability_up is None:
         held = np.nan_to_num(position, nan=0.0)

@@ -1,6 +1,6 @@
 """From a checkpoint and the latest bars to positions and regimes.
 
-Shapes: T bars of the table given, n bars decided, A instruments, S seeds, D parameters of the distribution.
+Shapes: T bars of the panel, n bars decided, A instruments, M forecast cells, S seeds, D parameters of the distribution.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ REGIMES: dict[int, Regime] = {1: "bullish", -1: "bearish", 0: "neutral"}
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What one decision hands on to the next."""
+    """State after a decision, from which the next one continues."""
 
     time: np.datetime64
+    """Time of the last bar decided"""
     path: PositionPath
     regime: NDArray[np.int64]
-    """(A,)"""
+    """(A,) in {-1, 0, 1}"""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Decisions of n bars. Arrays are (n, A), NaN where an instrument has no forecast; mu, sigma and quantiles are in
-    units of the return over the horizon.
+    """Decisions at n bars. Arrays are (n, A) unless stated otherwise, NaN where an instrument has no forecast.
+
+    mu, sigma and quantiles describe the simple return over the horizon.
     """
 
     times: NDArray[np.datetime64]
@@ -47,23 +49,25 @@ class Prediction:
     raw_position: NDArray[np.float64]
     position: NDArray[np.float64]
     probability_up: NDArray[np.float64] | None
-    """None in `sharpe` mode; the next three likewise where the loss mode does not give them."""
+    """P(return > 0); None in `sharpe` mode"""
     mu: NDArray[np.float64] | None
-    """Expected return over the horizon."""
+    """Expected return; None unless the loss mode is `joint_mle`"""
     sigma: NDArray[np.float64] | None
-    """Standard deviation of that return."""
+    """Standard deviation of the return; None unless the loss mode is `joint_mle`"""
     quantiles: NDArray[np.float64] | None
-    """(n, A, 7) at QUANTILE_LEVELS"""
+    """(n, A, 7) at QUANTILE_LEVELS; None unless the loss mode is `joint_quantile`"""
     regime: NDArray[np.int64]
+    """-1 bearish, 0 neutral, 1 bullish"""
     state: State
+    """State after the last bar"""
 
 
 class TooFewBars(ValueError):
-    """The table does not hold a single look-back window that ends at a bar to decide."""
+    """The panel holds no complete look-back window that ends at a bar to be decided."""
 
 
 class Predictor:
-    """A trained model, ready for tables of bars. Every forecast has one fixed shape, in backtest and live alike."""
+    """A trained model on a device, which decides the bars of a panel in the same tensor shapes as the backtest."""
 
     def __init__(self, trained: TrainedModel, device: torch.device | None = None) -> None:
         self.trained = trained
@@ -73,9 +77,10 @@ class Predictor:
         self.n_seeds = len(next(iter(self.parameters.values())))
 
     def run(self, panel: Panel, before: State | None = None) -> Prediction:
-        """Decide every bar of the panel after `before`; without it the path starts flat at the first bar possible.
+        """Decide every bar of the panel after the state `before`; without one, start flat at the first complete window.
 
-        The panel must have the model's columns and symbols, in its order. Raises TooFewBars.
+        The panel must have the model's columns and symbols in the model's order. Raises TooFewBars if no bar can be
+        decided.
         """
         trained = self.trained
         assert panel.feature_names == trained.feature_names
@@ -105,12 +110,12 @@ class Predictor:
         mean, std = (torch.from_numpy(x)[None].to(self.device) for x in (trained.scaler.mean, trained.scaler.std))
 
         positions, distributions = [], []
-        for seed in range(self.n_seeds):  # one network at a time, in the shape the backtest used
-            own = {name: value[seed : seed + 1] for name, value in self.parameters.items()}
-            what = plan([space], [cells], seed=trained.seed + seed, device=self.device)
-            (one,) = forecast(self.model, own, on_device, mean, std, what)
-            positions.append(one.position)
-            distributions.append(one.distribution)
+        for seed in range(self.n_seeds):  # one network at a time, in the shapes of the backtest
+            parameters = {name: value[seed : seed + 1] for name, value in self.parameters.items()}
+            targets = plan([space], [cells], seed=trained.seed + seed, device=self.device)
+            (forecasts,) = forecast(self.model, parameters, on_device, mean, std, targets)
+            positions.append(forecasts.position)
+            distributions.append(forecasts.distribution)
         raw = _grid(_mean(positions), cells - first * n_assets, (len(bars), n_assets))
         path = position_path(
             raw,
@@ -121,10 +126,8 @@ class Predictor:
             before=None if before is None else before.path,
         )
 
-        unit = volatility * np.sqrt(trained.timing.horizon)  # y units to returns
-        up, mu, sigma, quantiles = self._distribution_of_returns(
-            np.stack(distributions), cells - first * n_assets, unit
-        )
+        unit = volatility * np.sqrt(trained.timing.horizon)  # one unit of y as a return
+        up, mu, sigma, quantiles = self._in_return_units(np.stack(distributions), cells - first * n_assets, unit)
         regime = np.zeros(n_assets, dtype=np.int64) if before is None else before.regime
         regimes = np.empty((len(bars), n_assets), dtype=np.int64)
         for row in range(len(bars)):
@@ -143,11 +146,12 @@ class Predictor:
             state=State(panel.times[-1], path, regime),
         )
 
-    def _distribution_of_returns(
+    def _in_return_units(
         self, distributions: NDArray[np.float64], cells: NDArray[np.int64], unit: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64] | None, ...]:
-        """Distributions (S, M, D) of cells (M,) -> probability_up, mu, sigma (n, A) and quantiles (n, A, 7), each None
-        where the loss mode does not give it. `unit` (n, A) turns labels into returns.
+        """Average the seeds' distributions (S, M, D) at cells (M,), and convert them to returns by `unit` (n, A).
+
+        Returns probability_up, mu, sigma (n, A) and quantiles (n, A, 7), None where the loss mode has no such output.
         """
         if self.trained.loss_mode == "sharpe":
             return None, None, None, None
@@ -162,14 +166,15 @@ class Predictor:
                 _grid(spread, cells, unit.shape) * unit,
                 None,
             )
-        up = _mean([probability_up(torch.from_numpy(one)).numpy() for one in distributions])
+        up = _mean([probability_up(torch.from_numpy(quantiles)).numpy() for quantiles in distributions])
         mean_quantiles = _mean(distributions)
         grids = [_grid(level, cells, unit.shape) * unit for level in mean_quantiles.T]
         return _grid(up, cells, unit.shape), None, None, np.stack(grids, axis=-1)
 
     def table(self, columns: Columns) -> Panel:
-        """The panel of a long table with the columns that the model was trained on. Raises ValueError naming those
-        that are missing.
+        """Build the panel with the model's columns and symbols from a long table.
+
+        Raises ValueError, which names them, if columns are missing, and for what `panel_from_table` refuses.
         """
         trained = self.trained
         return panel_from_table(
@@ -183,10 +188,10 @@ class Predictor:
 
 
 def last_bar(prediction: Prediction) -> dict[str, NDArray[np.generic]]:
-    """The newest decisions as columns, one row per instrument: what the registered model returns.
+    """The last bar's decisions as columns with one row per instrument, the output of the registered model.
 
-    `symbol`, `time` of decision, `position`, `raw_position`, `probability_up`, `mu`, `sigma`, `q05` .. `q95`, `regime`;
-    NaN where the model's loss mode, or the instrument's data, gives none.
+    Columns: `symbol`, `time` of the decision, `position`, `raw_position`, `probability_up`, `mu`, `sigma`, `q05` ..
+    `q95`, `regime`. NaN where the loss mode has no such output or the instrument has no forecast.
     """
     n_assets = len(prediction.symbols)
     nothing = np.full(n_assets, np.nan)
@@ -211,13 +216,14 @@ def last_bar(prediction: Prediction) -> dict[str, NDArray[np.generic]]:
     return columns
 
 
-def _mean(of_seeds: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Mean over seeds, added one after the other: numpy adds a single target's seeds in another order than many's."""
-    values = list(of_seeds)
+def _mean(seeds: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean over seeds, added in order: the order in which numpy's mean adds depends on the shape of the array."""
+    values = list(seeds)
     return np.asarray(sum(values[1:], start=values[0]) / len(values))
 
 
 def _grid(values: NDArray[np.float64], cells: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Values (M,) at flat cells (M,) of a grid (n, A), NaN elsewhere."""
     grid = np.full(shape[0] * shape[1], np.nan)
     grid[cells] = values
     return grid.reshape(shape[0], shape[1])

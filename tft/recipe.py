@@ -1,4 +1,4 @@
-"""What a fit is asked to do, and what it reports after each epoch."""
+"""The settings of a fit, and the report after each of its epochs."""
 
 from __future__ import annotations
 
@@ -11,55 +11,65 @@ from tft.volatility import Timing
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a fold is fitted."""
+    """Optimiser, loss and early stopping of a fit."""
 
     lr: float = 0.0027
+    """Learning rate of Adam"""
     batch_size: int = 16
+    """Targets per optimiser step"""
     loss_mode: LossMode = "joint_mle"
     mle_weight: float = 0.186
+    """Weight of the likelihood term in the loss"""
     patience: int = 15
-    """Epochs without a better smoothed validation score before a fold stops; 0 never stops."""
+    """Epochs without a better smoothed validation score after which a fold stops; 0 means never"""
 
     def faults(self) -> list[str]:
-        found = []
+        """One sentence for each setting that is out of range."""
+        faults = []
         if self.lr <= 0.0:
-            found.append(f"training.lr is {self.lr}, it must be positive")
+            faults.append(f"training.lr is {self.lr}, it must be positive")
         if self.batch_size < 2:
-            found.append(f"training.batch_size is {self.batch_size}, the least is 2")
+            faults.append(f"training.batch_size is {self.batch_size}, the least is 2")
         if self.loss_mode not in LOSS_MODES:
-            found.append(f"training.loss_mode is {self.loss_mode!r}, it must be one of {', '.join(LOSS_MODES)}")
+            faults.append(f"training.loss_mode is {self.loss_mode!r}, it must be one of {', '.join(LOSS_MODES)}")
         if self.mle_weight < 0.0:
-            found.append(f"training.mle_weight is {self.mle_weight}, it must be at least 0")
+            faults.append(f"training.mle_weight is {self.mle_weight}, it must be at least 0")
         if self.patience < 0:
-            found.append(f"training.patience is {self.patience}, the least is 0 (never stop)")
-        return found
+            faults.append(f"training.patience is {self.patience}, the least is 0 (never stop)")
+        return faults
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a fit does, besides the data and the fold."""
+    """Everything besides the data and the fold that determines a fit."""
 
     model: ModelConfig
     training: TrainingConfig
     timing: Timing
     epochs: int
+    """Largest number of epochs"""
     seed: int
 
     @property
     def common(self) -> Recipe:
-        """What recipes of one stack agree on: all but learning rate, weight of the likelihood, and dropout."""
+        """The part that all recipes of a stack must share: the recipe with fixed lr, mle_weight and dropout."""
         return replace(
             self, model=replace(self.model, dropout=0.0), training=replace(self.training, lr=1.0, mle_weight=0.0)
         )
 
 
 class EpochReport(NamedTuple):
-    """What is known after an epoch of a stack; one value for each of its folds where there are several."""
+    """Progress of a stack of folds after an epoch. Tuples hold one value per fold."""
 
     folds: tuple[int, ...]
+    """Indices of the folds"""
     epoch: int
+    """Counted from 0"""
     train_loss: tuple[float, ...]
+    """Mean over the steps of the epoch"""
     validation_score: tuple[float, ...]
+    """Not smoothed; lower is better"""
     n_active: int
-    """Folds that have not stopped."""
+    """Number of folds that have not stopped"""
     seconds: float
+    """Wall time of the epoch"""

@@ -1,6 +1,6 @@
-"""The out-of-sample record: the positions of all folds as one path per instrument, and what they earned.
+"""The out-of-sample record: the folds' positions stitched to one path per instrument, and what they earned.
 
-Shapes: T bars of the panel, A instruments, n bars of a record or of a block.
+Shapes: T bars of the panel, A instruments, n bars of a record or of a block, M rows of a long table.
 """
 
 from __future__ import annotations
@@ -23,41 +23,43 @@ Segment = Literal["development", "between", "holdout"]
 
 @dataclass(frozen=True, eq=False)
 class RawForecast:
-    """Raw positions (n, A) of one fold's test bars, NaN = no forecast."""
+    """Raw positions forecast by one fold over its test bars."""
 
     fold: Fold
     bars: range
+    """The n bars forecast"""
     raw_position: NDArray[np.float64]
+    """(n, A); NaN = no forecast"""
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """An out-of-sample record: what was held and earned at n bars of decision, in order of time.
+    """An out-of-sample record: positions and their earnings at n decision bars, in order of time.
 
-    Arrays are (n, A) unless said otherwise; NaN where no position is held.
+    Arrays are (n, A) unless stated otherwise; NaN where no position is held.
     """
 
     bars: NDArray[np.int64]
-    """(n,) index of each bar in the panel it was stitched over; in a record read from columns, index in that record."""
+    """(n,) bar indices in the panel; in a record made by `from_columns`, 0 .. n - 1"""
     times: NDArray[np.datetime64]
-    """(n,) of decision"""
+    """(n,) decision times"""
     symbols: tuple[str, ...]
     fold: NDArray[np.int64]
-    """Index of the fold that owns the forecast; -1 where there is none and the position is carried."""
+    """Index of the fold whose forecast is used; -1 where there is no forecast and the position is carried over"""
     raw_position: NDArray[np.float64]
     position: NDArray[np.float64]
     earned: Earnings
     segment: NDArray[np.str_]
-    """(n,)"""
+    """(n,) one of the values of Segment"""
     timing: Timing
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, NDArray[np.generic]], timing: Timing) -> Self:
-        """The record whose `to_columns` gave these columns (M,), whatever the order of their rows.
+        """Rebuild a record from the columns (M,) that `to_columns` returned, with rows in any order.
 
-        Bars, instruments (in order of name) and forecasts are those of cells that hold a position: the table has no
-        others. Changes of position are not in it; they are taken from its positions, from flat where the bar before
-        has none.
+        The table has rows only for cells with a position, so that other bars and instruments are absent from the
+        record; instruments are sorted by name. Position changes are recomputed from the positions, which are taken as
+        flat at a bar without one.
         """
         times, row = np.unique(np.asarray(columns["time"], dtype=np.datetime64), return_inverse=True)
         symbols, asset = np.unique(columns["symbol"].astype(str), return_inverse=True)
@@ -90,7 +92,7 @@ class Record:
         )
 
     def to_columns(self) -> Mapping[str, NDArray[np.generic]]:
-        """Long table, one row per (bar, instrument) that holds a position, in order of time."""
+        """The record as a long table, one row per (bar, instrument) with a position, in order of time."""
         row, asset = np.nonzero(np.isfinite(self.position))
         cell = (row, asset)
         return {
@@ -106,25 +108,25 @@ class Record:
         }
 
     def rows(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Self:
-        """The record of some of its bars, as numpy indexes them; what was earned stays as it was."""
+        """The record at the bars that a numpy index selects. Earnings are selected, not recomputed."""
         by_bar = ("bars", "times", "fold", "raw_position", "position", "segment")
         earned = Earnings(*(getattr(self.earned, each.name)[rows] for each in fields(Earnings)))
         return replace(self, earned=earned, **{name: getattr(self, name)[rows] for name in by_bar})
 
     def net(self) -> NDArray[np.float64]:
-        """(n,) portfolio return by bar of decision, after costs; NaN where it is not known."""
+        """Portfolio returns (n,) by decision bar, after costs; NaN where not known."""
         return portfolio_return(self.earned.net)
 
     def gross(self) -> NDArray[np.float64]:
-        """(n,) portfolio return before costs, NaN as in `net`."""
+        """Portfolio returns (n,) by decision bar, before costs; NaN where not known."""
         return portfolio_return(self.earned.gross)
 
     def performance(self, segment: Segment) -> Performance | None:
-        """Figures over one segment; None where it has fewer than MIN_BARS known bars."""
+        """Performance over one segment; None if it has fewer than MIN_BARS known returns."""
         return self.performance_of(self.segment == segment)
 
     def performance_of(self, rows: NDArray[np.bool_]) -> Performance | None:
-        """Figures over the bars that `rows` (n,) marks; None where fewer than MIN_BARS of them are known."""
+        """Performance over the bars where `rows` (n,) is true; None if they have fewer than MIN_BARS known returns."""
         return performance(
             self.net()[rows],
             self.gross()[rows],
@@ -135,16 +137,15 @@ class Record:
         )
 
     def fold_sharpe(self, fold: int) -> float | None:
-        """Annual net Sharpe over the (bar, instrument) cells the fold owns; None under MIN_BARS bars."""
-        own = np.where(self.fold == fold, self.earned.net, np.nan)
-        returns = portfolio_return(own)
+        """Annual net Sharpe ratio over the cells that the fold forecasts; None with fewer than MIN_BARS known bars."""
+        returns = portfolio_return(np.where(self.fold == fold, self.earned.net, np.nan))
         if np.isfinite(returns).sum() < MIN_BARS:
             return None
         return sharpe(returns, periods_per_year=self.timing.periods_per_year)
 
 
 def segments(bars: range, *, n_development: int, timing: Timing) -> NDArray[np.str_]:
-    """Segment (n,) of each bar: development where its label ends before bar `n_development`, holdout from that bar on,
+    """Segment (n,) of each bar: development if its label ends before bar `n_development`, holdout from that bar on,
     between otherwise.
     """
     decision = np.arange(bars.start, bars.stop)
@@ -164,26 +165,26 @@ def stitch(
     *,
     n_development: int,
 ) -> Record:
-    """One path per instrument across fold borders, starting flat at the first test bar.
+    """Stitch the folds' forecasts to one position path per instrument, which starts flat at the first test bar.
 
-    Where test blocks overlap, a (bar, instrument) belongs to the most recently fitted fold that forecasts it. Bars
-    between test blocks that do not touch are no part of the record.
+    Where test blocks overlap, a (bar, instrument) cell belongs to the latest fold that forecasts it. Positions are
+    carried across gaps between test blocks, where the record is NaN. `sigma` (T, A) is the volatility per bar.
     """
     bars = range(min(f.bars.start for f in forecasts), max(f.bars.stop for f in forecasts))
     raw = np.full((len(bars), len(panel.symbols)), np.nan)
     owner = np.full(raw.shape, -1, dtype=np.int64)
-    for one in sorted(forecasts, key=lambda f: f.fold.index):
-        rows = slice(one.bars.start - bars.start, one.bars.stop - bars.start)
-        known = np.isfinite(one.raw_position)
-        raw[rows][known] = one.raw_position[known]
-        owner[rows][known] = one.fold.index
+    for forecast in sorted(forecasts, key=lambda f: f.fold.index):
+        rows = slice(forecast.bars.start - bars.start, forecast.bars.stop - bars.start)
+        known = np.isfinite(forecast.raw_position)
+        raw[rows][known] = forecast.raw_position[known]
+        owner[rows][known] = forecast.fold.index
     rows_of_panel = slice(bars.start, bars.stop)
     traded = np.isfinite(panel.returns[rows_of_panel])
     position = position_path(raw, sigma[rows_of_panel], positions, timing, traded=traded).position
     earned = block_earnings(position, bars, panel.returns, positions, timing)
     tested = np.zeros(len(bars), dtype=bool)
-    for one in forecasts:
-        tested[one.bars.start - bars.start : one.bars.stop - bars.start] = True
+    for forecast in forecasts:
+        tested[forecast.bars.start - bars.start : forecast.bars.stop - bars.start] = True
     return Record(
         bars=np.arange(bars.start, bars.stop),
         times=panel.times[bars.start : bars.stop],
@@ -198,6 +199,7 @@ def stitch(
 
 
 def _where_tested(values: NDArray[np.float64], tested: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values (n, A) at tested (n,) bars, NaN elsewhere."""
     return np.where(tested[:, None], values, np.nan)
 
 
@@ -208,9 +210,9 @@ def block_earnings(
     positions: PositionsConfig,
     timing: Timing,
 ) -> Earnings:
-    """Earnings (n, A) of `position` (n, A) over `bars`, in `returns` (T, A) of the whole panel.
+    """Earnings of positions (n, A) decided at `bars`, with returns (T, A) of the whole panel.
 
-    The return that a position earns may lie after the block; the last bars of the panel have none yet.
+    The return that a position earns may lie after `bars`; it is NaN for the last bars of the panel.
     """
     lead = timing.label_bars
     known = returns[bars.start : bars.stop + lead]

@@ -1,6 +1,6 @@
-"""Standardisation per fold, from that fold's training rows only.
+"""Standardisation of features with the mean and standard deviation of a fold's training rows.
 
-Shapes: T bars, A instruments, F features.
+Shapes: T bars, A instruments, F features, R rows.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLIP = 5.0
-"""Standardised features are clipped to +-CLIP standard deviations."""
-COLUMNS_AT_ONCE = 16
-"""Columns whose statistics are computed at once: what is in float64 at a time, one cache line of a row."""
+"""Standardised features are clipped to +-CLIP standard deviations"""
+CHUNK_COLUMNS = 16
+"""Columns converted to float64 at a time, which bounds memory; 16 float32 values are one cache line"""
 
 
 @dataclass(frozen=True, eq=False)
 class Scaler:
-    """mean (F,), std (F,) float32; both NaN for a column that is missing throughout the fold."""
+    """Mean and standard deviation by column; both NaN for a column that is unusable in the fold."""
 
     mean: NDArray[np.float32]
+    """(F,)"""
     std: NDArray[np.float32]
+    """(F,)"""
 
     @classmethod
     def fit(cls, rows: NDArray[np.float32]) -> Scaler:
-        """Statistics of training rows (T, A, F) or (T, F), instruments pooled, missing values left out.
+        """Compute the statistics of training rows (T, A, F) or (T, F), pooled over instruments, without missing values.
 
-        A column that is constant or empty in these rows gets NaN: transformed, it is missing everywhere.
+        A column that is constant or empty in these rows gets NaN, so that its transformed values are all missing.
         """
         flat = rows.reshape(-1, rows.shape[-1])
-        parts = [
-            _moments(flat[:, start : start + COLUMNS_AT_ONCE]) for start in range(0, flat.shape[1], COLUMNS_AT_ONCE)
-        ]
+        parts = [_moments(flat[:, start : start + CHUNK_COLUMNS]) for start in range(0, flat.shape[1], CHUNK_COLUMNS)]
         mean, std = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else np.empty((2, 0))
         # Rounding leaves a constant column a spread of about 1e-8 of its level, never an exact zero.
         unusable = ~(std > 1e-6 * np.abs(mean)) | ~(std > 0.0)
@@ -41,13 +41,13 @@ class Scaler:
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
     def transform(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(..., F) -> (..., F): (x - mean) / std clipped to +-CLIP; missing stays NaN."""
+        """Standardise features (..., F): (x - mean) / std, clipped to +-CLIP; missing values stay NaN."""
         scaled: NDArray[np.float32] = np.clip((features - self.mean) / self.std, -CLIP, CLIP).astype(np.float32)
         return scaled
 
 
 def _moments(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and population standard deviation by column, missing values left out; NaN for an empty column."""
+    """Mean and population standard deviation (F,) of rows (R, F), without missing values; NaN for an empty column."""
     flat = rows.astype(np.float64)
     present = np.isfinite(flat)
     count = present.sum(axis=0)

@@ -1,7 +1,7 @@
-"""The columns of a long table, under whatever names, to a panel.
+"""From a long table, whose key columns may have any names, to a panel.
 
-One row per (bar, instrument), as a mapping of column name to array (R,). numpy alone, as it travels with the served
-model.
+A table is a mapping of column name to array (R,), one row per (bar, instrument). This file needs only numpy, as it is
+packaged with the served model.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ Columns = Mapping[str, NDArray[np.generic]]
 
 
 def renamed(columns: Columns, key_columns: Mapping[str, str]) -> Columns:
-    """The same columns, the keys under the names that `Panel.from_columns` knows them by.
+    """Rename the table's key columns to the names that `Panel.from_columns` expects.
 
-    `key_columns` says what the table calls `date` or `timestamp`, `symbol`, `close` and `ret_1d`, where it calls them
-    otherwise. A column that has such a name by chance, beside the one that is meant, is left out.
+    `key_columns` maps `date` or `timestamp`, `symbol`, `close` and `ret_1d` to the table's own names where they differ.
+    If another column already has one of these names, it is dropped in favour of the renamed one.
     """
-    own = {name: known for known, name in key_columns.items() if name in columns}
-    meant = set(own.values())
-    return {own.get(name, name): values for name, values in columns.items() if name in own or name not in meant}
+    new_names = {name: key for key, name in key_columns.items() if name in columns}
+    taken = set(new_names.values())
+    return {
+        new_names.get(name, name): values for name, values in columns.items() if name in new_names or name not in taken
+    }
 
 
 def panel_from_table(
@@ -36,9 +38,10 @@ def panel_from_table(
     known: Sequence[str],
     lead_bars: int,
 ) -> Panel:
-    """The panel of a table whose keys are named by `key_columns`, as in `renamed`; the rest as in `Panel.from_columns`.
+    """Build a panel from a table whose own names of the key columns are given by `key_columns` (see `renamed`).
 
-    Raises ValueError for a missing column, an infinite value, or two rows of one bar and symbol.
+    The other arguments are those of `Panel.from_columns`. Raises ValueError for a missing column, an infinite value, or
+    two rows of the same bar and symbol.
     """
     return Panel.from_columns(
         renamed(columns, key_columns), feature_names=feature_names, symbols=symbols, known=known, lead_bars=lead_bars

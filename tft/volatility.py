@@ -1,4 +1,4 @@
-"""Volatility known at the decision, the label, and the return a position earns.
+"""Volatility, label, and the return that a position earns.
 
 Shapes: T bars, A instruments. A decision made with information through bar t is held over bar t + 1 + delay.
 """
@@ -11,32 +11,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPAN_BARS = 60
+"""Span of the exponential weights"""
 MEMORY_BARS = 252
+"""Older returns have no weight"""
 MIN_RETURNS = 20
+"""With fewer returns there is no volatility"""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """When a decision takes effect and when its label ends."""
+    """Bar frequency, the delay until a decision takes effect, and the horizon of its label."""
 
     periods_per_year: float = 252.0
     delay_bars: int = 1
-    """A decision of bar t is held over bar t + 1 + delay_bars."""
+    """The decision of bar t is held over bar t + 1 + delay_bars"""
     horizon: int = 1
-    """The label of t ends at bar t + delay_bars + horizon."""
+    """The label of bar t ends at bar t + delay_bars + horizon"""
 
     @property
     def label_bars(self) -> int:
-        """Bars from a decision to the end of its label."""
+        """Number of bars from a decision to the end of its label."""
         return self.delay_bars + self.horizon
 
 
 def ewm_volatility(returns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sigma (T, A) per bar: exponentially weighted standard deviation (span 60 bars, bias-corrected).
+    """Volatility sigma (T, A) per bar: exponentially weighted standard deviation of returns (T, A), bias-corrected.
 
-    Over the last 252 bars up to and including t, missing returns left out; NaN with fewer than 20 returns or no
-    variation. The finite memory makes a live table of the last bars give exactly the backtest's value, and the
-    accumulation lag by lag gives each (bar, instrument) the same rounding whatever else is in the array.
+    Weights have a span of SPAN_BARS over the last MEMORY_BARS bars up to and including t; missing returns are ignored.
+    NaN with fewer than MIN_RETURNS returns or no variation. Because the memory is finite, a live table of the last bars
+    gives exactly the backtest's value; because sums are accumulated lag by lag, the rounding of a (bar, instrument)
+    does not depend on the rest of the array.
     """
     decay = 1.0 - 2.0 / (SPAN_BARS + 1.0)
     lags = range(min(MEMORY_BARS, len(returns)))
@@ -67,7 +71,7 @@ def ewm_volatility(returns: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def held_return(returns: NDArray[np.float64], timing: Timing) -> NDArray[np.float64]:
-    """(T, A): the return of bar t + 1 + delay, which the decision of bar t earns; NaN where it is not there (yet)."""
+    """Return (T, A) of bar t + 1 + delay_bars, earned by the decision of bar t; NaN if not traded or not known yet."""
     held = np.full_like(returns, np.nan)
     lead = 1 + timing.delay_bars
     held[:-lead] = returns[lead:]
@@ -75,10 +79,10 @@ def held_return(returns: NDArray[np.float64], timing: Timing) -> NDArray[np.floa
 
 
 def label(returns: NDArray[np.float64], timing: Timing) -> NDArray[np.float64]:
-    """(T, A): simple return from the close of bar t + delay to that of t + delay + horizon.
+    """Label (T, A): simple return from the close of bar t + delay_bars to that of bar t + delay_bars + horizon.
 
-    Bars without a trade count as 0 as long as one bar in the horizon was traded. NaN at the end, where the label is
-    not known yet.
+    A bar without a trade counts as a return of 0; the label is NaN if no bar of the horizon was traded, and at the end,
+    where it is not known yet.
     """
     n_bars = len(returns)
     growth = np.ones_like(returns)
@@ -94,6 +98,6 @@ def label(returns: NDArray[np.float64], timing: Timing) -> NDArray[np.float64]:
 
 
 def scaled_label(returns: NDArray[np.float64], sigma: NDArray[np.float64], timing: Timing) -> NDArray[np.float64]:
-    """y (T, A) = label / (sigma_t * sqrt(horizon)), the model's target, in units of volatility known at t."""
+    """The model's target y (T, A) = label / (sigma_t * sqrt(horizon))."""
     y: NDArray[np.float64] = label(returns, timing) / (sigma * np.sqrt(timing.horizon))
     return y

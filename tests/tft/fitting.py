@@ -29,8 +29,8 @@ def market_of(panel: Panel) -> Market:
     return Market(panel, Timing(), CPU)
 
 
-def fitted(panel: Panel, folds: tuple[Fold, ...], recipe: Recipe, *, stack: int = 1) -> list[FoldFit]:
-    return list(fit_folds(market_of(panel), folds, recipe, stack=stack))
+def fitted(panel: Panel, folds: tuple[Fold, ...], recipe: Recipe, *, stack_size: int = 1) -> list[FoldFit]:
+    return list(fit_folds(market_of(panel), folds, recipe, stack_size=stack_size))
 
 
 def identical(a: FoldFit, b: FoldFit) -> bool:

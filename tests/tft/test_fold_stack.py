@@ -119,7 +119,7 @@ def test_the_kept_epoch_has_the_best_validation_score_smoothed_over_five_epochs(
 def test_a_stopped_fold_is_frozen_and_keeps_the_weights_of_its_own_epoch() -> None:
     """Its weights are those of a run that ended at the kept epoch, though the other folds of the stack went on."""
     panel, recipe = small_panel(), small_recipe(epochs=25, patience=3, lr=0.02)
-    fits = fitted(panel, FOLDS, recipe, stack=3)
+    fits = fitted(panel, FOLDS, recipe, stack_size=3)
     used = [kept_by_hand(fit.validation_score, 3)[1] for fit in fits]
     assert len({len(fit.validation_score) for fit in fits}) == 1
     assert len(fits[0].validation_score) == max(used) < 25
@@ -129,7 +129,7 @@ def test_a_stopped_fold_is_frozen_and_keeps_the_weights_of_its_own_epoch() -> No
         after = fit.validation_position[used[k] - 1 :]
         assert np.array_equal(after, np.broadcast_to(after[0], after.shape), equal_nan=True)
         assert not np.array_equal(fit.validation_position[used[k] - 2], after[0], equal_nan=True)
-        ended = fitted(panel, FOLDS, replace(recipe, epochs=fit.kept_epoch + 1), stack=3)[k]
+        ended = fitted(panel, FOLDS, replace(recipe, epochs=fit.kept_epoch + 1), stack_size=3)[k]
         assert ended.kept_epoch == fit.kept_epoch
         assert all(torch.equal(ended.parameters[name], fit.parameters[name]) for name in fit.parameters)
 
@@ -215,7 +215,7 @@ def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -
         varied(recipe, lr=0.001, mle_weight=recipe.training.mle_weight, dropout=0.4),
     ]
     folds = (FOLDS[0], FOLDS[0], FOLDS[1], FOLDS[0])
-    *fits, noisy = fit_folds(market_of(panel), folds, recipes, stack=4)
+    *fits, noisy = fit_folds(market_of(panel), folds, recipes, stack_size=4)
     assert [fit.stack for fit in fits] == [(0, 0, 1, 0)] * 3
     assert np.abs(noisy.train_loss - fits[0].train_loss).min() > 1e-2
     for fold, own, fit in zip(folds[:3], recipes[:3], fits, strict=True):
@@ -231,7 +231,7 @@ def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -
 def test_only_the_fit_that_diverges_is_named() -> None:
     recipe = small_recipe()
     with pytest.raises(FloatingPointError, match=r"score of fold 0 was never finite: lower training.lr \(1e\+30\)"):
-        list(fit_folds(market_of(small_panel()), FOLDS[:1] * 2, [recipe, small_recipe(lr=1e30)], stack=2))
+        list(fit_folds(market_of(small_panel()), FOLDS[:1] * 2, [recipe, small_recipe(lr=1e30)], stack_size=2))
 
 
 @pytest.mark.parametrize(

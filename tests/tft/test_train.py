@@ -23,19 +23,19 @@ from tft.train import EpochReport, Recipe, evenly, fit_folds, forecast_fit, larg
 # What a fit depends on
 
 
-@pytest.mark.parametrize("stack", [1, 3])
-def test_a_fit_is_bit_identical_when_it_is_run_again(stack: int) -> None:
+@pytest.mark.parametrize("stack_size", [1, 3])
+def test_a_fit_is_bit_identical_when_it_is_run_again(stack_size: int) -> None:
     """Whatever the global generator holds, which is left as it was."""
     panel, recipe = small_panel(), small_recipe()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = fitted(panel, FOLDS, recipe, stack=stack)
+    first = fitted(panel, FOLDS, recipe, stack_size=stack_size)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = fitted(panel, FOLDS, recipe, stack=stack)
+    again = fitted(panel, FOLDS, recipe, stack_size=stack_size)
     assert [fit.fold.index for fit in first] == [0, 1, 2]
     assert all(identical(a, b) for a, b in zip(first, again, strict=True))
-    assert not identical(first[0], fitted(panel, FOLDS, replace(recipe, seed=6), stack=stack)[0])
+    assert not identical(first[0], fitted(panel, FOLDS, replace(recipe, seed=6), stack_size=stack_size)[0])
 
 
 def test_a_fold_does_not_depend_on_the_folds_of_other_stacks() -> None:
@@ -51,7 +51,7 @@ def test_a_stack_of_unequal_folds_fits_each_as_if_it_were_alone(n_context: int) 
     panel, recipe = small_panel(), small_recipe(dropout=0.0, n_context=n_context, lr=0.003)
     sampler_steps = {len(fold.train) * 2 // 16 for fold in FOLDS}
     assert len(sampler_steps) > 1
-    stacked_fits = fitted(panel, FOLDS, recipe, stack=3)
+    stacked_fits = fitted(panel, FOLDS, recipe, stack_size=3)
     for fold, fit in zip(FOLDS, stacked_fits, strict=True):
         (alone,) = fitted(panel, (fold,), recipe)
         assert distance(alone, fit) < 1e-3  # 3 epochs of lr 0.003 move a weight by up to 0.06
@@ -74,13 +74,13 @@ def one_worker() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_worker")
-@pytest.mark.parametrize("stack", [1, 2])
-def test_a_killed_walk_goes_on_from_its_finished_stacks(stack: int, store: MemoryStore) -> None:
+@pytest.mark.parametrize("stack_size", [1, 2])
+def test_a_killed_walk_goes_on_from_its_finished_stacks(stack_size: int, store: MemoryStore) -> None:
     """What was kept is read back bit for bit and not fitted again; a stack that lacks a fold is."""
     panel, recipe, folds = small_panel(), small_recipe(epochs=2), FOLDS
-    whole = fitted(panel, folds, recipe, stack=stack)
-    started = fit_folds(market_of(panel), folds, recipe, stack=stack, store=store)
-    for _ in range(stack):
+    whole = fitted(panel, folds, recipe, stack_size=stack_size)
+    started = fit_folds(market_of(panel), folds, recipe, stack_size=stack_size, store=store)
+    for _ in range(stack_size):
         next(started)  # the first stack is finished, and the process dies
     started.close()
     epochs: list[tuple[int, ...]] = []
@@ -89,15 +89,17 @@ def test_a_killed_walk_goes_on_from_its_finished_stacks(stack: int, store: Memor
             market_of(panel),
             folds,
             recipe,
-            stack=stack,
+            stack_size=stack_size,
             store=store,
             on_epoch=lambda report: epochs.append(report.folds),
         )
     )
     assert all(identical(a, b) for a, b in zip(whole, resumed, strict=True))
-    assert {fold for stacked in epochs for fold in stacked} == {fold.index for fold in folds[stack:]}
+    assert {fold for stacked in epochs for fold in stacked} == {fold.index for fold in folds[stack_size:]}
     epochs.clear()
-    list(fit_folds(market_of(panel), FOLDS, recipe, stack=3, store=store, on_epoch=lambda r: epochs.append(r.folds)))
+    list(
+        fit_folds(market_of(panel), FOLDS, recipe, stack_size=3, store=store, on_epoch=lambda r: epochs.append(r.folds))
+    )
     assert set(epochs) == {(0, 1, 2)}  # another composition of stacks is fitted anew
 
 
@@ -131,7 +133,7 @@ def test_a_stack_that_does_not_fit_is_halved_starts_again_and_the_size_is_kept(
     """Each fold is what it is in a stack of that composition, and a later process starts with that size."""
     panel, recipe = small_panel(), small_recipe(epochs=2)
     folds = tuple(replace(FOLDS[i % 3], index=i) for i in range(5))
-    expected = fitted(panel, folds, recipe, stack=2)
+    expected = fitted(panel, folds, recipe, stack_size=2)
     tried = out_of_memory_above(monkeypatch, 2)
     monkeypatch.setattr(train, "largest_stack", lambda *arguments: 4)
     market, reports = market_of(panel), []
@@ -219,7 +221,7 @@ def test_a_function_of_a_fit_is_called_in_its_thread_and_results_arrive_in_order
 
     for _ in range(2):
         results = map_fits(function, market_of(small_panel()), FOLDS, small_recipe(), store=store)
-        assert [next(results), next(results)] == [(0, "fold-worker-"), (1, "fold-worker-")]
+        assert [next(results), next(results)] == [(0, "fold-thread-"), (1, "fold-thread-")]
         with pytest.raises(LookupError, match="fold 2"):
             next(results)
 
@@ -265,7 +267,7 @@ def test_the_kept_weights_give_the_validation_positions_of_the_kept_epoch() -> N
 
 def test_every_epoch_is_reported() -> None:
     reports: list[EpochReport] = []
-    fits = list(fit_folds(market_of(small_panel()), FOLDS, small_recipe(), stack=2, on_epoch=reports.append))
+    fits = list(fit_folds(market_of(small_panel()), FOLDS, small_recipe(), stack_size=2, on_epoch=reports.append))
     reports.sort(key=lambda report: report.folds)  # the stacks may have been fitted side by side
     assert [(report.folds, report.epoch) for report in reports] == [
         *(((0, 1), epoch) for epoch in range(3)),

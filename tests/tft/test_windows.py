@@ -17,6 +17,7 @@ from tft.windows import (
     TrainingSampler,
     WindowSpace,
     distinct,
+    seed_from,
     time_keys,
     window_cells,
     window_ends,

@@ -63,7 +63,7 @@ def run_in_threads(
             except BaseException as error:  # handed on to the caller, whatever it is
                 messages.put((number, "error", error))
 
-    threads = [threading.Thread(target=run, name=f"fold-worker-{i}", daemon=True) for i in range(n_threads)]
+    threads = [threading.Thread(target=run, name=f"fold-thread-{i}", daemon=True) for i in range(n_threads)]
     for thread in threads:
         thread.start()
     arrived: dict[int, tuple[str, Any]] = {}

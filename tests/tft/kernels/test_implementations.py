@@ -184,10 +184,10 @@ def test_what_keeps_nothing_for_a_backward_gives_the_same_values(tried: Tried) -
             continue
         given = [tensor.to(tried.device) for tensor in tried.operation.inputs(*shape)]
         if tried.name == "scan":
-            both = [tried.own.forward(given[1], None, *given[2:], for_backward=keep) for keep in (False, True)]
+            both = [tried.own.forward(given[1], None, *given[2:], for_backward=which) for which in (False, True)]
         else:
             both = [
-                tried.own.forward(given[1], given[2], given[3:13], None, for_backward=keep) for keep in (False, True)
+                tried.own.forward(given[1], given[2], given[3:13], None, for_backward=which) for which in (False, True)
             ]
         assert torch.equal(both[0][0], both[1][0])
         assert all(kept is None for kept in both[0][1:])

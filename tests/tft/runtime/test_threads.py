@@ -14,7 +14,7 @@ pytestmark = pytest.mark.alone
 
 
 def workers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("fold-worker")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("fold-thread")]
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
