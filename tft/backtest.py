@@ -151,7 +151,7 @@ def _selection_weights(fit: FoldFit, market: Market, recipe: Recipe) -> tuple[ND
 
 @dataclass(frozen=True)
 class FoldRow:
-    """One row of the fold table. ISO times are those of a block's first and last bar; Sharpe ratios are annual and net."""
+    """One row of the fold table. ISO times are those of a block's first and last bar; Sharpes are annual and net."""
 
     fold: int
     train_start: str

@@ -179,7 +179,7 @@ class CheckpointManager:
             return self.fallback
 
     def load(self) -> TrainedModel:
-        """Load the checkpoint in `self.folder`. Raises CheckpointError if it is missing, corrupt or of another version."""
+        """Load the checkpoint in `self.folder`. Raises CheckpointError if it is missing, corrupt or outdated."""
         return load_checkpoint(self.folder)
 
 

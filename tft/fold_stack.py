@@ -83,8 +83,8 @@ class FoldStack:
                 )
         self.validation_plan = plan(spaces, self.validation_cells, seed=seed, device=device)
 
-        # Weights and optimiser state. A captured graph reads and writes these tensors, so that they are changed in place
-        # only.
+        # Weights and optimiser state. A captured graph reads and writes these tensors, so they are only changed in
+        # place.
         self.model, self.flat = initial_parameters(market.panel, folds, self.recipe, device)  # (K, P)
         self.shapes = [(name, value.shape, value.numel()) for name, value in self.model.named_parameters()]
         self.first_moment, self.second_moment = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
@@ -136,7 +136,7 @@ class FoldStack:
         (self._captured_update or self._update)(*self.sampler.batch(number))
 
     def _update(self, cells: Tensor, windows: Tensor, has_context: Tensor, targets: Tensor, counted: Tensor) -> None:
-        """Forward, loss, backward, clipping and Adam for the fields of a `Batch`; in place, as a captured graph must."""
+        """Forward, loss, backward, clipping and Adam on the fields of a `Batch`, in place for CUDA graphs."""
         x, present, asset = self.market.on_device.cells(cells, self.mean, self.std)
         weights = self.flat.detach().requires_grad_()
         output: Output

@@ -168,7 +168,7 @@ def forecast_tensors(
 
 
 def by_fold(plan: Plan, positions: Tensor, distributions: Tensor) -> list[Forecasts]:
-    """Split positions (K, M) and distributions (K, M, D) of `forecast_tensors` by fold; on the host, without padding."""
+    """Split positions (K, M) and distributions (K, M, D) of `forecast_tensors` by fold, on the host, unpadded."""
     position, distribution = (tensor.double().cpu().numpy() for tensor in (positions, distributions))
     return [Forecasts(position[k, :m], distribution[k, :m]) for k, m in enumerate(plan.n_targets)]
 

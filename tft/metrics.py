@@ -55,7 +55,7 @@ def turnover(change: NDArray[np.float64], *, periods_per_year: float) -> float:
 
 
 def hit_rate(position: NDArray[np.float64], held_return: NDArray[np.float64]) -> float:
-    """Share of cells (T, A) with nonzero position and return in which both have the same sign; NaN without such cells."""
+    """Share of the cells (T, A) with nonzero position and return in which their signs agree; NaN without such cells."""
     counted = np.isfinite(position) & np.isfinite(held_return) & (position != 0.0) & (held_return != 0.0)
     if not counted.any():
         return float("nan")

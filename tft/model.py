@@ -3,7 +3,8 @@
 The modules are written for one fold; `stacked` runs them for K folds at once. Equation numbers are the paper's.
 
 Shapes: N distinct (bar, instrument) cells, V variables, H hidden width, A instruments, B targets,
-C contexts per target, W = B + B*C windows, L look-back bars, M attention heads, D parameters of the predictive distribution.
+C contexts per target, W = B + B*C windows, L look-back bars, M attention heads, D parameters of the predictive
+distribution.
 """
 
 from __future__ import annotations
@@ -239,7 +240,7 @@ class InterpretableAttention(nn.Module):
         self.out = Dense(self.width, h)
 
     def forward(self, query: Tensor, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Attention (B, Q, H) and scores (B, M, Q, S) of query (B, Q, H) over memory (B, S, H) where mask (B, S) is true."""
+        """Attend from query (B, Q, H) to memory (B, S, H) where mask (B, S): values (B, Q, H), scores (B, M, Q, S)."""
         q = self.query(query).unflatten(-1, (self.n_heads, self.width)).transpose(-3, -2)  # (B, M, Q, width)
         k = self.key(memory).unflatten(-1, (self.n_heads, self.width)).transpose(-3, -2)  # (B, M, S, width)
         logits = q @ k.transpose(-2, -1) / math.sqrt(self.width)
@@ -328,7 +329,7 @@ def read_head(raw: Tensor, loss_mode: LossMode) -> tuple[Tensor, Tensor]:
 
 
 def quantile_levels(like: Tensor) -> Tensor:
-    """QUANTILE_LEVELS (7,) with the dtype and device of `like`; cached, as a captured step cannot copy from the host."""
+    """QUANTILE_LEVELS (7,) as a tensor like `like`; cached, because a captured GPU step cannot copy from the host."""
     return _constant(QUANTILE_LEVELS, like.dtype, like.device)
 
 

@@ -123,8 +123,8 @@ def map_fits(
         fits = _read_or_train(market, folds[stack], recipes[stack], store, report)
         return [function(number, fit) for number, fit in enumerate(fits, start)]
 
-    work = [partial(fit_stack, start) for start in range(0, len(folds), size)]
-    for results in run_in_threads(work, torch.get_num_threads(), report):
+    tasks = [partial(fit_stack, start) for start in range(0, len(folds), size)]
+    for results in run_in_threads(tasks, torch.get_num_threads(), report):
         yield from results
 
 

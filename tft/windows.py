@@ -140,7 +140,7 @@ class Batch(NamedTuple):
 
 
 def window_ends(targets: Tensor, contexts: Tensor) -> Tensor:
-    """Last cells (..., W) of the windows: targets (..., B), then contexts (..., B, C); empty slots repeat the target."""
+    """Last cells (..., W) of windows: targets (..., B), then contexts (..., B, C); empty slots repeat the target."""
     filled = torch.where(contexts >= 0, contexts, targets.unsqueeze(-1))
     return torch.cat([targets, filled.flatten(-2)], dim=-1)
 
@@ -159,7 +159,7 @@ class DevicePanel:
         self.rows = torch.from_numpy(features.reshape(-1, features.shape[-1])).to(device)  # (T*A, V)
 
     def cells(self, index: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read flat cells (K, N): x (K, N, V) standardised, 0 where missing, present (K, N, V) 0 or 1, instrument (K, N).
+        """Read flat cells (K, N) -> x (K, N, V) standardised, 0 where missing; present (K, N, V); instrument (K, N).
 
         `mean` and `std` (K, V) belong to each fold's scaler.
         """

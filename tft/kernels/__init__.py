@@ -1,1 +1,1 @@
-"""The operations a step spends its time on, each with its reference in torch and its autograd function."""
+"""The operations that take most of a step's time, each with its autograd function and its reference in torch."""

@@ -1,4 +1,4 @@
-"""`python -m tft.kernels [cpu|cuda]`: which implementation of each operation is in use on a device, and why."""
+"""`python -m tft.kernels [cpu|cuda]` prints which implementation of each operation is in use on a device, and why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("torch finds no CUDA device on this machine: python -m tft.kernels cpu")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the table says it
+        warnings.simplefilter("ignore")  # the table gives the reason
         rows = in_use(device)
     for row in [("operation", "implementation", "reason"), *rows]:
         print(f"{row[0]:16}{row[1]:16}{row[2]}")

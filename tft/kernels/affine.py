@@ -1,7 +1,7 @@
-"""A product over many rows with few columns, as a GPU is fast at it.
+"""The affine map of many rows with few columns, with a backward that is fast on a GPU.
 
-The gradient of its weight sums over all rows. As one product a matrix that small would keep a few of a GPU's hundred
-multiprocessors busy, and long: the rows are cut into parts, which are summed afterwards.
+The gradient of the weight is a sum over all rows. As one matrix product it would keep only a few of a GPU's hundred
+multiprocessors busy, so that the rows are divided into parts, whose products are added afterwards.
 
 Shapes: K stacked folds, R rows, I columns in, O columns out, S parts.
 """
@@ -17,22 +17,23 @@ from torch.autograd import Function
 from tft.kernels.vmap_rule import replace_fold_dimension
 
 PART_ROWS = 32
-"""Fewest rows of a part."""
+"""Fewest rows of a part"""
 MAX_PARTS = 32
+"""Most parts that the rows are divided into"""
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., I) @ weight (I, O) + bias (O) -> (..., O)."""
+    """Compute x (..., I) @ weight (I, O) + bias (O) -> (..., O)."""
     if x.device.type == "cpu":
         return x @ weight if bias is None else x @ weight + bias
     rows = x.reshape(1, -1, x.shape[-1])
-    own_bias = None if bias is None else bias.unsqueeze(0)
-    y: Tensor = _Affine.apply(rows, weight.unsqueeze(0), own_bias)  # type: ignore[no-untyped-call]
+    stacked_bias = None if bias is None else bias.unsqueeze(0)
+    y: Tensor = _Affine.apply(rows, weight.unsqueeze(0), stacked_bias)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
-    """(K, I, O): the sum over rows of left (K, R, I) times right (K, R, O)."""
+    """Product left^T @ right (K, I, O) of left (K, R, I) and right (K, R, O), a sum over rows."""
     n_folds, n_rows, _ = left.shape
     n_parts = max(n for n in range(1, MAX_PARTS + 1) if n_rows % n == 0 and (n == 1 or n_rows >= n * PART_ROWS))
     parts = (tensor.reshape(n_folds, n_parts, n_rows // n_parts, -1) for tensor in (left, right))
@@ -40,7 +41,7 @@ def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
 
 
 class _Affine(Function):
-    """x (K, R, I), weight (K, I, O), bias (K, O)."""
+    """Affine map of stacks: x (K, R, I), weight (K, I, O), bias (K, O)."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
 """Dropout (Srivastava et al. 2014) as one operation.
 
-A fold's seed says which elements are dropped, so that the backward drops them again and nothing of their number is
-kept.
+A seed per fold determines which elements are dropped. The backward recomputes the mask from it, so that only the seed
+is saved.
 
-Shapes: K stacked folds (1 where there is no stack), N elements of each.
+Shapes: K stacked folds (1 for a single fold), N elements per fold.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def apply_dropout(x: Tensor, dropout: Dropout | None) -> Tensor:
-    """x with elements set to 0 and the rest scaled up; x itself without `dropout`, which is how one forecasts.
+    """Set random elements of x to 0 and scale up the rest; return x unchanged if `dropout` is None, as in forecasts.
 
-    Under vmap every fold draws its own.
+    Under vmap every fold has its own mask.
     """
     if dropout is None:
         return x
@@ -30,22 +30,22 @@ def apply_dropout(x: Tensor, dropout: Dropout | None) -> Tensor:
 
 
 def drop(x: Tensor, mask: Mask) -> Tensor:
-    """x of K folds, whatever its shape, times 0 where the mask drops an element and its scale elsewhere."""
+    """Apply the mask of K folds to x of any shape, fold after fold: times 0 where dropped, else the scale."""
     rows = x.reshape(len(mask.seeds), x.numel() // len(mask.seeds))
     return implementation.of("dropout", Reference, rows).drop(rows, mask).view(x.shape)
 
 
 class Reference:
-    """In torch, for any device."""
+    """Dropout in torch, for any device."""
 
     @staticmethod
     def drop(x: Tensor, mask: Mask) -> Tensor:
-        """x (K, N) without the elements that `mask` drops."""
+        """Apply the mask to x (K, N)."""
         return x * mask.factor(range(1), x.shape[1], x.dtype).squeeze(1)
 
 
 class _Dropout(Function):
-    """Works on one fold, with threshold and scale (), and on a stack (K, ...), with (K,), alike."""
+    """Dropout of one fold, with threshold and scale (), or of a stack (K, ...), with threshold and scale (K,)."""
 
     @staticmethod
     def forward(x: Tensor, threshold: Tensor, scale: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ class _Dropout(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         _, threshold, scale, _ = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # none of zeros for what has none
+        ctx.set_materialize_grads(False)  # no zeros as the gradient of the seeds
         ctx.save_for_backward(output[1], threshold, scale)
 
     @staticmethod

@@ -1,9 +1,9 @@
-"""The gated skip's layer norm as one operation (Lim et al. 2021, eq 5, from its gate on).
+"""The gated skip connection with layer norm as one operation (Lim et al. 2021, end of eq 5).
 
-LayerNorm(skip + value * sigmoid(gate)), of Ba et al. 2016 (layer norm) and Dauphin et al. 2017 (gated linear unit). The
-backward computes the normalised rows again, so that nothing but the operands is kept.
+LayerNorm(skip + value * sigmoid(gate)), after Ba et al. 2016 (layer norm) and Dauphin et al. 2017 (gated linear unit).
+The backward recomputes the normalised rows, so that only the operands are saved.
 
-Shapes: K stacked folds (1 where there is no stack), R rows, D columns.
+Shapes: K stacked folds (1 for a single fold), R rows, D columns.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def gated_norm(skip: Tensor, gated: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """LayerNorm(skip + value * sigmoid(gate)) over the last dimension -> (..., D).
+    """Compute LayerNorm(skip + value * sigmoid(gate)) over the last dimension -> (..., D).
 
-    skip (..., D), or what broadcasts to it · gated (..., 2D) value | gate · weight, bias (D,) of the norm.
+    skip (..., D), or a shape that broadcasts to it · gated (..., 2D) value | gate · weight, bias (D,) of the norm.
     """
     shape = (*gated.shape[:-1], skip.shape[-1])
     normed: Tensor = _GatedNorm.apply(skip.expand(shape), gated, weight, bias)  # type: ignore[no-untyped-call]
@@ -31,16 +31,16 @@ def gated_norm(skip: Tensor, gated: Tensor, weight: Tensor, bias: Tensor) -> Ten
 
 
 class Reference:
-    """In torch, for any device."""
+    """The gated norm in torch, for any device."""
 
     @staticmethod
     def forward(skip: Tensor, gated: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """skip (K, R, D) · gated (K, R, 2D) · weight, bias of K times D -> the normalised rows (K, R, D)."""
+        """Gated norm (K, R, D) of skip (K, R, D), gated (K, R, 2D), weight and bias (K, D) or, if K = 1, (D,)."""
         return torch.addcmul(bias.unsqueeze(-2), _normalised(skip, gated)[0], weight.unsqueeze(-2))
 
     @staticmethod
     def backward(d: Tensor, skip: Tensor, gated: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """From d (K, R, D) and what the forward took -> gradients of skip, gated, weight and bias."""
+        """Gradients of skip, gated, weight and bias, from d (K, R, D) and the arguments of the forward."""
         normed, inverse_std = _normalised(skip, gated)
         value, gate = gated.chunk(2, dim=-1)
         gate = gate.sigmoid()
@@ -53,14 +53,14 @@ class Reference:
 
 
 def _normalised(skip: Tensor, gated: Tensor) -> tuple[Tensor, Tensor]:
-    """Before weight and bias (K, R, D), and the inverse deviations (K, R, 1)."""
+    """Normalised rows (K, R, D) before weight and bias, and inverse standard deviations (K, R, 1)."""
     rows = skip + F.glu(gated, dim=-1)
     normed, _, inverse_std = torch.native_layer_norm(rows, rows.shape[-1:], None, None, NORM_EPSILON)
     return normed, inverse_std
 
 
 class _GatedNorm(Function):
-    """Works on one fold's tensors and on those of a stack (K, ...) alike."""
+    """Gated norm of the tensors of one fold, or of a stack (K, ...)."""
 
     @staticmethod
     def forward(skip: Tensor, gated: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -78,8 +78,10 @@ class _GatedNorm(Function):
         skip, gated, weight = ctx.saved_tensors
         shapes = skip.shape, gated.shape, weight.shape, weight.shape
         d, skip, gated = _rows_of_folds(weight, *gradients, skip, gated)
-        given = implementation.of("gated_norm", Reference, skip).backward(d, skip, gated, weight)
-        d_skip, d_gated, d_weight, d_bias = (each.view(shape) for each, shape in zip(given, shapes, strict=True))
+        gradients_of_rows = implementation.of("gated_norm", Reference, skip).backward(d, skip, gated, weight)
+        d_skip, d_gated, d_weight, d_bias = (
+            each.view(shape) for each, shape in zip(gradients_of_rows, shapes, strict=True)
+        )
         return d_skip, d_gated, d_weight, d_bias
 
     @staticmethod
@@ -88,6 +90,6 @@ class _GatedNorm(Function):
 
 
 def _rows_of_folds(weight: Tensor, *tensors: Tensor) -> list[Tensor]:
-    """(K, R, ...) each; weight is (D,) or (K, D)."""
+    """Reshape tensors (..., D) to (K, R, D), with K = 1 if weight is (D,) and not (K, D)."""
     shape = weight.shape[:-1].numel(), tensors[0].shape[:-1].numel() // weight.shape[:-1].numel()
     return [tensor.reshape(*shape, tensor.shape[-1]) for tensor in tensors]

@@ -1,4 +1,4 @@
-"""The gather that lays cells out in windows, with a backward that adds in a fixed order, and its vmap rule.
+"""The gather of cells into windows, with a backward that adds in a fixed order and is reproducible.
 
 Shapes: K stacked folds (only under vmap), W windows, L look-back bars, N cells, D width of a cell.
 """
@@ -16,39 +16,40 @@ from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def gather(values: Tensor, windows: Tensor) -> Tensor:
-    """Cells of values (N, D) at windows (W, L), ascending along L, or (W,) -> (W, L, D) or (W, D).
+    """Rows of values (N, D) at windows (W, L), ascending along L, or at windows (W,) -> (W, L, D) or (W, D).
 
-    Its backward adds in a fixed order.
+    The backward adds the gradients of a row in a fixed order.
     """
-    of_one_bar = windows.unsqueeze(-1) if windows.dim() == 1 else windows
-    rows: Tensor = _Gather.apply(values, of_one_bar)  # type: ignore[no-untyped-call]
+    two_dimensional = windows.unsqueeze(-1) if windows.dim() == 1 else windows
+    rows: Tensor = _Gather.apply(values, two_dimensional)  # type: ignore[no-untyped-call]
     return rows.squeeze(-2) if windows.dim() == 1 else rows
 
 
 def read_rows(values: Tensor, index: Tensor) -> Tensor:
-    """values (N, D) or (K, N, D) at index (I, J) or (K, I, J) -> (I, J, D) or (K, I, J, D)."""
+    """Rows of values (N, D) at index (I, J), or of a stack (K, N, D) at (K, I, J) -> (I, J, D) or (K, I, J, D)."""
     flat = values.reshape(-1, values.shape[-1]).index_select(0, _flat(index, values.shape[-2]))
     return flat.view(*index.shape, values.shape[-1])
 
 
 def add_rows(d: Tensor, windows: Tensor, n_cells: int, *, bar_major: bool = False) -> Tensor:
-    """The sum (N, D) of the rows of d (W, L, D), bar-major (L, W, D), that were read from each cell; or of stacks."""
+    """Sum over all windows of the gradients of each cell: see `Reference.add_rows`."""
     chosen = implementation.of("gather", Reference, d, windows, n_cells)
     return chosen.add_rows(d, windows, n_cells, bar_major=bar_major)
 
 
 class Reference:
-    """In torch, for any device."""
+    """The backward of the gather in torch, for any device."""
 
     @staticmethod
     def add_rows(d: Tensor, windows: Tensor, n_cells: int, *, bar_major: bool = False) -> Tensor:
-        """The sum of the rows that were read from each cell, (N, D) or (K, N, D).
+        """Sum of the rows of d that were read from each cell: (N, D), or (K, N, D) for stacks.
 
-        d (W, L, D), bar-major (L, W, D) · windows (W, L) the cells, ascending along L; or all with a leading K.
+        d (W, L, D), or (L, W, D) if bar-major · windows (W, L) cells that were read, ascending along L; or all with a
+        leading K.
 
-        On a CPU `y[index]` adds atomically in its backward and is not reproducible, where index_add is. On a GPU
-        index_add is atomic in turn, and the backward of an embedding, which sorts, is reproducible: 32 bits of an index
-        take half the passes of 64.
+        On a CPU index_add is reproducible, unlike the backward of `y[index]`, which adds atomically. On a GPU index_add
+        is atomic, but the backward of an embedding, which sorts, is reproducible; it takes half as many passes over
+        32-bit indices as over 64-bit ones.
         """
         index = _flat(windows.transpose(-1, -2) if bar_major else windows, n_cells)
         n_folds, width = d.shape[:-3].numel(), d.shape[-1]
@@ -61,14 +62,14 @@ class Reference:
 
 
 def _flat(index: Tensor, n_rows: int) -> Tensor:
-    """An index of a stack, counted through all its folds."""
+    """Flatten an index (I, J) of N rows, or an index (K, I, J) of a stack to one of its K * N rows."""
     if index.dim() == 3:
         index = index + (torch.arange(len(index), device=index.device) * n_rows)[:, None, None]
     return index.reshape(-1)
 
 
 class _Gather(Function):
-    """Works on values (N, D) and windows (W, L), and on stacks of both."""
+    """Gather of values (N, D) at windows (W, L), or of stacks of both."""
 
     @staticmethod
     def forward(values: Tensor, windows: Tensor) -> Tensor:

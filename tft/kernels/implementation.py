@@ -1,8 +1,8 @@
-"""Which implementation of an operation runs: native code on a CPU, a CUDA kernel on a GPU, or the reference in torch.
+"""The choice of an operation's implementation: native code on a CPU, a CUDA kernel on a GPU, or the reference in torch.
 
-Each operation has one file beside this one, with its autograd function and its reference, and up to two more by the
-same name in cpu/ and cuda/, with the same functions. Those say themselves what they can run on (`unavailable`) and what
-they do not compute (`refuses`); whatever is refused, torch computes.
+Each operation has a file in this folder, with its autograd function and its reference, and up to two more of the same
+name in cpu/ and cuda/, with the functions of the reference and two more: `unavailable` gives the reason why it cannot
+run on a device, `refuses` the reason why it does not take certain tensors. The reference takes all tensors.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ IMPLEMENTATIONS: Mapping[str, Mapping[str, ModuleType]] = {
         "select": cuda_select,
     },
 }
-"""By kind of device and operation; every other operation is torch's there."""
-OPERATIONS = sorted({name for own in IMPLEMENTATIONS.values() for name in own})
+"""Implementations by kind of device and operation; torch computes all other operations"""
+OPERATIONS = sorted({name for operations in IMPLEMENTATIONS.values() for name in operations})
 NAMES = {"cpu": "native", "cuda": "cuda"}
-"""What an implementation is called, by kind of device."""
+"""Name of the implementations for a kind of device"""
 
 _left_out: set[str] = set()
 
@@ -62,19 +62,19 @@ Reference = TypeVar("Reference")
 
 
 def of(operation: str, reference: type[Reference], x: Tensor, *more: object) -> type[Reference]:
-    """The implementation that computes `operation` with this tensor: one for its device, or the reference.
+    """The implementation of `operation` for the device of x, or the reference if there is none or it refuses.
 
-    x and more: what its `refuses` takes.
+    x and `more` are the arguments of the operation's `refuses`.
     """
-    own = IMPLEMENTATIONS.get(x.device.type, {}).get(operation)
-    if own is None or operation in _left_out or own.refuses(x, *more):
+    module = IMPLEMENTATIONS.get(x.device.type, {}).get(operation)
+    if module is None or operation in _left_out or module.refuses(x, *more):
         return reference
-    return cast(type[Reference], own)  # a module with the same functions
+    return cast(type[Reference], module)  # which has the same functions
 
 
 @contextmanager
 def without(*operations: str) -> Iterator[None]:
-    """Leave these operations to torch, in all threads, until the end of the block; for tests and measurements."""
+    """Compute these operations by torch, in all threads, until the end of the block; for tests and measurements."""
     assert set(operations) <= set(OPERATIONS), operations
     new = set(operations) - _left_out
     _left_out.update(new)
@@ -85,50 +85,50 @@ def without(*operations: str) -> Iterator[None]:
 
 
 class InUse(NamedTuple):
-    """What computes an operation in float32, in a width that it takes."""
+    """The implementation in use for an operation in float32, at a width that it supports."""
 
     operation: str
     implementation: str
     """native, cuda or torch"""
     reason: str
+    """Why it is in use, or how it was compiled"""
 
 
 def in_use(device: torch.device) -> list[InUse]:
-    """Every operation with what computes it on a device, and why. Compiles what has not been compiled (seconds)."""
+    """The implementation in use for every operation on a device. Compiles those not compiled yet (seconds)."""
     return [_in_use(operation, device) for operation in OPERATIONS]
 
 
 def _in_use(operation: str, device: torch.device) -> InUse:
-    own = IMPLEMENTATIONS.get(device.type, {}).get(operation)
-    if own is None:
+    module = IMPLEMENTATIONS.get(device.type, {}).get(operation)
+    if module is None:
         return InUse(operation, "torch", f"the only implementation on a {device.type.upper()}")
     if operation in _left_out:
         return InUse(operation, "torch", "left out by the caller")
-    if fault := own.unavailable(device):
+    if fault := module.unavailable(device):
         return InUse(operation, "torch", fault)
     compiled = cpu if device.type == "cpu" else cuda
     return InUse(operation, NAMES[device.type], compiled.described(device))
 
 
 def kernels_for(device: torch.device) -> str:
-    """What computes in float32 on this device, as runs are tagged with it: native, torch, cuda or cuda+torch.
+    """Name of the implementations in use on this device, for the tags of a run: native, torch, cuda or cuda+torch.
 
-    Results of two of them differ in the last bits.
+    Results computed by different ones differ in the last bits.
     """
-    own = [_in_use(operation, device).implementation != "torch" for operation in ("scan", "select")]
+    compiled = [_in_use(operation, device).implementation != "torch" for operation in ("scan", "select")]
     if device.type == "cpu":
-        return "native" if all(own) else "torch"
-    return "cuda" if all(own) else "cuda+torch" if any(own) else "torch"
+        return "native" if all(compiled) else "torch"
+    return "cuda" if all(compiled) else "cuda+torch" if any(compiled) else "torch"
 
 
 def fingerprint(device: torch.device) -> str:
-    """A digest that is equal on two machines exactly if they compute the same bits, as far as can be told.
+    """A digest of what the bits of a result depend on, equal on machines that compute the same bits.
 
-    It covers the implementation of every operation and the processor; where native code runs the bytes of its library;
-    on a GPU its name, capability and memory and the version of CUDA. Neither sources nor torch's version are in it.
+    It covers the implementation of every operation and the processor; the bytes of the library, if native code is used;
+    on a GPU its name, capability and memory and the version of CUDA. It does not cover sources or torch's version.
     """
-    found = in_use(device)
-    return _fingerprint(device, tuple((one.operation, one.implementation) for one in found))
+    return _fingerprint(device, tuple((row.operation, row.implementation) for row in in_use(device)))
 
 
 @cache
@@ -137,6 +137,6 @@ def _fingerprint(device: torch.device, implementations: tuple[tuple[str, str], .
     if any(name == NAMES["cpu"] for _, name in implementations):
         parts.append(cpu.digest())
     if device.type == "cuda":
-        own = torch.cuda.get_device_properties(device)
-        parts.append(repr((own.name, own.major, own.minor, own.total_memory, torch.version.cuda)))
+        gpu = torch.cuda.get_device_properties(device)
+        parts.append(repr((gpu.name, gpu.major, gpu.minor, gpu.total_memory, torch.version.cuda)))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

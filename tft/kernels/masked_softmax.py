@@ -1,4 +1,4 @@
-"""A softmax over what is usable as one operation. Shapes: S columns."""
+"""The softmax over usable columns only, as one operation. Shapes: S columns."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def masked_softmax(logits: Tensor, usable: Tensor) -> Tensor:
-    """Softmax over the last dimension where usable is 1; exactly 0, in value and gradient, where it is 0.
+    """Softmax over the last dimension where `usable` is 1; exactly 0, in value and gradient, where it is 0.
 
-    logits (..., S) · usable, 0 and 1 or a bool, has as many dimensions and broadcasts to it.
+    logits (..., S) · usable, 0 and 1 or bool, has as many dimensions as logits and broadcasts to their shape.
     """
     weights: Tensor = _MaskedSoftmax.apply(logits, usable)  # type: ignore[no-untyped-call]
     return weights
 
 
 class Reference:
-    """In torch, for any device."""
+    """The masked softmax in torch, for any device."""
 
     @staticmethod
     def forward(logits: Tensor, usable: Tensor) -> Tensor:
-        """logits (..., S) · usable (..., S), which broadcasts to it -> weights (..., S)."""
+        """Weights (..., S) from logits (..., S) and usable, which broadcasts to their shape."""
         lowest = torch.finfo(logits.dtype).min
         return torch.softmax(logits.masked_fill(usable == 0, lowest), dim=-1) * usable
 
     @staticmethod
     def backward(d: Tensor, weights: Tensor, usable: Tensor) -> Tensor:
-        """From d (..., S), what the forward gave and what is usable -> the gradient of the logits."""
+        """Gradient of the logits, from d (..., S), the forward's weights (..., S) and usable."""
         d_logits: Tensor = torch._softmax_backward_data(d * usable, weights, -1, weights.dtype)
         return d_logits.masked_fill(usable == 0, 0.0)
 
 
 class _MaskedSoftmax(Function):
-    """Works on one fold's tensors and on those of a stack (K, ...) alike."""
+    """Masked softmax of the tensors of one fold, or of a stack (K, ...)."""
 
     @staticmethod
     def forward(logits: Tensor, usable: Tensor) -> Tensor:

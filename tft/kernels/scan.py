@@ -1,4 +1,4 @@
-"""The LSTM over many windows at once, with its own backward and vmap rule.
+"""The LSTM over many windows at once, as one operation with its own backward.
 
 Shapes: K stacked folds (only under vmap), L look-back bars, W windows, H hidden, N cells.
 Gates are laid out input | forget | output | candidate along the last dimension of size 4H.
@@ -19,12 +19,10 @@ from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, windows: Tensor | None = None) -> Tensor:
-    """Hidden states (L, W, H) of an LSTM whose input projections are already computed.
+    """Hidden states (L, W, H) of an LSTM (Hochreiter & Schmidhuber 1997, with forget gate, Gers et al. 2000).
 
-    gates (L, W, 4H) input projection with bias, or (N, 4H) one of each cell, and windows (W, L) the cells that each
-    reads, ascending · weight (H, 4H) · hidden, cell (W, H) initial states
-    (Hochreiter & Schmidhuber 1997 with forget gate, Gers et al. 2000). Time is a loop of fused steps; the weight
-    gradient is a single matrix product over all steps.
+    gates: input projections with bias (L, W, 4H), or (N, 4H) for distinct cells, of which windows (W, L), ascending
+    along L, are rows · weight (H, 4H) · hidden, cell (W, H) initial states.
     """
     for_backward = torch.is_grad_enabled()
     states: Tensor = _Scan.apply(gates, windows, weight, hidden, cell, for_backward)[0]  # type: ignore[no-untyped-call]
@@ -32,14 +30,16 @@ def lstm(gates: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, windows: T
 
 
 class Reference:
-    """In torch, for any device. Every tensor may have a leading K."""
+    """The LSTM in torch, for any device, as a loop of fused steps. Every tensor may have a leading K."""
 
     @staticmethod
     def forward(
         gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, for_backward: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """States (L, W, H), and for a backward if `keep`: the states that a bar begins with (L, W, H) or None, cells
-        (L, W, H), and gates (L, W, 4H) after their nonlinearities.
+        """Returns hidden states (L, W, H), and three tensors for the backward, which may be None if not `for_backward`.
+
+        Those are the hidden states before each bar (L, W, H), which an implementation may leave out, cell states
+        (L, W, H), and gates after their nonlinearities (L, W, 4H).
 
         gates (L, W, 4H), or (N, 4H) of which windows (W, L) are rows · weight (H, 4H) · hidden, cell (W, H) initial
         states.
@@ -75,10 +75,10 @@ class Reference:
         active: Tensor,
         n_rows: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """From d_states (L, W, H) and what the forward took and gave -> gradients of gates, weight, hidden and cell.
+        """Gradients of gates, weight, hidden and cell, from d_states (L, W, H), arguments and results of the forward.
 
-        That of the gates is of all that were read (L, W, 4H), or with windows, where an implementation adds them up, of
-        the n_rows = N cells (N, 4H).
+        The gradient of the gates is (L, W, 4H), one for each bar of each window. With windows, an implementation may
+        also return their sum over the windows, (N, 4H) for the n_rows = N distinct cells.
         """
         d_gates, d_hidden, d_cell = _backward_through_time(d_states, weight, hidden, cell, cells, active)
         n_steps = states.shape[-3]
@@ -90,7 +90,7 @@ class Reference:
 def _backward_through_time(
     d_states: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor, cells: Tensor, active: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the gates (L, W, 4H) and of the initial states (W, H), from the last bar to the first."""
+    """Gradients of the gates (L, W, 4H) and of the initial states (W, H), computed from the last bar to the first."""
     n_steps, width = cells.shape[-3], cells.shape[-1]
     d_gates = torch.empty_like(active)
     d_hidden = torch.zeros_like(hidden)
@@ -114,9 +114,9 @@ def _backward_through_time(
 
 
 class _Scan(Function):
-    """Works on (L, W, 4H) or (N, 4H), and on stacks (K, L, W, 4H) or (K, N, 4H) alike.
+    """LSTM of gates (L, W, 4H) or (N, 4H), or of stacks (K, L, W, 4H) or (K, N, 4H).
 
-    Without `keep` there will be no backward, and what only that needs may be left out.
+    `for_backward` is False in forecasts, where nothing has to be saved.
     """
 
     @staticmethod
@@ -131,7 +131,7 @@ class _Scan(Function):
         gates, windows, weight, hidden, cell, for_backward = inputs
         if for_backward:
             ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
-            ctx.set_materialize_grads(False)  # zeros as large as the gates, for nothing
+            ctx.set_materialize_grads(False)  # no zeros as gradients of the tensors saved for the backward
             ctx.save_for_backward(windows, weight, hidden, cell, *output)
             ctx.n_rows = gates.shape[-2]
 

@@ -1,9 +1,9 @@
 """The per-variable GRNs of variable selection and their weighted sum as one operation (Lim et al. 2021, eqs 2-5, 7, 8).
 
-A few variables at a time are taken through the whole chain while their intermediate values lie in the cache, and the
-backward computes them again, so that nothing as large as (variables, cells, width) is kept.
+A chunk of variables is taken through the whole chain while its intermediate values are in the cache. The backward
+recomputes them, so that no tensor of (variables, cells, width) has to be saved.
 
-Shapes: K stacked folds (1 where there is no stack), V variables, G variables of a chunk, N cells, H hidden width.
+Shapes: K stacked folds (1 for a single fold), V variables, G variables of a chunk, N cells, H hidden width.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tft.kernels.dropout_mask import Dropout, Mask, random_seeds
 from tft.kernels.vmap_rule import replace_fold_dimension
 
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**28}
-"""Size of one (K, G, N, H) tensor: about ten of them are alive, which should fit a CPU's L2 cache or a GPU's memory."""
+"""Largest size of a (K, G, N, H) tensor: about ten exist at once, and should fit a CPU's L2 cache or a GPU's memory"""
 
 
 class VariableGRNs(NamedTuple):
-    """One GRN a variable, on an embedding that is affine in one number, so that its first layer is too."""
+    """One GRN per variable. Its input, the embedding, is affine in one number x, and so is its first layer."""
 
     constant: Tensor  # (V, H) the first layer: constant + x * slope
     slope: Tensor  # (V, H)
@@ -35,14 +35,14 @@ class VariableGRNs(NamedTuple):
     gate_bias: Tensor  # (V, 2H)
     norm_weight: Tensor  # (V, H)
     norm_bias: Tensor  # (V, H)
-    embed_weight: Tensor  # (V, H) the embedding, which the GRN skips to: embed_bias + x * embed_weight
+    embed_weight: Tensor  # (V, H) the embedding, which the skip connection adds: embed_bias + x * embed_weight
     embed_bias: Tensor  # (V, H)
 
 
 def select(x: Tensor, weights: Tensor, grns: VariableGRNs, dropout: Dropout | None) -> Tensor:
-    """Variables transformed and combined, (N, H): sum over v of weights[:, v] * GRN_v(x[:, v]).
+    """Transform the variables and combine them, (N, H): sum over v of weights[:, v] * GRN_v(x[:, v]).
 
-    x (N, V), without a gradient of its own · weights (N, V) selection weights · dropout before the gate.
+    x (N, V), which gets no gradient · weights (N, V) selection weights · dropout before the gate, None in forecasts.
     """
     generator, *levels = dropout or (None, None, None)
     columns = (x.T.contiguous(), weights.T.contiguous(), *grns, *levels)
@@ -52,22 +52,21 @@ def select(x: Tensor, weights: Tensor, grns: VariableGRNs, dropout: Dropout | No
 
 
 class Reference:
-    """In torch, for any device: a few variables at a time."""
+    """Variable selection in torch, for any device, a chunk of variables at a time."""
 
     @staticmethod
     def forward(
         x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, for_backward: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · mask of rows V * N or None.
+        """Returns the weighted sum of the transformed variables (K, N, H), and a tensor saved for the backward or None.
 
-        The weighted sum of the transformed variables (K, N, H), and what an implementation may `keep` of them for the
-        backward, or None.
+        x, weights (K, V, N) · grns, the fields of VariableGRNs (K, V, ...) · mask of V * N rows, or None.
         """
         selected = torch.matmul(weights.transpose(1, 2), VariableGRNs(*grns).norm_bias)  # (K, N, H)
-        for own in _chunks(x, selected.shape[-1]):
-            part = VariableGRNs(*(p[:, own] for p in grns))
-            normed = _transform(x[:, own], part, _factor(mask, x, own, selected.shape[-1])).normed
-            normed.mul_(weights[:, own].unsqueeze(-1))
+        for chunk in _chunks(x, selected.shape[-1]):
+            part = VariableGRNs(*(p[:, chunk] for p in grns))
+            normed = _transform(x[:, chunk], part, _factor(mask, x, chunk, selected.shape[-1])).normed
+            normed.mul_(weights[:, chunk].unsqueeze(-1))
             for variable in range(normed.shape[1]):
                 selected.addcmul_(normed[:, variable], part.norm_weight[:, variable].unsqueeze(1))
         return selected, None
@@ -76,27 +75,27 @@ class Reference:
     def backward(
         d: Tensor, x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, kept: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """From d (K, N, H) and what the forward took and kept -> gradients of weights (K, V, N) and of grns."""
+        """Gradients of weights (K, V, N) and grns, from d (K, N, H), arguments and saved tensor of the forward."""
         grns = VariableGRNs(*grns)
         d_weights = torch.matmul(grns.norm_bias, d.transpose(1, 2))  # (K, V, N)
         d_norm_bias = torch.matmul(weights, d)
         d_grns = VariableGRNs(*(torch.empty_like(p) for p in grns))._replace(norm_bias=d_norm_bias)
         h = d.shape[-1]
-        for own in _chunks(x, h):
-            part = VariableGRNs(*(p[:, own] for p in grns))
-            out = VariableGRNs(*(p[:, own] for p in d_grns))
-            own_x, own_weights = x[:, own], weights[:, own].unsqueeze(-1)  # (K, G, N), (K, G, N, 1)
-            factor = _factor(mask, x, own, h)
-            slope, hidden, second, value, gate, normed, inverse_std = _transform(own_x, part, factor)
-            one_and_x = torch.stack([torch.ones_like(own_x), own_x], dim=2)  # (K, G, 2, N)
+        for chunk in _chunks(x, h):
+            part = VariableGRNs(*(p[:, chunk] for p in grns))
+            out = VariableGRNs(*(p[:, chunk] for p in d_grns))
+            chunk_x, chunk_weights = x[:, chunk], weights[:, chunk].unsqueeze(-1)  # (K, G, N), (K, G, N, 1)
+            factor = _factor(mask, x, chunk, h)
+            slope, hidden, second, value, gate, normed, inverse_std = _transform(chunk_x, part, factor)
+            one_and_x = torch.stack([torch.ones_like(chunk_x), chunk_x], dim=2)  # (K, G, 2, N)
 
             # The weighted sum and the layer norm
             d_normed = d.unsqueeze(1) * part.norm_weight.unsqueeze(2)  # (K, G, N, H), without its selection weight
             along = (d_normed * normed).sum(dim=-1, keepdim=True)  # (K, G, N, 1)
-            d_weights[:, own] += along.squeeze(-1)
-            out.norm_weight.copy_(torch.matmul(own_weights.transpose(2, 3), normed * d.unsqueeze(1)).squeeze(2))
+            d_weights[:, chunk] += along.squeeze(-1)
+            out.norm_weight.copy_(torch.matmul(chunk_weights.transpose(2, 3), normed * d.unsqueeze(1)).squeeze(2))
             across = d_normed.mean(dim=-1, keepdim=True)
-            d_skip = d_normed.sub_(across).addcmul_(normed, along, value=-1.0 / h).mul_(inverse_std * own_weights)
+            d_skip = d_normed.sub_(across).addcmul_(normed, along, value=-1.0 / h).mul_(inverse_std * chunk_weights)
             d_embed = torch.matmul(one_and_x, d_skip)  # (K, G, 2, H)
             out.embed_bias.copy_(d_embed[:, :, 0])
             out.embed_weight.copy_(d_embed[:, :, 1])
@@ -123,7 +122,7 @@ class Reference:
 
 
 class _Transformed(NamedTuple):
-    """What the backward needs, (K, G, N, H) each but the last."""
+    """Intermediate values for the backward, (K, G, N, H) each except the last."""
 
     slope: Tensor  # derivative of the ELU
     hidden: Tensor  # after the ELU
@@ -135,6 +134,7 @@ class _Transformed(NamedTuple):
 
 
 def _transform(x: Tensor, grns: VariableGRNs, factor: Tensor | None) -> _Transformed:
+    """GRNs of x (K, G, N) up to the layer norm, before its weight and bias; `factor` (K, G, N, H) is dropout's."""
     column = x.unsqueeze(-1)  # (K, G, N, 1)
     hidden = torch.addcmul(grns.constant.unsqueeze(2), column, grns.slope.unsqueeze(2))
     slope = hidden.clamp_max(0.0).exp_()  # ELU = max(a, 0) + exp(min(a, 0)) - 1
@@ -152,16 +152,17 @@ def _transform(x: Tensor, grns: VariableGRNs, factor: Tensor | None) -> _Transfo
     return _Transformed(slope, hidden, second, value, gate, normed, inverse_std)
 
 
-def _factor(mask: Mask | None, x: Tensor, own: slice, h: int) -> Tensor | None:
-    """(K, G, N, H) of dropout; a row of the mask is a variable's cell."""
+def _factor(mask: Mask | None, x: Tensor, chunk: slice, h: int) -> Tensor | None:
+    """Dropout factors (K, G, N, H) of the variables `chunk`; the mask has a row for each cell of each variable."""
     if mask is None:
         return None
     n_cells = x.shape[2]
-    rows = range(own.start * n_cells, own.stop * n_cells)
+    rows = range(chunk.start * n_cells, chunk.stop * n_cells)
     return mask.factor(rows, h, x.dtype).view(len(x), -1, n_cells, h)
 
 
 def _chunks(x: Tensor, h: int) -> Iterator[slice]:
+    """Slices of the variables of x (K, V, N), at width h."""
     k, v, n = x.shape
     limit = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
     size = max(1, limit // (k * n * h * x.element_size()))
@@ -169,7 +170,7 @@ def _chunks(x: Tensor, h: int) -> Iterator[slice]:
 
 
 class _Select(Function):
-    """Every tensor has a leading K. Without `keep` there will be no backward."""
+    """Variable selection of a stack: every tensor has a leading K. `for_backward` is False in forecasts."""
 
     @staticmethod
     def forward(x: Tensor, weights: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -184,7 +185,7 @@ class _Select(Function):
         *tensors, _, for_backward = inputs
         if for_backward:
             ctx.mark_non_differentiable(*(each for each in output[1:] if each is not None))
-            ctx.set_materialize_grads(False)  # zeros as large as what was kept, for nothing
+            ctx.set_materialize_grads(False)  # no zeros as the gradient of the saved tensor
             ctx.save_for_backward(*tensors, *output[1:])
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""vmap rules of the operations: a stack of K folds is one call on tensors with a leading K, not K calls."""
+"""Helpers of the operations' vmap rules, by which a stack of K folds is one call on tensors with a leading K."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def prepend_fold_dimension(info: Any, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[Any]:
-    """Arguments with the vmapped dimension in front, for an operation that takes a fold's (...) and a stack's (K, ...).
+    """Arguments with the vmapped dimension moved to the front, for operations on tensors (...) or stacks (K, ...).
 
-    A tensor that all folds share is repeated; what is not a tensor stays.
+    Tensors that all folds share are expanded; arguments that are no tensors stay as they are.
     """
     stacked: list[Any] = []
     for argument, dim in zip(arguments, in_dims, strict=True):
@@ -25,9 +25,10 @@ def prepend_fold_dimension(info: Any, in_dims: Sequence[int | None], arguments: 
 
 
 def replace_fold_dimension(info: Any, in_dims: Sequence[int | None], arguments: Sequence[Any]) -> list[Any]:
-    """Arguments with the vmapped dimension in place of their own first one, for an operation on (K, ...) alone.
+    """Arguments with the vmapped dimension in place of their first one, for operations on stacks (K, ...) only.
 
-    Each fold's tensors are (1, ...). A tensor that all folds share is repeated; what is not a tensor stays.
+    Each fold's tensors are (1, ...). Tensors that all folds share are expanded; arguments that are no tensors stay as
+    they are.
     """
     stacked: list[Any] = []
     for argument, dim in zip(arguments, in_dims, strict=True):

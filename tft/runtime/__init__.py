@@ -1,1 +1,1 @@
-"""Threads, lent cores, the heap and recorded graphs: how a step is run, not what it computes."""
+"""Threads, idle cores, the heap, CUDA graphs and storage: how training runs, not what it computes."""

@@ -1,4 +1,4 @@
-"""A computation on a GPU recorded once and replayed: its thousands of launches cost the host one."""
+"""CUDA graphs: a computation is captured once and replayed, so that thousands of kernels take one launch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Generator, Tensor
 
 WARM_UP_RUNS = 3
-"""Before recording: libraries choose their algorithms and allocate their workspaces in the first runs."""
+"""Runs before capturing, in which libraries choose their algorithms and allocate their workspaces"""
 
 
 Result = TypeVar("Result")
 
 
 class Captured(Generic[Result]):
-    """`function(*inputs)`, which may change tensors in place, as a CUDA graph. Shapes stay those of the first inputs.
+    """`function(*inputs)` captured as a CUDA graph. Inputs of all calls have the shapes of the first ones.
 
-    A call gives the tensors that the recorded one gave, with new values.
+    The function may change tensors in place. Every call returns the same tensors, with new values.
     """
 
     def __init__(
@@ -29,8 +29,9 @@ class Captured(Generic[Result]):
         changed: Sequence[Tensor] = (),
         generator: Generator | None = None,
     ) -> None:
-        """changed: every tensor that `function` changes; they are as before when this returns. generator: the one it
-        draws from, to be seeded anew before the first call.
+        """Capture `function`. `changed` lists all tensors that it changes in place; their values are restored.
+
+        `generator` is the random generator that it draws from, which must be seeded again before the first call.
         """
         self.inputs = [tensor.clone() for tensor in inputs]
         before = [tensor.clone() for tensor in changed]
@@ -49,7 +50,7 @@ class Captured(Generic[Result]):
             tensor.copy_(value)
 
     def __call__(self, *inputs: Tensor) -> Result:
-        for own, given in zip(self.inputs, inputs, strict=True):
-            own.copy_(given)
+        for captured, given in zip(self.inputs, inputs, strict=True):
+            captured.copy_(given)
         self.graph.replay()
         return self.result

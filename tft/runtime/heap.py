@@ -1,4 +1,4 @@
-"""Memory that is used again, instead of fresh pages that the kernel has to clear."""
+"""Settings of the C heap by which freed memory is reused, because the operating system must clear fresh pages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 @cache
 def keep_freed_memory() -> None:
-    """Freed memory stays in the process, with glibc; other C libraries are left as they are.
+    """Make glibc keep freed memory in the process; other C libraries are not changed.
 
-    To be called before there are threads: those that start later share the heap of the process. A heap of their own
-    would give back what is larger than 64 MB, whatever is asked for here.
+    Must be called before threads are started: later threads then share one heap. Otherwise each would have its own,
+    which returns blocks above 64 MB to the system in spite of these settings.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

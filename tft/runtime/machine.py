@@ -1,4 +1,4 @@
-"""The machine that computes, as far as results depend on it."""
+"""Properties of the machine on which the bits of a result depend."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 
 @cache
 def processor() -> str:
-    """Model and capability of the CPU: what `-march=native` and torch's choice of code depend on."""
-    return f"{_listed()}\ntorch: {torch.backends.cpu.get_cpu_capability()}"
+    """Model and features of the CPU, which determine the code of `-march=native` and of torch."""
+    return f"{_cpuinfo()}\ntorch: {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _listed() -> str:
-    """What the system lists of its first core; in short where it has no such list."""
+def _cpuinfo() -> str:
+    """Entries of /proc/cpuinfo for the first core that identify it; `platform.uname` where there is no such file."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         return str(platform.uname())
-    told = ("vendor", "cpu family", "model", "stepping", "flags", "CPU", "Features")
-    return "\n".join(line for line in first if line.startswith(told))
+    prefixes = ("vendor", "cpu family", "model", "stepping", "flags", "CPU", "Features")
+    return "\n".join(line for line in first if line.startswith(prefixes))

@@ -1,4 +1,4 @@
-"""Where something finished is kept, so that a process that dies does not have to make it again."""
+"""The interface of a store for finished work, from which a restarted process continues."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Protocol
 
 
 class Store(Protocol):
-    """Named pieces, each a few files. What a store is (a folder, a bucket) is its implementation's affair.
+    """Entries by name, each a set of files, in a folder, a bucket or elsewhere.
 
-    Below a name lies either a piece or a store of its own, never both.
+    A name refers either to an entry or to a nested store, never to both.
     """
 
     def put(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Write a piece, whole or not at all, in place of the one of that name. Raises OSError."""
+        """Write an entry atomically, replacing one of the same name. Raises OSError."""
         ...
 
     def get(self, name: str) -> dict[str, bytes] | None:
-        """The files of a piece by name; None where there is no such piece."""
+        """The content of an entry's files by file name; None if there is no such entry."""
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a piece, and with it all of its files."""
+        """Whether there is an entry of this name, which is then complete."""
         ...
 
     def within(self, name: str) -> Store:
-        """The store below this name, whose pieces are apart from those of this one."""
+        """The nested store of this name, with entries of its own."""
         ...

@@ -1,7 +1,7 @@
-"""Independent pieces of work side by side in threads, one CPU core each.
+"""Independent tasks in parallel threads, one CPU core each.
 
-torch releases the interpreter while it computes, so that threads are enough: they share the panel, nothing is pickled,
-and nothing is left running when the process dies.
+torch releases the interpreter lock while it computes, so that threads suffice: they share the panel without pickling,
+and end with the process.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from tft.runtime.heap import keep_freed_memory
 from tft.runtime.lent_cores import lend
 
 WAIT_S = 1.0
+"""Longest wait for a message at a time, in seconds"""
 
 Result = TypeVar("Result")
 Report = Callable[[Any], None]
 
 
 class Stopped(Exception):
-    """Raised inside a piece of work whose result nobody waits for any more."""
+    """Raised by the report function of a task whose result is no longer wanted, in order to end it."""
 
 
 def run_in_threads(
-    work: Sequence[Callable[[Report], Result]], n_threads: int, on_report: Callable[[Any], None]
+    tasks: Sequence[Callable[[Report], Result]], n_threads: int, on_report: Callable[[Any], None]
 ) -> Iterator[Result]:
-    """Results in the order of `work`, at most `n_threads` pieces at a time, each in a thread with one torch thread.
+    """Run `tasks` in `n_threads` threads with one torch thread each, and yield the results in the order of `tasks`.
 
-    A worker without a piece lends its core to the others, which are done sooner with the same results (lent_cores.py).
-    What a piece hands to the function it is called with arrives at `on_report`, in the caller's thread. The exception
-    of a piece is raised when its turn comes. When the iterator is closed, what runs stops at its next report.
+    A task is called with a report function; what it passes to that is passed on to `on_report` in the caller's thread,
+    unless it is None. A task's exception is raised when its result is due. A thread without a task left lends its core
+    to the others, whose results do not change (lent_cores.py). When the iterator is closed, running tasks are stopped
+    at their next report.
     """
     keep_freed_memory()
     messages: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
-    todo = iter(range(len(work)))
+    todo = iter(range(len(tasks)))
     lock, stop = threading.Lock(), threading.Event()
 
     def run() -> None:
@@ -50,17 +52,17 @@ def run_in_threads(
                     stop.wait()
                 return
 
-            def report(what: Any, number: int = number) -> None:
+            def report(value: Any, number: int = number) -> None:
                 if stop.is_set():
                     raise Stopped
-                if what is not None:
-                    messages.put((number, "report", what))
+                if value is not None:
+                    messages.put((number, "report", value))
 
             try:
-                messages.put((number, "result", work[number](report)))
+                messages.put((number, "result", tasks[number](report)))
             except Stopped:
                 return
-            except BaseException as error:  # handed on to the caller, whatever it is
+            except BaseException as error:  # raised again in the caller's thread
                 messages.put((number, "error", error))
 
     threads = [threading.Thread(target=run, name=f"fold-thread-{i}", daemon=True) for i in range(n_threads)]
@@ -68,11 +70,11 @@ def run_in_threads(
         thread.start()
     arrived: dict[int, tuple[str, Any]] = {}
     try:
-        for wanted in range(len(work)):
+        for wanted in range(len(tasks)):
             while wanted not in arrived:
                 try:
                     number, kind, value = messages.get(timeout=WAIT_S)
-                except queue.Empty:  # a wait without limit can be deaf to Ctrl-C: polars restarts it
+                except queue.Empty:  # an unlimited wait may not be interrupted by Ctrl-C: polars resumes it
                     continue
                 if kind == "report":
                     on_report(value)

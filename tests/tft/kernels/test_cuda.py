@@ -90,8 +90,8 @@ def test_a_selection_that_is_cut_into_parts_is_the_same_sum(gpu: torch.device, m
     given = operation.inputs(1, 5, 200, 16, 0.3)
     double = [tensor.double() if tensor.dtype == torch.float32 else tensor for tensor in given]
     truth = operation.run(operation.reference, *double)
-    for n_programs in (1, 7, 10_000):
-        monkeypatch.setattr(select, "N_PROGRAMS", n_programs)
+    for min_blocks in (1, 7, 10_000):
+        monkeypatch.setattr(select, "MIN_BLOCKS", min_blocks)
         found = operation.run(select, *(tensor.to(gpu) for tensor in given))
         for ours, true in zip(found, truth, strict=True):
             assert error(ours, true) <= 3e-6

@@ -1,1 +1,1 @@
-"""Native implementations for a CPU, and how they are compiled."""
+"""Native implementations of the operations for a CPU, and their compilation."""

@@ -1,7 +1,7 @@
-"""How the native code of a CPU is compiled, loaded and called: native.cpp, one unit of all headers of this folder.
+"""Compiling, loading and calling the native code: native.cpp, which includes all headers of this folder.
 
-It is compiled where it is first needed. Each call uses one core and lets other Python threads run. Without a C++
-compiler there is no native code, and torch computes.
+It is compiled on the machine that uses it, at the first call. A call uses one core and lets other Python threads run.
+Without a C++ compiler the operations are computed by torch.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ FLAGS = (
     "-std=c++17",
     "-O3",
     "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",
-    # a * b + c in one instruction, and no care for errno and for traps, which nobody reads. Not -ffast-math: it would
-    # reorder sums, cancel the rounding inside the exponential, and lose the NaN of a training that diverges.
+    # a * b + c in one instruction, and no errno and no floating-point traps, which are not used. Not -ffast-math: it
+    # would reorder sums, optimise away the rounding inside the exponential, and lose the NaN of a diverging training.
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -46,16 +46,16 @@ FLAGS = (
 )
 SUFFIX = {torch.float32: "float32", torch.float64: "float64"}
 SWITCH = "TFT_NATIVE"
-"""Environment variable: at 0 there is no native code."""
+"""Environment variable that disables native code if it is 0"""
 
 _found: list[ctypes.CDLL | str] = []  # empty until the first call
 _lock = threading.Lock()
 
 
 def library() -> ctypes.CDLL | str:
-    """The library, compiled at the first call on a machine (seconds); the reason where there is none.
+    """The loaded library, or the reason why there is none. The first call on a machine compiles it (seconds).
 
-    That compiling fails is told once, by a warning.
+    Warns once if compilation fails.
     """
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0"
@@ -71,25 +71,25 @@ def library() -> ctypes.CDLL | str:
 
 
 def unavailable(device: torch.device | None = None) -> str | None:
-    """Why native code cannot run; None where it can."""
+    """Reason why native code cannot run; None if it can."""
     found = library()
     return found if isinstance(found, str) else None
 
 
 def refuses(x: Tensor, *_: object) -> str | None:
-    """Why native code does not compute with this tensor; None where it does. No size is too large."""
+    """Reason why native code does not take this tensor; None if it does. There is no limit on sizes."""
     return unavailable() or (None if x.dtype in SUFFIX else f"{x.dtype}, native code is float32 or float64")
 
 
 def described(device: torch.device | None = None) -> str:
-    """What was compiled, in words."""
+    """A description of the compiled code for the user."""
     found = library()
     assert isinstance(found, ctypes.CDLL)
     return f"compiled for vectors of {found.vector_bytes()} bytes"
 
 
 def digest() -> str:
-    """SHA-256 of the loaded library: equal sources, compiler and processor give equal bytes."""
+    """SHA-256 of the loaded library, equal for equal sources, compiler and processor."""
     found = library()
     assert isinstance(found, ctypes.CDLL)
     return _digest(found._name)
@@ -103,21 +103,25 @@ def _digest(library: str) -> str:
 def call(
     name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor | None], sizes: Sequence[int], *rest: object
 ) -> None:
-    """Run a function of native.cpp, which writes to `outputs`. All tensors are on the CPU and have one dtype."""
+    """Call the function `name` of native.cpp, which writes to `outputs`.
+
+    All tensors are on the CPU and have the same dtype. Inputs are made contiguous; `rest` are further C arguments.
+    """
     dtype = inputs[0].dtype
     assert all(t is None or (t.dtype == dtype and t.device.type == "cpu") for t in (*inputs, *outputs))
-    inputs = [t.contiguous() for t in inputs]  # held until the call is over
-    function = getattr(library(), f"{name}_{SUFFIX[dtype]}")  # which, unlike an index, keeps what it found
+    inputs = [t.contiguous() for t in inputs]  # referenced until the call returns
+    function = getattr(library(), f"{name}_{SUFFIX[dtype]}")  # cached by ctypes, unlike an index
     function.restype = None
     function(pointers(inputs), pointers(outputs), (ctypes.c_int64 * len(sizes))(*sizes), *rest)
 
 
 def pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    """A C array of the tensors' addresses, null for None."""
     return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
 
 
 def mask_tensors(mask: Mask, n_folds: int) -> list[Tensor]:
-    """Seeds, thresholds and scales (K,) as dropout.h reads them."""
+    """Seeds, thresholds and scales (K,) in the dtypes that dropout.h reads."""
     dtypes = (torch.int64, torch.int64, torch.float64)
     tensors = [t.to(dtype).contiguous() for t, dtype in zip(mask, dtypes, strict=True)]
     assert all(t.shape == (n_folds,) for t in tensors)
@@ -125,10 +129,10 @@ def mask_tensors(mask: Mask, n_folds: int) -> list[Tensor]:
 
 
 def _compiled() -> Path:
-    """The library for these sources and this processor, from the user's cache or built into it.
+    """Path of the library for these sources, flags and processor in the user's cache; compiles it if it is missing.
 
-    The name tells processors apart, for machines that share a home folder. A build takes its place in one step, so
-    that two at the same time or one that is killed do no harm.
+    The processor is part of the file name because machines may share a home folder. A compiled library is moved into
+    the cache by a rename, so that concurrent or killed builds do no harm. Raises OSError if compilation fails.
     """
     name = hashlib.sha256("\n".join([*FLAGS, processor(), ""]).encode() + _sources()).hexdigest()[:32]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tft-native"
@@ -147,12 +151,13 @@ def _compiled() -> Path:
 
 
 def _sources() -> bytes:
-    """The unit and every header, each with its name and length."""
+    """Content of native.cpp and of every header, each with its name and length."""
     parts = [(path.name, path.read_bytes()) for path in (UNIT, *sorted(FOLDER.glob("*.h")))]
     return b"".join(f"{name} {len(text)}\n".encode() + text for name, text in parts)
 
 
 def _compiler() -> list[str]:
+    """Command of the C++ compiler: $CXX, or the first of COMPILERS that is installed. Raises OSError without one."""
     chosen = os.environ.get("CXX")
     commands = [shlex.split(chosen)] if chosen else [[name] for name in COMPILERS]
     for command in commands:

@@ -1,5 +1,5 @@
-// Dropout of dropout.py, and of a block of rows of select.h. Shapes: K folds, N elements, H width, P, H rounded up to
-// whole vectors.
+// Dropout for dropout.py, and for the blocks of rows of select.h. Shapes: K folds, N elements, H width, P is H rounded up
+// to whole vectors.
 
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace {
 
-// Of one fold; see seeded_bits in dropout_mask.py. There is none at a scale of 0.
+// The dropout of one fold; see seeded_bits in dropout_mask.py. A scale of 0 means no dropout.
 struct Dropout {
   uint32_t low, high;
   int32_t threshold;
@@ -25,8 +25,8 @@ Dropout dropout_of(void* const* mask, int64_t fold) {  // seeds, thresholds, sca
   return {uint32_t(seed), uint32_t(seed >> 32), int32_t(at(1)), static_cast<double*>(mask[2])[fold]};
 }
 
-// rows (n, P) times the scale, or -0 where an element is dropped and nowhere else, but a NaN stays one; `row` is the first
-// one's number
+// Multiplies rows (n, P) by the scale and sets dropped elements to -0, which marks them; no other element becomes -0, and
+// a NaN stays NaN. `row` is the number of the first row.
 template <class T> NOINLINE void drop(T* rows, const Dropout& dropout, int64_t row, int64_t n, int64_t h, int64_t p) {
   if (!dropout.scale) return;
   Hash<T> lane;
@@ -44,13 +44,13 @@ template <class T> NOINLINE void drop(T* rows, const Dropout& dropout, int64_t r
     }
 }
 
-// The gradient of `drop`, which gave `dropped`.
+// The gradient of `drop`, whose result was `dropped`.
 template <class T> INLINE Vec<T> drop_gradient(Vec<T> d, Vec<T> dropped, const Dropout& dropout) {
   constexpr auto minus_zero = std::numeric_limits<typename Vectors<T>::Element>::min();
   return dropout.scale ? ((Whole<T>)dropped == minus_zero ? Vec<T>{} : d * T(dropout.scale)) : d;
 }
 
-// in: x (K, N); out: x with elements dropped
+// in: x (K, N); out: x after dropout
 template <class T> void drop_folds(void* const* in, void* const* out, const int64_t* sizes, void* const* mask) {
   const int64_t n_folds = sizes[0], n_elements = sizes[1], step = BLOCK * SIZE<T>;
   Scratch<T> values(step);

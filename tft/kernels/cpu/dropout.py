@@ -1,4 +1,4 @@
-"""Dropout by native code (dropout.h). Shapes: K stacked folds, N elements of each."""
+"""Dropout in native code (dropout.h). Shapes: K stacked folds, N elements per fold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["drop", "refuses", "unavailable"]
 
 
 def drop(x: Tensor, mask: Mask) -> Tensor:
-    """x (K, N) without the elements that `mask` drops."""
+    """Apply the mask to x (K, N)."""
     dropped, drawn = x.new_empty(x.shape), mask_tensors(mask, len(x))
     call("drop_folds", (x,), (dropped,), x.shape, pointers(drawn))
     return dropped

@@ -1,4 +1,4 @@
-// The gated norm of gated_norm.py. Shapes: K folds, R rows, H width; P, H rounded up to whole vectors.
+// The gated norm for gated_norm.py. Shapes: K folds, R rows, H width; P is H rounded up to whole vectors.
 
 #pragma once
 
@@ -11,8 +11,8 @@
 
 namespace {
 
-// A row of skip + value * sigmoid(gate), less its mean, followed by zeros to whole vectors, and its gate, followed by what
-// nobody reads; returns the row's inverse deviation. `valid` is 1 for an element of H and 0 after.
+// A row of skip + value * sigmoid(gate) minus its mean, padded by zeros to whole vectors, and its gate, with padding that
+// is not used. Returns the row's inverse standard deviation. `valid` is 1 for elements of H and 0 for the padding.
 template <class T>
 INLINE T centre(const T* skip, const T* gated, const T* valid, T* centred, T* gates, int64_t h) {
   Vec<T> total{}, squares{};

@@ -1,7 +1,7 @@
-// Matrix products in tiles small enough for the registers, with the element-wise work on either side of them, and the
-// memory that they work in.
+// Matrix products in tiles that fit the registers, fused with element-wise operations before and after, and scratch
+// memory.
 //
-// Shapes: P, a width rounded up to whole vectors.
+// Shapes: P is a width rounded up to whole vectors.
 
 #pragma once
 
@@ -14,9 +14,9 @@
 
 namespace {
 
-constexpr int64_t BLOCK = 64;  // rows taken from one step of the computation to the next while in the cache
+constexpr int64_t BLOCK = 64;  // rows that pass through all steps of a computation while they are in the cache
 
-template <class T> class Scratch {  // aligned, zero
+template <class T> class Scratch {  // aligned, initialised to zero
  public:
   explicit Scratch(int64_t n) : own(static_cast<T*>(::operator new[](n * sizeof(T), std::align_val_t(64)))) {
     std::memset(own.get(), 0, n * sizeof(T));
@@ -30,8 +30,8 @@ template <class T> class Scratch {  // aligned, zero
   std::unique_ptr<T, Free> own;
 };
 
-// M x C vectors of init + a @ b, for a with element (m, k) at a[m * a_row + k * a_k] and rows of b b_row apart;
-// init(m, c) gives a vector, finish(m, vectors) takes a row of C. What is between stays in registers.
+// M x C vectors of init + a @ b, where element (m, k) of a is at a[m * a_row + k * a_k] and rows of b are b_row apart.
+// init(m, c) returns a vector, finish(m, vectors) takes a row of C. Sums stay in registers.
 template <int M, int C, class T, class Init, class Finish>
 INLINE void tile(int64_t n_k, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, Init init,
                  Finish finish) {
@@ -69,7 +69,7 @@ INLINE void tiles(int64_t n_rows, int64_t n_k, const T* a, int64_t a_row, int64_
   for (; m0 < n_rows; m0++) tile<1, C>(n_k, a + m0 * a_row, a_row, a_k, b, b_row, from, to);
 }
 
-// The same for any size: n_rows rows of n_columns vectors; init(m, c) -> vector, finish(m, c, vector).
+// init + a @ b of any size: n_rows rows of n_columns vectors; init(m, c) -> vector, finish(m, c, vector).
 template <class T, class Init, class Finish>
 INLINE void product(int64_t n_rows, int64_t n_columns, int64_t n_k, const T* a, int64_t a_row, int64_t a_k, const T* b,
                     int64_t b_row, Init init, Finish finish) {

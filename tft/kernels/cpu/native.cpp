@@ -1,5 +1,5 @@
-// All native kernels of a CPU as one unit, called by the Python files of this folder, which know the orders of tensors and
-// sizes. compiling.py compiles it, with ADAM_EPSILON and NORM_EPSILON of constants.py.
+// All native kernels as one compilation unit, called by the Python files of this folder, which pass tensors and sizes in
+// the order that each function documents. compiling.py compiles it, with ADAM_EPSILON and NORM_EPSILON of constants.py.
 //
 // Every sum has a fixed order, and each call uses one core.
 

@@ -1,6 +1,7 @@
-// The LSTM scan of scan.py.
+// The LSTM for scan.py.
 //
-// Shapes: K folds, L look-back bars, W windows, N cells, H hidden width; P and Q, H and 4H rounded up to whole vectors.
+// Shapes: K folds, L look-back bars, W windows, N cells, H hidden width; P and Q are H and 4H rounded up to
+// whole vectors.
 // Gates are laid out input | forget | output | candidate.
 
 #pragma once
@@ -12,8 +13,8 @@
 
 namespace {
 
-// Nonlinearities of the gates, in place, and the states that follow. Apart (NOINLINE), so that the compiler keeps none
-// of its constants in the registers that the product needs.
+// Applies the gates' nonlinearities in place, and computes the new states. NOINLINE, so that its constants do not occupy
+// registers that the product needs.
 template <class T>
 NOINLINE void advance_scan(T* gates, const T* old_cell, T* cell, T* state, int64_t n_rows, int64_t h) {
   for (int64_t m = 0; m < n_rows; m++, gates += 4 * h, old_cell += h, cell += h, state += h)
@@ -33,12 +34,12 @@ NOINLINE void advance_scan(T* gates, const T* old_cell, T* cell, T* state, int64
     }
 }
 
-// Of window w at a step, its row of the gates: where they are those of cells, found through windows (W, L).
+// Row of the gates of window w at a step, looked up in windows (W, L) if the gates are those of distinct cells.
 INLINE int64_t row_of(const int64_t* windows, int64_t w, int64_t step, int64_t n_steps, int64_t n_windows) {
   return windows ? windows[w * n_steps + step] : step * n_windows + w;
 }
 
-// gates (L, W, 4H), or (N, 4H) with windows. cells and active are for the backward, and null where there is none to come.
+// gates (L, W, 4H), or (N, 4H) with windows. cells and active are saved for the backward, and null in forecasts.
 template <class T>
 void scan_forward(const T* gates, const int64_t* windows, const T* weight, const T* hidden, const T* cell, T* states,
                   T* cells, T* active, int64_t n_steps, int64_t n_windows, int64_t h) {
@@ -65,7 +66,8 @@ void scan_forward(const T* gates, const int64_t* windows, const T* weight, const
   }
 }
 
-// From d_state, the gradient of the hidden state, to those of the gates before their nonlinearities and the old cell.
+// Gradients of the gates before their nonlinearities and of the previous cell state, from d_state, that of the hidden
+// state.
 template <class T>
 NOINLINE void retreat_scan(const T* d_state, int64_t d_row, const T* gates, const T* old_cell, const T* cell,
                            T* d_gates, T* d_cell, int64_t n_rows, int64_t h) {
@@ -87,7 +89,7 @@ NOINLINE void retreat_scan(const T* d_state, int64_t d_row, const T* gates, cons
     }
 }
 
-// d_gates (L, W, 4H), or (N, 4H) with windows, and then zero at first.
+// d_gates (L, W, 4H), or (N, 4H) with windows; in that case it must be zero at first.
 template <class T>
 void scan_backward(const T* d_states, const int64_t* windows, const T* weight, const T* hidden, const T* cell,
                    const T* states, const T* cells, const T* active, T* d_gates, T* d_weight, T* d_hidden, T* d_cell,
@@ -96,7 +98,7 @@ void scan_backward(const T* d_states, const int64_t* windows, const T* weight, c
   const int64_t n_gate_columns = vectors<T>(4 * h), q = n_gate_columns * SIZE<T>;
   Scratch<T> transposed(4 * h * p), d_state(BLOCK * p), d_carried(n_windows * p), d_weight_padded(h * q);
   Scratch<T> d_gates_padded(q > 4 * h ? n_windows * q : 1);
-  Scratch<T> own(windows ? 2 * n_windows * 4 * h : 1);  // of this step and the one after, where they are not given back
+  Scratch<T> own(windows ? 2 * n_windows * 4 * h : 1);  // gradients of this step and the next, if they are not returned
   const auto d_gates_at = [&](int64_t step) -> T* {
     return windows ? own + step % 2 * n_windows * 4 * h : d_gates + step * n_windows * 4 * h;
   };
@@ -137,7 +139,7 @@ void scan_backward(const T* d_states, const int64_t* windows, const T* weight, c
   copy_rows<T>(d_weight, 4 * h, d_weight_padded, q, h, 4 * h);
 }
 
-// of folds laid one after the other, from pointers to the first; of gates (K, N, 4H) where there are windows (K, W, L)
+// Functions of all folds, from pointers to the first one's tensors; with windows (K, W, L), gates are (K, N, 4H).
 template <class T>
 void scan_forward_folds(void* const* in, void* const* out, const int64_t* sizes, const int64_t* windows) {
   const int64_t n_folds = sizes[0], l = sizes[1], w = sizes[2], h = sizes[3], n = sizes[4];

@@ -1,4 +1,4 @@
-"""The LSTM scan by native code (scan.h).
+"""The LSTM in native code (scan.h).
 
 Shapes: K stacked folds, L look-back bars, W windows, N cells, H hidden width. Every tensor may have a leading K.
 """
@@ -20,7 +20,7 @@ __all__ = ["backward", "forward", "refuses", "unavailable"]
 def forward(
     gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, for_backward: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """As Reference.forward of scan.py. The states that a bar begins with are not kept."""
+    """See Reference.forward in kernels/scan.py. The hidden states before each bar are not returned."""
     n_steps = gates.shape[-3] if windows is None else windows.shape[-1]
     states = gates.new_empty(*hidden.shape[:-2], n_steps, *hidden.shape[-2:])
     cells = torch.empty_like(states) if for_backward else None
@@ -41,7 +41,7 @@ def backward(
     active: Tensor,
     n_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As Reference.backward of scan.py. With windows the gradient of the gates is that of the cells (N, 4H)."""
+    """See Reference.backward in kernels/scan.py. With windows the gradient of the gates is (N, 4H)."""
     if windows is None:
         d_gates = torch.empty_like(active)
     else:
@@ -59,6 +59,7 @@ def _scan(
     sizes: Sequence[int],
     windows: Tensor | None,
 ) -> None:
+    """Call a function of scan.h, with a null pointer for windows that are None."""
     rows = None if windows is None else windows.contiguous()
     assert rows is None or rows.dtype == torch.int64
     address = None if rows is None else ctypes.c_void_p(rows.data_ptr())
@@ -66,7 +67,7 @@ def _scan(
 
 
 def _sizes(states: Tensor, gates: Sequence[int]) -> tuple[int, ...]:
-    """K, L, W, H and the rows of a fold's gates."""
+    """Sizes that scan.h takes: K, L, W, H and the number of rows of a fold's gates."""
     assert states.numel() > 0
     n_folds = states.shape[:-3].numel()
     return n_folds, *states.shape[-3:], math.prod(gates[:-1]) // n_folds

@@ -1,7 +1,7 @@
-// The variable selection of select.py. Intermediate values live in registers and in the cache, and the backward computes
-// again what the forward did not keep.
+// The variable selection for select.py. Intermediate values stay in registers and in the cache; the backward recomputes
+// those that the forward did not save.
 //
-// Shapes: K folds, V variables, N cells, H hidden width; P, H rounded up to whole vectors. Gates are laid out
+// Shapes: K folds, V variables, N cells, H hidden width; P is H rounded up to whole vectors. Gates are laid out
 // value | gate.
 
 #pragma once
@@ -21,11 +21,11 @@ enum Parameter {  // the fields of VariableGRNs, in their order
   N_PARAMETERS
 };
 
-int64_t rows_of(int parameter, int64_t h) {  // of width H, in one variable's (H,), (2H,), (H, H) or (H, 2H)
+int64_t rows_of(int parameter, int64_t h) {  // rows of width H in one variable's (H,), (2H,), (H, H) or (H, 2H)
   return parameter == SECOND_WEIGHT ? h : parameter == GATE_WEIGHT ? 2 * h : parameter == GATE_BIAS ? 2 : 1;
 }
 
-// The parameters of one variable's GRN, or their gradients, every H of them followed by zeros to P.
+// The parameters of one variable's GRN, or their gradients, with rows of width H padded by zeros to P.
 template <class T> class Padded {
  public:
   Padded(int64_t h, int64_t p) : h(h), p(p), memory((3 * h + 9) * p) {
@@ -53,7 +53,7 @@ template <class T> class Padded {
   T* start[N_PARAMETERS];
 };
 
-// What a block of n cells goes through, but for the first layer, which is cheap to compute again.
+// Intermediate values of a block of n cells, except for the first layer, which is cheap to recompute.
 template <class T> struct Layers {
   Layers(T* memory, int64_t n, int64_t p) : second(memory), gated(memory + n * p) {}
   T* second;  // (n, P) after the second layer and dropout
@@ -61,7 +61,7 @@ template <class T> struct Layers {
   static int64_t size(int64_t n, int64_t p) { return n * 3 * p; }
 };
 
-// Those of a call for its backward: of the first variables of each fold, as many as there is memory for.
+// Intermediate values that a forward saves: those of the first variables of each fold, as many as fit the memory.
 template <class T> struct Kept {
   T* memory;
   int64_t n_variables, n_cells, p;
@@ -71,7 +71,7 @@ template <class T> struct Kept {
   }
 };
 
-// To the second level of the cache, where a product leaves room: a third of a row, for each vector of that product.
+// Prefetches into the L2 cache while a product computes: a third of a row for each vector of that product.
 template <class T> INLINE void fetch_kept(const T* from) {
 #pragma GCC unroll 3
   for (int i = 0; i < 3; i++) __builtin_prefetch(from + i * SIZE<T>, 0, 2);
@@ -92,7 +92,7 @@ template <class T> NOINLINE void squash_gates(T* gated, int64_t n, int64_t p) {
       store(gate, sigmoid<T>(load(gate)));
 }
 
-// NOINLINE, so that it is the same instructions and gives the same bits wherever it is called.
+// NOINLINE, so that every call runs the same instructions and gives the same bits.
 template <class T>
 NOINLINE void through_layers(const Padded<T>& grn, const T* hidden, const Dropout& dropout, int64_t row,
                              const Layers<T>& to, int64_t n, int64_t h, int64_t p) {
@@ -109,9 +109,9 @@ NOINLINE void through_layers(const Padded<T>& grn, const T* hidden, const Dropou
   squash_gates<T>(to.gated, n, p);
 }
 
-// Skip and layer norm of rows (n, P): to `centred`, and 1 / standard deviation to inverse_std (n,). `valid` (P,) is 1
-// for an element of H and 0 after. In passes over all rows, so that one row is worked on while the reductions of
-// another are waited for.
+// Skip connection and layer norm of rows (n, P): writes `centred`, and 1 / standard deviation to inverse_std (n,).
+// `valid` (P,) is 1 for elements of H and 0 for the padding. In passes over all rows, so that the reductions of one row
+// overlap with the work on others.
 template <class T>
 INLINE void normalise(const Padded<T>& grn, const T* x, const T* valid, const T* gated, T* centred, T* inverse_std,
                       int64_t n, int64_t h, int64_t p) {
@@ -153,7 +153,7 @@ NOINLINE void add_selected(const Padded<T>& grn, const T* x, const T* weights, c
     }
 }
 
-// Its gradients.
+// Gradients of the skip connection and the layer norm.
 template <class T>
 NOINLINE void backward_selected(const Padded<T>& grn, const Padded<T>& d_grn, const T* x, const T* weights,
                                 const T* d_selected, const T* valid, const T* gated, T* d_gated, T* centred,
@@ -220,8 +220,8 @@ NOINLINE void backward_biases(const Padded<T>& d_grn, const T* x, const T* hidde
   }
 }
 
-// in: x, weights, parameters (in the order of the enum); out: selected; sizes: K, V, N, H, variables that are kept, and a range
-// of cells, the first a multiple of BLOCK
+// in: x, weights, parameters (in the order of the enum); out: selected; sizes: K, V, N, H, number of variables saved,
+// and a range of cells that starts at a multiple of BLOCK
 template <class T>
 void select_forward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask, void* memory) {
   const int64_t n_folds = sizes[0], n_variables = sizes[1], n_cells = sizes[2], h = sizes[3];
@@ -250,8 +250,8 @@ void select_forward(void* const* in, void* const* out, const int64_t* sizes, voi
   }
 }
 
-// in: d_selected, x, weights, parameters; out: gradients of weights and of the parameters; sizes as before, but for a range of
-// variables
+// in: d_selected, x, weights, parameters; out: gradients of weights and of the parameters; sizes as in the forward, with
+// a range of variables
 template <class T>
 void select_backward(void* const* in, void* const* out, const int64_t* sizes, void* const* mask, void* memory) {
   const int64_t n_folds = sizes[0], n_variables = sizes[1], n_cells = sizes[2], h = sizes[3];

@@ -1,4 +1,4 @@
-"""Variable selection by native code (select.h), also on cores that are lent (lent_cores.py).
+"""Variable selection in native code (select.h), which also uses the cores of idle threads (lent_cores.py).
 
 Shapes: K stacked folds, V variables, N cells, H hidden width.
 """
@@ -19,9 +19,9 @@ from tft.runtime.lent_cores import share
 __all__ = ["backward", "forward", "refuses", "unavailable"]
 
 KEPT_BYTES = 2**27
-"""At most, of what a selection keeps for its backward; the rest is computed again."""
+"""Most bytes of intermediate values that are saved for the backward; the others are recomputed"""
 BLOCK = 64
-"""Cells that select.h takes at a time."""
+"""Cells that select.h computes at a time"""
 
 _buffers = Buffers()
 
@@ -29,16 +29,16 @@ _buffers = Buffers()
 def forward(
     x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, *, for_backward: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """As Reference.forward of select.py; kept is what the first variables went through, as many as KEPT_BYTES hold."""
+    """See Reference.forward in kernels/select.py. Saves intermediate values of as many variables as KEPT_BYTES hold."""
     n_folds, n_variables, n_cells = x.shape
     h, size = grns[0].shape[-1], x.element_size()
-    line = ALIGNMENT // size  # select.h rounds a width up to whole vectors
-    of_variable = n_cells * 3 * -(-h // line) * line
-    n_kept = min(n_variables, KEPT_BYTES // (n_folds * of_variable * size)) if for_backward else 0
-    shape = (n_folds, n_kept, of_variable)
+    line = ALIGNMENT // size  # select.h rounds widths up to whole vectors
+    n_values = n_cells * 3 * -(-h // line) * line
+    n_kept = min(n_variables, KEPT_BYTES // (n_folds * n_values * size)) if for_backward else 0
+    shape = (n_folds, n_kept, n_values)
     kept = _buffers.take(math.prod(shape) * size).view(x.dtype).view(shape) if n_kept else None
     selected = x.new_empty(n_folds, n_cells, h)
-    # No cell depends on another.
+    # Cells are independent of each other.
     _shared("select_forward", (x, weights, *grns), (selected,), mask, kept, n_cells, multiple=BLOCK)
     return selected, kept
 
@@ -46,9 +46,9 @@ def forward(
 def backward(
     d: Tensor, x: Tensor, weights: Tensor, grns: Sequence[Tensor], mask: Mask | None, kept: Tensor | None
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """As Reference.backward of select.py: the same, however much was kept."""
+    """See Reference.backward in kernels/select.py. The result does not depend on how much was saved."""
     d_weights, *d_grns = (t.new_empty(t.shape) for t in (weights, *grns))
-    # No variable depends on another.
+    # Variables are independent of each other.
     _shared("select_backward", (d, x, weights, *grns), (d_weights, *d_grns), mask, kept, x.shape[1], multiple=1)
     return d_weights, d_grns
 
@@ -63,7 +63,7 @@ def _shared(
     *,
     multiple: int,
 ) -> None:
-    """Call a function for parts of range(n), one on each core that is lent."""
+    """Call a function of select.h for parts of range(n), on the caller's core and on the cores that are lent."""
     x, constant = inputs[-12], inputs[-10]
     inputs = [t.contiguous() for t in inputs]
     sizes = (*x.shape, constant.shape[-1], 0 if kept is None else kept.shape[1])

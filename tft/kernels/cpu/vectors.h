@@ -1,5 +1,5 @@
-// Vectors of the compiler's own extension (gcc, clang), as long as those of the machine it compiles for, and what is
-// computed with them.
+// Vectors by the extension of gcc and clang, as long as the vector registers of the target machine, and operations on
+// them.
 
 #pragma once
 
@@ -56,7 +56,7 @@ template <class T> INLINE Vec<T> load(const T* from) {
 template <class T> INLINE void store(T* to, Vec<T> v) { std::memcpy(to, &v, sizeof v); }
 template <class T, class V> INLINE void add_to(T* to, V v) { store(to, V(load(to) + v)); }
 
-// Where a row's length is no whole number of vectors: its first `count` elements, the others 0.
+// The first `count` elements of a vector, the others 0, for rows that are no whole number of vectors.
 #if defined(__AVX512F__)
 INLINE __mmask16 first(int64_t count) { return count >= 16 ? 0xffff : (1 << count) - 1; }
 INLINE Vec<float> load(const float* from, int64_t count) {
@@ -80,7 +80,7 @@ template <class T> INLINE void store(T* to, Vec<T> v, int64_t count) {
 }
 #endif
 
-// Operations for which the compiler's extension has no word, or finds only slow ones. A NaN in x stays one.
+// Operations that the compiler's extension lacks or compiles to slow code. A NaN in x stays NaN.
 #if defined(__AVX512F__)
 INLINE float sum(Vec<float> v) { return _mm512_reduce_add_ps((__m512)v); }
 INLINE double sum(Vec<double> v) { return _mm512_reduce_add_pd((__m512d)v); }
@@ -108,8 +108,8 @@ template <class V, class T> INLINE V clamp(V x, T low, T high) {
 template <class V> INLINE V reciprocal(V x) { return 1 / x; }
 #endif
 
-// e^x = 2^n e^r with |r| <= ln(2) / 2, where 14 terms of the series (7 for float) are all that a T can show.
-// Arguments are kept to where neither the result nor its reciprocal overflows. A NaN stays one.
+// e^x = 2^n e^r with |r| <= ln(2) / 2, where 14 terms of the series (7 for float) reach the precision of T.
+// Arguments are clamped so that neither the result nor its reciprocal overflows. A NaN stays NaN.
 template <class T> INLINE Vec<T> exponential(Vec<T> x) {
   constexpr bool single = sizeof(T) == 4;
   constexpr int mantissa = single ? 23 : 52, bias = single ? 127 : 1023, terms = single ? 6 : 13;

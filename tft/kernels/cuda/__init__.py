@@ -1,1 +1,1 @@
-"""CUDA implementations for a GPU, and how they are compiled."""
+"""CUDA implementations of the operations for a GPU, and their compilation."""

@@ -1,4 +1,4 @@
-"""Adam by the kernel of adam.cu. Shapes: K stacked folds, P parameters of one model."""
+"""Adam by the CUDA kernel of adam.cu. Shapes: K stacked folds, P parameters of one model."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tft.kernels.cuda import compiling
 
 SOURCE = Path(__file__).with_name("adam.cu")
 N_THREADS, EACH = 256, 4
-"""Threads of a block, and the parameters that each of them updates."""
+"""Threads of a block, and the parameters that each of them updates"""
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why the kernel cannot run on this device; None where it can."""
+    """Reason why the kernel cannot run on this device; None if it can."""
     return compiling.reason(_kernel(device))
 
 
 def refuses(flat: Tensor) -> str | None:
-    """Why the kernel does not update these weights; None where it does."""
+    """Reason why the kernel cannot update these weights; None if it can."""
     return compiling.not_float32(flat) or unavailable(flat.device)
 
 
-def update(weights: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, of_folds: Tensor) -> None:
-    """One update of weights and moments (K, P) in place; of_folds (K, 5) as adam.py lays it out."""
+def update(weights: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, coefficients: Tensor) -> None:
+    """Update weights and moments (K, P) in place; coefficients (K, 5) as in kernels/adam.py."""
     n_folds, n_parameters = weights.shape
     (kernel,) = compiling.loaded(_kernel(weights.device))
     grid = (-(-n_parameters // (N_THREADS * EACH)), n_folds, 1)
-    kernel(grid, weights.device, weights, gradient.contiguous(), mean, square, of_folds.contiguous(), n_parameters)
+    kernel(grid, weights.device, weights, gradient.contiguous(), mean, square, coefficients.contiguous(), n_parameters)
 
 
 @cache

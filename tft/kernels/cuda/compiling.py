@@ -1,4 +1,4 @@
-"""CUDA C++ compiled where it is needed, by the compiler library that comes with torch, and launched on its stream."""
+"""Compiling CUDA C++ by NVRTC, which comes with torch, and launching the kernels on torch's current stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Argument = Tensor | None | int | ctypes.Structure
 
 
 class Kernel:
-    """A kernel of a loaded module; a launch can be captured in a CUDA graph."""
+    """A kernel of a loaded module. Its launches can be captured in a CUDA graph."""
 
     def __init__(self, module: ctypes.c_void_p, name: str, *, n_threads: int, shared_bytes: int) -> None:
         self.n_threads, self.shared_bytes = n_threads, shared_bytes
@@ -28,11 +28,11 @@ class Kernel:
         _check(_driver().cuFuncSetAttribute(*limit), f"{shared_bytes} bytes of shared memory")
 
     def __call__(self, grid: tuple[int, int, int], device: torch.device, *arguments: Argument) -> None:
-        """Tensors are handed over as pointers and None as a null pointer, integers as 32 bits."""
+        """Launch the kernel. Tensors are passed as pointers, None as null, integers as 32 bits. Raises OSError."""
         values = [_as_c(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         with torch.cuda.device(device):
-            # A thread of autograd's that has not called CUDA yet has no context.
+            # A thread of autograd has no CUDA context before its first CUDA call.
             _check(_driver().cuCtxSetCurrent(_context(torch.cuda.current_device())), "its context")
             stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
             sizes = (*grid, self.n_threads, 1, 1, self.shared_bytes)
@@ -42,10 +42,10 @@ class Kernel:
 def kernels(
     source: Path, options: Sequence[str], device: torch.device, sizes: Mapping[str, tuple[int, int]], what: str
 ) -> list[Kernel] | str:
-    """The kernels of a source by name, with their threads and bytes of shared memory; the reason where they cannot be
-    compiled or loaded, with a warning, and where torch is not built for CUDA.
+    """Compile and load the kernels of a source, or return the reason why that is not possible.
 
-    what: the operation that torch then computes, in words.
+    `sizes` gives the threads of a block and the bytes of shared memory for each kernel name. Warns if compiling or
+    loading fails; `what` names the operation in the warning.
     """
     if torch.version.cuda is None:
         return "torch is not built for CUDA"
@@ -58,53 +58,55 @@ def kernels(
 
 
 def loaded(found: list[Kernel] | str) -> list[Kernel]:
-    """Kernels that are known to be there: `refuses` was asked before."""
+    """The kernels themselves, for a caller whose `refuses` has found that they are available."""
     assert not isinstance(found, str), found
     return found
 
 
 def reason(found: list[Kernel] | str) -> str | None:
-    """Why there are no kernels; None where there are."""
+    """The reason why there are no kernels; None if there are."""
     return found if isinstance(found, str) else None
 
 
 def too_old(device: torch.device, least: tuple[int, int]) -> str | None:
-    """Why a GPU has no kernels that need a compute capability of at least `least`; None where it may have them."""
+    """Reason why a device cannot run kernels that need compute capability `least`; None if it can."""
     if torch.version.cuda is None:
         return "torch is not built for CUDA"
-    own = torch.cuda.get_device_capability(device)
-    return None if own >= least else f"compute capability {own[0]}.{own[1]} is below {least[0]}.{least[1]}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= least:
+        return None
+    return f"compute capability {capability[0]}.{capability[1]} is below {least[0]}.{least[1]}"
 
 
 def described(device: torch.device) -> str:
-    """What was compiled, in words."""
+    """A description of the compiled code for the user."""
     major, minor = torch.cuda.get_device_capability(device)
     return f"compiled for sm_{major}{minor} with CUDA {torch.version.cuda}"
 
 
 def laid_out(*tensors: Tensor) -> list[Tensor]:
-    """As most kernels address them: float32 and contiguous."""
+    """Contiguous float32 tensors, as most kernels expect them."""
     assert all(tensor.dtype == torch.float32 for tensor in tensors)
     return [tensor.contiguous() for tensor in tensors]
 
 
 def not_float32(x: Tensor) -> str | None:
-    """Why kernels, which are float32 on a GPU, do not compute with this tensor; None where they may."""
+    """Reason why the kernels do not take this tensor, if it is not float32 on a GPU; None otherwise."""
     if not x.is_cuda:
         return f"the tensor is on the {x.device.type}"
     return None if x.dtype == torch.float32 else f"{x.dtype}, the kernels are float32"
 
 
 def pointers(tensors: Sequence[Tensor]) -> ctypes.Structure:
-    """A C structure of pointers to them."""
+    """A C structure of pointers to the tensors."""
     structure: ctypes.Structure = _structure(len(tensors))(*(tensor.data_ptr() for tensor in tensors))
     return structure
 
 
 def load(source: Path, options: Sequence[str], device: torch.device) -> ctypes.c_void_p:
-    """The module that `source` compiles to for this device. Raises OSError where that cannot be done."""
+    """Compile `source` for this device and load the module. Raises OSError if that fails."""
     with torch.cuda.device(device):
-        torch.cuda.current_stream(device)  # the context exists from here on
+        torch.cuda.current_stream(device)  # creates the CUDA context
         module = ctypes.c_void_p()
         _check(_driver().cuModuleLoadData(ctypes.byref(module), _compiled(source, options, device)), source.name)
     return module
@@ -143,7 +145,7 @@ def _driver() -> ctypes.CDLL:
 
 @cache
 def _context(device: int) -> ctypes.c_void_p:
-    """The one that torch computes in."""
+    """The primary CUDA context of a device, which torch uses."""
     context = ctypes.c_void_p()
     _check(_driver().cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "the context of a device")
     return context
@@ -151,7 +153,7 @@ def _context(device: int) -> ctypes.c_void_p:
 
 @cache
 def _compiler() -> ctypes.CDLL:
-    """NVRTC of the CUDA version that torch was built for, which its wheels bring along."""
+    """NVRTC of the CUDA version that torch was built for; its wheels include the library."""
     assert torch.version.cuda
     name = f"libnvrtc.so.{torch.version.cuda.split('.')[0]}"
     found = (library for folder in map(Path, sys.path) for library in folder.glob(f"nvidia/*/lib/{name}"))

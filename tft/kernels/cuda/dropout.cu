@@ -1,4 +1,5 @@
-// The dropout of dropout.py in one pass. Shapes: K folds, N elements of each; see seeded_bits in dropout_mask.py for the hash.
+// Dropout for dropout.py in one pass; see seeded_bits in dropout_mask.py for the hash. Shapes: K folds, N elements per
+// fold.
 
 extern "C" __global__ void __launch_bounds__(N_THREADS)
     drop(const float* x, int fold_stride, const long long* seeds, const double* thresholds, const double* scales,

@@ -1,4 +1,4 @@
-"""Dropout by the kernel of dropout.cu. Shapes: K stacked folds, N elements of each."""
+"""Dropout by the CUDA kernel of dropout.cu. Shapes: K stacked folds, N elements per fold."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tft.kernels.dropout_mask import Mask
 
 SOURCE = Path(__file__).with_name("dropout.cu")
 N_THREADS, EACH = 256, 4
-"""Threads of a block, and the elements that each of them takes."""
+"""Threads of a block, and the elements that each of them computes"""
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why the kernel cannot run on this device; None where it can."""
+    """Reason why the kernel cannot run on this device; None if it can."""
     return compiling.reason(_kernel(device))
 
 
 def refuses(x: Tensor) -> str | None:
-    """Why the kernel does not take this tensor; None where it does."""
+    """Reason why the kernel does not take this tensor; None if it does."""
     if not 0 < x.numel() < 2**31:
         return f"{x.numel()} elements, the kernel takes 1 to 2^31 - 1"
     return compiling.not_float32(x) or unavailable(x.device)
 
 
 def drop(x: Tensor, mask: Mask) -> Tensor:
-    """x (K, N) without the elements that `mask` drops."""
+    """Apply the mask to x (K, N)."""
     n_folds, n_elements = x.shape
     if x.stride(1) != 1:
         x = x.contiguous()

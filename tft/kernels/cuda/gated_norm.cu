@@ -1,9 +1,10 @@
-// The gated norm of gated_norm.py, a warp a row: its values stay in the registers, and the backward computes them again.
+// The gated norm for gated_norm.py, one warp per row: values stay in registers, and the backward recomputes them.
 //
-// Sums over the columns are added in one order in every lane, those over rows by part: no two blocks write to one place.
+// Sums over columns are added in the same order in every lane, sums over rows by part: no two blocks write to the same
+// place.
 //
 // Shapes: K folds, R rows, D columns (WIDTH, given by the compiler's command line, as is WARPS, of a block), P parts.
-// Rows of a tensor (K, R, ...) are addressed by what lies between two folds and between two rows.
+// Rows of a tensor (K, R, ...) are addressed by the strides between folds and between rows.
 
 constexpr int EACH = (WIDTH + 31) / 32;
 typedef float Row[EACH];  // lane l has columns l, l + 32, ...
@@ -30,7 +31,7 @@ __device__ inline float mean(const Row& row) {
   return x * (1.0f / WIDTH);
 }
 
-// skip becomes the normalised row, gate what it is after the sigmoid; returns the inverse deviation.
+// Replaces skip by the normalised row and gate by its sigmoid; returns the inverse standard deviation.
 __device__ inline float normalise(Row& skip, const Row& value, Row& gate) {
   Row square;
 #pragma unroll

@@ -1,13 +1,13 @@
 // The backward of the gather on an NVIDIA GPU, compiled and called by gather.py.
 //
-// Shapes: K folds, N cells, W windows, L bars of each, D width of a cell, S parts of a sum.
+// Shapes: K folds, N cells, W windows, L look-back bars, D width of a cell, S parts of a sum.
 
 constexpr int WARP = 32;
 constexpr int EACH = 8;  // columns of a lane at a time
 
-// Rows of d (K, W * L, D) to the cells that they were read from: to (S, K, N, D), of each S a part of the windows.
-// A warp has one cell; windows that read it add up in their order. A window's cells ascend, so that it is found by
-// halving, and once at most. The row of window w and bar l is w * window_stride + l * bar_stride.
+// Adds the rows of d (K, W * L, D) to the cells that they were read from: to (S, K, N, D), each of S for a part of the
+// windows. A warp has one cell, and adds the windows that read it in their order. A window's cells ascend, so that the
+// cell is found by bisection, and once at most. The row of window w and bar l is w * window_stride + l * bar_stride.
 extern "C" __global__ void add_rows(const float* d,
                                     const long long* windows,  // (K, W, L)
                                     float* to, int n_cells, int n_windows, int n_bars, int width, int window_stride,

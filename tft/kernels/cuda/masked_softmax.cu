@@ -1,5 +1,5 @@
-// The softmax of masked_softmax.py, a warp a row. Shapes: R rows, S columns (WIDTH, given by the compiler's command line,
-// as are WARPS, of a block, and the type Usable), U rows of `usable`, each for R / U = n_each rows in turn.
+// The softmax for masked_softmax.py, one warp per row. Shapes: R rows, S columns, U rows of `usable`, each for R / U =
+// n_each consecutive rows. WIDTH = S, WARPS of a block and the type Usable are given by the compiler's command line.
 
 constexpr int EACH = (WIDTH + 31) / 32;
 typedef float Row[EACH];  // lane l has columns l, l + 32, ...

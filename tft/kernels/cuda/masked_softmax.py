@@ -1,6 +1,6 @@
-"""The masked softmax by the kernels of masked_softmax.cu, one launch forward and one backward.
+"""The masked softmax by the CUDA kernels of masked_softmax.cu, one launch forward and one backward.
 
-Shapes: R rows of all folds, S columns, U rows of what is usable, each for R / U rows in turn.
+Shapes: R rows of all folds, S columns, U rows of `usable`, each of which applies to R / U consecutive rows.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from tft.kernels.cuda import compiling
 
 SOURCE = Path(__file__).with_name("masked_softmax.cu")
 MAX_WIDTH = 1024
-"""Above it a row does not fit the registers of a warp."""
+"""Largest width whose rows fit the registers of a warp"""
 WARPS, WARP = 8, 32
-"""Warps of a block, and threads of each of them."""
+"""Warps of a block, and threads of a warp"""
 TYPES = {torch.float32: "float", torch.bool: "bool"}
-"""Types that `usable` may have, in torch and in CUDA C++."""
+"""Types of `usable` in torch, and their names in CUDA C++"""
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why the kernels cannot run on this device at any width; None where they can."""
+    """Reason why the kernels cannot run on this device at any width; None if they can."""
     return compiling.reason(_kernels(8, torch.float32, device))
 
 
 def refuses(logits: Tensor, usable: Tensor) -> str | None:
-    """Why the kernels do not take tensors like these; None where they do."""
+    """Reason why the kernels do not take tensors like these; None if they do."""
     width = logits.shape[-1]
     if not 0 < width <= MAX_WIDTH or not 0 < logits.numel() < 2**31:
         return f"{tuple(logits.shape)} logits, the kernels take 1 to {MAX_WIDTH} columns and 2^31 - 1 in all"
@@ -38,7 +38,7 @@ def refuses(logits: Tensor, usable: Tensor) -> str | None:
 
 
 def forward(logits: Tensor, usable: Tensor) -> Tensor:
-    """logits (..., S) · usable (..., S), which broadcasts to it -> weights (..., S)."""
+    """Weights (..., S) from logits (..., S) and usable, which broadcasts to their shape."""
     logits, usable = logits.contiguous(), repeated(usable, logits.shape).contiguous()
     n_rows = logits.shape[:-1].numel()
     launch, _ = compiling.loaded(_kernels(logits.shape[-1], usable.dtype, logits.device))
@@ -49,7 +49,7 @@ def forward(logits: Tensor, usable: Tensor) -> Tensor:
 
 
 def backward(d: Tensor, weights: Tensor, usable: Tensor) -> Tensor:
-    """From d (..., S), what the forward gave and what is usable -> the gradient of the logits."""
+    """Gradient of the logits, from d (..., S), the forward's weights (..., S) and usable."""
     n_rows = weights.shape[:-1].numel()
     _, launch = compiling.loaded(_kernels(weights.shape[-1], usable.dtype, weights.device))
     d_logits = torch.empty(weights.shape, device=weights.device)
@@ -58,7 +58,7 @@ def backward(d: Tensor, weights: Tensor, usable: Tensor) -> Tensor:
 
 
 def repeated(usable: Tensor, shape: torch.Size) -> Tensor:
-    """usable with dimensions of 1 only just before its last one: each of its rows is meant for several of `shape`."""
+    """Expand usable to `shape`, except for dimensions of 1 just before the last: such a row serves several rows."""
     n_leading = len(shape) - 1
     while n_leading and usable.shape[n_leading - 1] == 1:
         n_leading -= 1
@@ -67,7 +67,7 @@ def repeated(usable: Tensor, shape: torch.Size) -> Tensor:
 
 @cache
 def _kernels(width: int, usable: torch.dtype, device: torch.device) -> list[compiling.Kernel] | str:
-    """Forward and backward, compiled at the first call for a width."""
+    """Forward and backward kernels, compiled at the first call for a width and a type."""
     options = [f"-DWIDTH={width}", f"-DWARPS={WARPS}", f"-DUsable={TYPES[usable]}"]
     sizes = dict.fromkeys(("masked_softmax_forward", "masked_softmax_backward"), (WARPS * WARP, 0))
     return compiling.kernels(SOURCE, options, device, sizes, "the softmax")

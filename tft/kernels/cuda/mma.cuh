@@ -1,5 +1,5 @@
-// Products on the tensor cores of an NVIDIA GPU, as exact as float32: each is made of three in TF32, of the parts of its
-// operands that TF32 sees and of their rests. Included by select.cu and scan.cu.
+// Products on the tensor cores of an NVIDIA GPU, as exact as float32: each is computed as three in TF32, from the TF32
+// parts of its operands and the remainders. Included by select.cu and scan.cu.
 //
 // A tile is 16 rows by 8 columns: of it lane 4g + t holds rows g and g + 8 of columns 2t and 2t + 1, as
 // {(g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1)}. COLUMN: a product takes term t of its eight from column 2t of a left
@@ -7,7 +7,7 @@
 
 typedef unsigned int uint;
 
-// Tensor cores read the upper 19 bits of an operand alone.
+// Tensor cores read only the upper 19 bits of an operand.
 struct Split {
   uint high, low;
   __device__ Split(float x) : high(__float_as_uint(x)) { low = __float_as_uint(x - __uint_as_float(high & 0xffffe000)); }

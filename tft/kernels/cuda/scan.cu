@@ -1,6 +1,6 @@
-// The LSTM scan on an NVIDIA GPU, compiled and called by scan.py.
+// The LSTM on an NVIDIA GPU, compiled and called by scan.py.
 //
-// A program takes 16 windows of one fold through all bars. A warp has 8 columns of the state and what belongs to them of
+// A block takes 16 windows of one fold through all bars. A warp has 8 columns of the state and what belongs to them of
 // all four gates, so that the cell state never leaves its registers; between two bars only the hidden state (forward)
 // or the gates' gradients (backward) go through shared memory, where each warp takes them from for its own product.
 //
@@ -11,9 +11,9 @@
 #include "mma.cuh"
 
 constexpr int P = (H + 7) / 8 * 8;
-constexpr int TILES = P / 8;  // and warps of a program
-constexpr int ROWS = 16;      // windows of a program
-constexpr bool KEPT = P <= 64;  // the weight stays in shared memory; otherwise it is read from the cache at every bar
+constexpr int TILES = P / 8;  // and warps of a block
+constexpr int ROWS = 16;      // windows of a block
+constexpr bool KEPT = P <= 64;  // the weight is held in shared memory; otherwise it is read from the cache at every bar
 enum Gate { INPUT, FORGET, OUTPUT, CANDIDATE, N_GATES };
 
 // Lengths of rows in shared memory for which no two lanes of a load share a bank
@@ -21,7 +21,7 @@ constexpr int STATE_ROW = P + (P % 16 ? 16 : 8);
 constexpr int GATES_ROW = N_GATES * P + 8;
 constexpr int FORWARD_WEIGHT_ROW = N_GATES * P + 4, BACKWARD_WEIGHT_ROW = N_GATES * P + 8;
 
-struct Forward {  // shared memory of a program
+struct Forward {  // shared memory of a block
   float states[2][ROWS * STATE_ROW];
   float weight[KEPT ? P * FORWARD_WEIGHT_ROW : 1];
 };
@@ -40,7 +40,7 @@ __device__ void read(float* to, const float* weight, int length) {
     to[row * length + column / H * P + column % H] = weight[i];
   }
 }
-// of hidden row and gate column, both of the padded width
+// index of a hidden row and a gate column, both of the padded width
 __device__ inline float weight_at(const float* kept, const float* weight, int row, int gate, int column, int length) {
   if (KEPT) return kept[row * length + gate * P + column];
   return row < H && column < H ? __ldg(weight + row * N_GATES * H + gate * H + column) : 0.0f;

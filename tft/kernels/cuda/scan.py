@@ -1,6 +1,6 @@
-"""The LSTM scan by the kernels of scan.cu, one launch forward and one backward.
+"""The LSTM by the CUDA kernels of scan.cu, one launch forward and one backward.
 
-A program takes some windows of one fold through all bars. Everything is float32, and both launches can be captured in a
+A block takes some windows of one fold through all bars. Everything is float32, and both launches can be captured in a
 CUDA graph.
 
 Shapes: K stacked folds, L look-back bars, W windows, N cells, H hidden width. Every tensor may have a leading K.
@@ -20,21 +20,21 @@ from tft.kernels.cuda import compiling
 
 SOURCE = Path(__file__).with_name("scan.cu")
 MAX_WIDTH = 256
-"""Above it a program has more threads than a multiprocessor takes."""
+"""Largest width; a wider block would have more threads than a multiprocessor takes"""
 LEAST_CAPABILITY = (8, 0)
 ROWS, WARP, TILE = 16, 32, 8
-"""Windows of a program, threads of a warp and columns of the state that a warp has, as in scan.cu."""
+"""Windows of a block, threads of a warp, and columns of the state that a warp computes, as in scan.cu"""
 MAX_KEPT_WIDTH = 64
-"""Up to it the weight stays in shared memory, as in scan.cu."""
+"""Largest width at which the weight is held in shared memory, as in scan.cu"""
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Why the kernels cannot run on this device at any width; None where they can."""
+    """Reason why the kernels cannot run on this device at any width; None if they can."""
     return compiling.reason(_kernels(8, device))
 
 
 def refuses(x: Tensor, width: int) -> str | None:
-    """Why the kernels do not scan tensors like this one with this width; None where they do."""
+    """Reason why the kernels do not take a tensor like this one at this width; None if they do."""
     if width > MAX_WIDTH:
         return f"a width of {width} is above {MAX_WIDTH}"
     return compiling.not_float32(x) or compiling.reason(_kernels(width, x.device))
@@ -43,11 +43,11 @@ def refuses(x: Tensor, width: int) -> str | None:
 def forward(
     gates: Tensor, windows: Tensor | None, weight: Tensor, hidden: Tensor, cell: Tensor, *, for_backward: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """As Reference.forward of scan.py; kept are also the states that a bar begins with."""
+    """See Reference.forward in kernels/scan.py. Saves also the hidden states before each bar."""
     if hidden.dim() == 2:
-        single = (None if one is None else one.unsqueeze(0) for one in (gates, windows, weight, hidden, cell))
+        single = (None if tensor is None else tensor.unsqueeze(0) for tensor in (gates, windows, weight, hidden, cell))
         states, *kept = forward(*single, for_backward=for_backward)  # type: ignore[arg-type]
-        entering, cells, active = (None if one is None else one.squeeze(0) for one in kept)
+        entering, cells, active = (None if tensor is None else tensor.squeeze(0) for tensor in kept)
         return states.squeeze(0), entering, cells, active
     gates, weight, hidden, cell = compiling.laid_out(gates, weight, hidden, cell)
     n_folds, n_windows, width = hidden.shape
@@ -75,7 +75,7 @@ def backward(
     active: Tensor,
     n_rows: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As Reference.backward of scan.py; the gradient of the weight is one matrix product over all steps."""
+    """See Reference.backward in kernels/scan.py. The gradient of the weight is one matrix product over all steps."""
     assert entering is not None
     if hidden.dim() == 2:
         given = (t.unsqueeze(0) for t in (d_states, weight, cell, cells, active))
@@ -89,7 +89,7 @@ def backward(
 def _backward(
     d_states: Tensor, weight: Tensor, cell: Tensor, cells: Tensor, active: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the gates as they were read (K, L, W, 4H) and of the initial states (K, W, H)."""
+    """Gradients of the gates, for each bar of each window (K, L, W, 4H), and of the initial states (K, W, H)."""
     d_states, weight, cell, cells, active = compiling.laid_out(d_states, weight, cell, cells, active)
     d_gates, d_hidden, d_cell = torch.empty_like(active), torch.empty_like(cell), torch.empty_like(cell)
     tensors = (d_states, weight, cell, cells, active, d_gates, d_hidden, d_cell)
@@ -99,12 +99,13 @@ def _backward(
 
 
 def _grid(states: Tensor) -> tuple[int, int, int]:
+    """Blocks for states (K, L, W, H)."""
     return -(-states.shape[2] // ROWS), states.shape[0], 1
 
 
 @cache
 def _kernels(width: int, device: torch.device) -> list[compiling.Kernel] | str:
-    """Forward and backward, compiled at the first call for a width (seconds)."""
+    """Forward and backward kernels, compiled at the first call for a width (seconds)."""
     if fault := compiling.too_old(device, LEAST_CAPABILITY):
         return fault
     p = -(-width // TILE) * TILE

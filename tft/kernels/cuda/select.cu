@@ -51,7 +51,7 @@ __device__ inline void copy(float* to, const float* from) {
 __device__ inline void commit() { asm volatile("cp.async.commit_group;"); }
 template <int LEFT> __device__ inline void wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 
-// What is beyond H stays what it is: zero from the start.
+// Elements beyond H are not written: they are zero from the start.
 __device__ void read(Grn& to, const Parameters& from, long own) {
   constexpr int n = H / STEP;
   for (int i = threadIdx.x; i < H * n; i += blockDim.x) {
@@ -89,7 +89,7 @@ __device__ inline void add_product(Rows& to, const Rows& rows, const float* weig
       add(to[n], a, weight[at(row, column + 8 * n + g, length)], weight[at(row + 1, column + 8 * n + g, length)]);
   }
 }
-// to += rows @ weight^T, where weight's P columns from `column` on are meant
+// to += rows @ weight^T, for the weight's P columns from `column` on
 __device__ inline void add_transposed(Rows& to, const Rows& rows, const float* weight, int column, int length) {
   const int g = threadIdx.x >> 2 & 7, t = threadIdx.x & 3;
 #pragma unroll
@@ -194,7 +194,7 @@ __device__ inline void second_layer(Rows& kept, uint& keeps, const Grn& grn, con
     }
 }
 
-// value, gate after the sigmoid, what the layer norm makes of the skip, and its inverse deviation
+// value, gate after the sigmoid, normalised row, and inverse standard deviation
 __device__ inline void gated(Rows& value, Rows& gate, Rows& normed, float (&inverse_std)[2], const Grn& grn,
                              const Rows& kept, const float (&x)[2]) {
 #pragma unroll
@@ -285,8 +285,8 @@ extern "C" __global__ void __launch_bounds__(32 * FORWARD_WARPS, 2)
 
 struct Backward {
   Grn grn;
-  float left[CHUNK * NARROW_STAGE];               // what a layer took
-  float right[CHUNK * WIDE_STAGE];                // gradient of what it gave
+  float left[CHUNK * NARROW_STAGE];               // input of a layer
+  float right[CHUNK * WIDE_STAGE];                // gradient of its output
   float sums[BACKWARD_WARPS][N_VECTORS][P];       // of the vectors, by warp
 };
 
@@ -357,7 +357,7 @@ extern "C" __global__ void __launch_bounds__(32 * BACKWARD_WARPS, P > 48 ? 1 : 2
       own_x[r] = there[r] ? x[own * n_cells + cell + 8 * r] : 0.0f;
       own_weight[r] = there[r] ? weights[own * n_cells + cell + 8 * r] : 0.0f;
     }
-    // The forward again
+    // Recompute the forward
     Rows value, gate, normed;
     uint keeps;
     {
