@@ -6,8 +6,8 @@ A product of (m, k) and (k, n) counts 2*m*k*n; elementwise work, softmax, norms,
 backward counts twice the forward. The formulas say what the model of `tft/model.py` has to compute, each distinct cell
 once, whatever an implementation does in fact: dividing them by a measured time compares implementations.
 
-Shapes: N distinct cells, V variables, H hidden width, B targets, C contexts a target, W = B*(1+C) windows, L look-back
-bars, M attention heads of width D.
+Shapes: N distinct cells, V variables, H hidden width, B targets, C contexts per target, W = B*(1+C) windows, L
+look-back bars, M attention heads of width D.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from tft.model import ModelConfig
 
 
 def step_flops(model: ModelConfig, *, n_variables: int, n_cells: int, batch_size: int) -> float:
-    """Of one step, forward and backward. `n_cells` distinct (bar, instrument) cells feed the batch's windows."""
+    """Operations of one step, forward and backward; the batch's windows have `n_cells` distinct cells."""
     return 3.0 * forward_flops(model, n_variables=n_variables, n_cells=n_cells, batch_size=batch_size)
 
 
 def forward_flops(model: ModelConfig, *, n_variables: int, n_cells: int, batch_size: int) -> float:
-    """The static encoder (one row an instrument) and the head (a handful of columns) are left out."""
+    """Operations of one forward pass, without static encoder (one row per instrument) and head (a few columns)."""
     n, v, h, b = float(n_cells), n_variables, model.d_hidden, batch_size
     return n * _cell(v, h) + _folding(v, h) + _recurrence(model, b) + _reader(model, b)
 
 
 def _cell(v: int, h: int) -> float:
-    """One cell: a GRN for every variable, the selection GRN over all of them, the LSTM's input projection."""
+    """Operations per cell: a GRN for every variable, the selection GRN over all, the LSTM's input projection."""
     per_variable = 2 * h * h + 2 * h * 2 * h  # second layer and gate; the first layer is a rank-1 map of one number
     selection = 2 * (2 * v) * h + 2 * h * h + 2 * h * h + 2 * h * 2 * v + 2 * (2 * v) * v  # eq 6, and its skip
     return v * per_variable + selection + 2 * v * h + 2 * h * 4 * h  # the third: eq 8's weighted sum
 
 
 def _folding(v: int, h: int) -> float:
-    """Maps of the embeddings made maps of the variables' values and presences, once a step."""
+    """Operations, once per step, that compose maps of the embeddings to maps of the variables' values and presences."""
     return 2 * (2 * v * h * h) + 2 * (2 * v * h * v) + 2 * (2 * v * h * h)  # selection, its skip, the first layers
 
 
@@ -61,7 +61,7 @@ def _reader(model: ModelConfig, b: int) -> float:
 
 
 def torch_forward_flops(model: ModelConfig, *, n_variables: int, n_cells: int, batch_size: int) -> float:
-    """What torch counts in one forward pass, head and static encoder of one instrument included."""
+    """Operations that torch counts in one forward pass, with the head and the static encoder of one instrument."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,4 +1,4 @@
-"""What each kernel gains: the time of a whole training step with all kernels, and with one operation left to torch.
+"""Gain of each kernel: the time of a whole training step with all kernels, and with one operation computed by torch.
 
     python benchmarks/kernels.py --device cuda    # 16 folds stacked
     python benchmarks/kernels.py --device cpu     # one fold on one thread
@@ -52,7 +52,7 @@ def panel() -> Panel:
 
 
 def step_ms(market: Market, folds: list[Fold], recipe: Recipe, left_out: tuple[str, ...]) -> float:
-    """Milliseconds of a step and fold with these operations left to torch."""
+    """Milliseconds per step and fold with these operations computed by torch."""
     epochs: list[EpochReport] = []
     with implementation.without(*left_out):
         list(fit_folds(market, folds, recipe, stack_size=len(folds), on_epoch=epochs.append))

@@ -1,4 +1,4 @@
-"""The same network the way it is usually written: a module a variable, a loop over variables, contexts and heads.
+"""The TFT as it is usually written: one module per variable, loops over variables, contexts and heads.
 
 The baseline of benchmarks/step.py. It computes what `tft.model` computes, number for number, without what makes that
 one fast: each scalar has its own `nn.Linear(1, H)` and its own gated residual network, embeddings are concatenated for
@@ -9,8 +9,8 @@ those of the paper (Lim et al. 2021, arXiv:1912.09363).
 
 `load` copies the parameters of `tft.model.TemporalFusionTransformer` into it, so that the two can be compared.
 
-Shapes: B targets, C contexts a target, L look-back bars, V variables, H hidden width, M attention heads, A instruments,
-D parameters of the predictive distribution; I inputs and O outputs of a layer.
+Shapes: B targets, C contexts per target, L look-back bars, V variables, H hidden width, M attention heads,
+A instruments, D parameters of the predictive distribution; I inputs and O outputs of a layer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Output(NamedTuple):
 
 
 class GatedSkip(nn.Module):
-    """LayerNorm(skip + GLU(dropout(x))), eqs 2, 5, 17, 20, 22."""
+    """Gated skip connection LayerNorm(skip + GLU(dropout(x))), eqs 2, 5, 17, 20, 22."""
 
     def __init__(self, n_in: int, n_out: int, dropout: float) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class GRN(nn.Module):
 
 
 class VariableSelection(nn.Module):
-    """Eqs 6-8, variable by variable."""
+    """Variable selection, eqs 6-8, variable by variable."""
 
     def __init__(self, n_variables: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def masked_softmax(logits: Tensor, usable: Tensor) -> Tensor:
 
 
 class InterpretableAttention(nn.Module):
-    """Eqs 13-16, head by head; the value projection is shared and the heads' results are averaged."""
+    """Attention, eqs 13-16, head by head; the value projection is shared and the heads' results are averaged."""
 
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class LoopTFT(nn.Module):
         return Output(position, distribution, scores[:, :, -1], context_scores[:, :, -1], weights)
 
     def encode(self, values: Tensor, present: Tensor, asset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One sequence of each target -> selected, LSTM states (B, L, H), enrichment context (B, H), weights."""
+        """Read one sequence per target -> selected, LSTM states (B, L, H), enrichment context (B, H), weights."""
         static = self.static(asset)  # (B, H)
         for_selection, for_enrichment, hidden, cell = (context(static) for context in self.static_contexts)
         selected, weights = self.selection(values, present, for_selection)

@@ -45,11 +45,11 @@ PROCESSES = 2
 
 @dataclass(frozen=True)
 class Piece:
-    """One run of the whole job; annual Sharpes, net unless said otherwise."""
+    """Result of one run of the whole job; Sharpe ratios are annual, and net unless stated otherwise."""
 
     seed: int
     repetition: int
-    """0 is the table as it is."""
+    """Number of the shift; 0 is the original table"""
     oos_sharpe: float
     oos_sharpe_gross: float
     tuning_sharpe: float
@@ -79,7 +79,7 @@ def figure(
     tuning: NDArray[np.float64],
     holdout: NDArray[np.float64],
 ) -> Figure:
-    """p-values (n seeds,) against those of a uniform distribution; tuning and holdout Sharpe of the same runs."""
+    """Plot p-values (n seeds,) against a uniform distribution, and the tuning and holdout Sharpe of the same runs."""
     drawn, (above, below) = empty_figure(8.0, (1, 1), sharex=False)
     n = len(p_values)
     above.plot([0.0, 1.0], [0.0, 1.0], color=GREY, lw=1.2, label="uniform")

@@ -1,4 +1,4 @@
-"""Windows a second, in training and in inference, of this project and of the TFTs people use.
+"""Windows per second, in training and in inference, of this project and of other TFT implementations.
 
     python benchmarks/peers.py                     # this project, neuralforecast, pytorch-forecasting, Darts
     python benchmarks/peers.py --only ours
@@ -83,7 +83,7 @@ def peers_python(given: Path | None) -> tuple[str, dict[str, str]]:
 
 
 def install() -> Path:
-    """Python of the peers' environment, made anew where PEERS or torch has changed."""
+    """Python of the peers' environment, which is rebuilt if PEERS or torch has changed."""
     wanted = "\n".join([f"torch=={torch.__version__.split('+')[0]}", *PEERS.values()])
     python, installed = OWN_ENVIRONMENT / "bin" / "python", OWN_ENVIRONMENT / "installed"
     if not installed.exists() or installed.read_text() != wanted:
@@ -95,7 +95,7 @@ def install() -> Path:
 
 
 def measure(setting: Setting, python: str, environment: dict[str, str]) -> dict[str, Any] | None:
-    """What the worker reports; None, and why on stderr, where it failed."""
+    """The worker's report; None if it failed, with the reason on stderr."""
     done = subprocess.run(
         [python, str(TIMING), json.dumps(asdict(setting))],
         env={
@@ -116,7 +116,7 @@ def measure(setting: Setting, python: str, environment: dict[str, str]) -> dict[
 
 
 def row(name: str, setting: Setting, result: dict[str, Any] | None, own: dict[str, float]) -> str:
-    """A line of the table; `own` keeps this project's figures, to which the others are compared."""
+    """A row of the table; `own` collects this project's figures, with which the others are compared."""
     if result is None:
         return f"| {name} | - | failed | | | | |"
     train = setting.batch * setting.stack * result["at_once"] / median(result["step_s"])

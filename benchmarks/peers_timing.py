@@ -1,4 +1,4 @@
-"""Times one TFT in the interpreter that runs this file, as peers.py asks, and prints what it found as JSON.
+"""Time one TFT in the interpreter that runs this file, called by peers.py, and print the result as JSON.
 
     python benchmarks/peers_timing.py '{"implementation": "darts", "threads": 2}'
 
@@ -35,13 +35,13 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed, and how."""
+    """Implementation, sizes and repetitions of a timing."""
 
     implementation: str = "ours"
     embedding: int = 48
-    """Width of a number's embedding, where it can be chosen."""
+    """Width of a number's embedding, if the implementation has this option"""
     stack: int = 1
-    """Folds of this project side by side."""
+    """Folds stacked, for this project only"""
     device: str = "auto"
     threads: int = 1
     tf32: bool = False
@@ -56,14 +56,14 @@ class Setting:
     instruments: int = 4
     bars: int = 260
     epoch_steps: int | None = None
-    """This project: steps of an epoch, targets being thinned out to so many; None takes every target."""
+    """Steps of an epoch of this project, to which the number of targets is reduced; None uses all targets"""
     steps: int = 10
-    """Peers: steps timed at once."""
+    """Steps timed at once, for the peers only"""
     repeats: int = 5
 
 
 class Windows(NamedTuple):
-    """What a batch of a peer is made from."""
+    """Data from which a peer's batches are made."""
 
     past: Tensor  # (B, L, V)
     known: Tensor  # (B, 1, 1) a variable's value in the bar that is forecast
@@ -72,17 +72,17 @@ class Windows(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """A network and how it is fed."""
+    """A network with the functions that make its batches and read its output."""
 
     network: nn.Module
     batch: Callable[[Windows], Any]
-    """Windows in the form that `network` takes."""
+    """Makes a batch of windows in the form that `network` takes"""
     loss: Callable[[Any, Windows], Tensor]
-    """Of what `network` returns."""
+    """Loss of the output of `network`"""
 
 
 def numbers(setting: Setting) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Features (T, A, V) and returns (T, A)."""
+    """Generate features (T, A, V) and returns (T, A)."""
     rng = np.random.default_rng(SEED)
     shape = (setting.bars, setting.instruments)
     features = rng.standard_normal((*shape, setting.n_features), dtype=np.float32)
@@ -90,7 +90,7 @@ def numbers(setting: Setting) -> tuple[NDArray[np.float32], NDArray[np.float64]]
 
 
 def ends(setting: Setting, size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Last bars (B,) and instruments (B,) of `size` random windows at a time."""
+    """Yield last bars (B,) and instruments (B,) of B = `size` random windows."""
     rng = np.random.default_rng(SEED)
     while True:
         bar = rng.integers(setting.seq_len - 1, setting.bars - LABEL_BARS, size)
@@ -112,7 +112,7 @@ def ready_windows(setting: Setting, size: int, device: torch.device) -> list[Win
 
 
 def distinct_cells(setting: Setting) -> float:
-    """(bar, instrument) cells in a random batch's windows, each counted once; mean of eight batches."""
+    """Number of distinct (bar, instrument) cells in the windows of a random batch, mean of eight batches."""
     back = np.arange(setting.seq_len) * setting.instruments
     batches = islice(ends(setting, setting.batch), 8)
     return float(
@@ -121,7 +121,7 @@ def distinct_cells(setting: Setting) -> float:
 
 
 def seconds(run: Callable[[], object], repeats: int, device: torch.device) -> list[float]:
-    """Wall time of each of `repeats` runs after one to warm up."""
+    """Wall time in seconds of each of `repeats` runs, after one warm-up run."""
     found = []
     for _ in range(1 + repeats):
         synchronise(device)
@@ -309,7 +309,7 @@ def time_peer(build: Callable[[Setting], Peer], setting: Setting, device: torch.
 
 
 def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
-    """An epoch through `fit_folds`, less its validation forecast, by its steps; then `forecast_fit` over all bars."""
+    """Time per step of `fit_folds` without the validation forecast, and time of `forecast_fit` over all bars."""
     from tft.fold_stack import FoldStack
     from tft.folds import Fold
     from tft.market import Market

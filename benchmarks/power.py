@@ -63,7 +63,7 @@ def run(seed: int, oracle_sharpe: float, folder: Path, overrides: str) -> float:
 
 
 def measure(folder: Path, wall_s: float) -> tuple[dict[str, float], str]:
-    """What the run in `folder` found, against the truth beside its table; and its verdict."""
+    """Findings of the run in `folder` compared with the truth stored beside its table, and its verdict."""
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     (found,) = mlflow.search_runs(

@@ -74,28 +74,28 @@ class Peaks(NamedTuple):
     wall_s: float
     rss_bytes: float
     gpu_bytes: float
-    """0 without a GPU."""
+    """Peak GPU memory in bytes; 0 without a GPU"""
 
 
 @dataclass
 class Stack:
-    """Folds that were trained as one."""
+    """Folds trained in one stack, and the time of their epochs."""
 
     steps: list[int]
-    """Of an epoch, by fold."""
+    """Steps of an epoch by fold"""
     epoch_flops: float
     epoch_s: list[float] = field(default_factory=list)
 
 
 @dataclass
 class Fit:
-    """One call of `map_fits`."""
+    """Stacks trained by one call of `map_fits`."""
 
     phase: str
     at_once: int
-    """Stacks that train at the same time, at most: a thread each on a CPU."""
+    """Most stacks that train at the same time: one per thread on a CPU"""
     stacks: dict[tuple[int, ...], Stack] = field(default_factory=dict)
-    """By the indices of their folds, in the order in which they were begun."""
+    """By the indices of their folds, in the order in which training began"""
 
     def flops(self) -> float:
         return sum(stack.epoch_flops * len(stack.epoch_s) for stack in self.stacks.values())
@@ -104,7 +104,7 @@ class Fit:
         return self._span([sum(stack.epoch_s) for stack in self.stacks.values()])
 
     def left_out_s(self) -> float:
-        """Seconds that the epochs which were not run would have added."""
+        """Seconds that the epochs left out would have taken."""
         whole = []
         for stack in self.stacks.values():
             later = stack.epoch_s[1:] or stack.epoch_s
@@ -113,7 +113,7 @@ class Fit:
         return self._span(whole) - self.training_s()
 
     def _span(self, seconds: Sequence[float]) -> float:
-        """From the first stack's begin to the last one's end, each begun as soon as a place is free."""
+        """Seconds from the start of the first stack to the end of the last; each starts when a thread is free."""
         busy_until = [0.0] * self.at_once
         for one in seconds:
             first_free = int(np.argmin(busy_until))
@@ -122,7 +122,7 @@ class Fit:
 
 
 class Meter:
-    """Watches every fit of `tft.backtest.walk`, whoever calls it. `phase` says what is running."""
+    """Records every fit of `tft.backtest.walk` under the current `phase`."""
 
     def __init__(self, phase: Callable[[], str]) -> None:
         self.phase, self.fits = phase, list[Fit]()
@@ -167,7 +167,7 @@ class Meter:
 
 
 def work_of(market: Market, fold: Fold, recipe: Recipe) -> tuple[int, float]:
-    """Optimiser steps of an epoch of the fold, and counted FLOP of each."""
+    """Optimiser steps of an epoch of the fold, and counted FLOP per step."""
     model, batch_size, panel = recipe.model, recipe.training.batch_size, market.panel
     rows = slice(fold.train.start, fold.train.stop)
     trained = np.isfinite(market.y[rows]) & np.isfinite(panel.features[rows]).any(axis=-1)
@@ -184,7 +184,7 @@ def work_of(market: Market, fold: Fold, recipe: Recipe) -> tuple[int, float]:
 
 
 def whole_job(device: str, epochs: Mapping[str, int], model: ModelConfig, meter: Meter) -> dict[str, Peaks]:
-    """`tft-pipeline production` in the current folder."""
+    """Run `tft-pipeline production` in the current folder."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path.cwd()}/mlflow.db"
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
@@ -250,7 +250,7 @@ def whole_job(device: str, epochs: Mapping[str, int], model: ModelConfig, meter:
 
 
 def engine(device: torch.device, epochs: Mapping[str, int], model: ModelConfig) -> tuple[Meter, dict[str, Peaks]]:
-    """The training phases through `walk` and `stitch` alone."""
+    """Run the training phases by `walk` and `stitch` alone."""
     timing, windows, positions = Timing(), WalkForwardConfig(), PositionsConfig()
     wide = noise_panel(N_BARS, N_INSTRUMENTS, N_COLUMNS)
     narrow = wide.select(wide.feature_names[:N_SELECTED])
@@ -319,7 +319,7 @@ def stitch(market: Market, outcomes: Sequence[backtest.FoldOutcome], positions: 
 
 
 def noise_panel(n_bars: int, n_instruments: int, n_columns: int) -> Panel:
-    """Nothing missing, nothing to learn."""
+    """A panel of noise without missing values."""
     rng = np.random.default_rng(SEED)
     return Panel(
         times=np.datetime64("2000-01-01") + np.arange(n_bars).astype("timedelta64[D]"),
@@ -331,7 +331,7 @@ def noise_panel(n_bars: int, n_instruments: int, n_columns: int) -> Panel:
 
 
 def reset_peaks() -> None:
-    """Start the high-water marks of this process anew, where the system can."""
+    """Reset the peak memory figures of this process, where the system supports it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
@@ -339,7 +339,7 @@ def reset_peaks() -> None:
 
 
 def peak_bytes() -> tuple[float, float]:
-    """(memory, GPU memory) of this process at their highest."""
+    """Peak memory and peak GPU memory of this process."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

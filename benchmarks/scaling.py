@@ -1,4 +1,4 @@
-"""How time and memory grow with bars, instruments, features, contexts, folds: one axis at a time around a base size.
+"""Growth of time and memory with bars, instruments, features, contexts and folds, one axis at a time from a base size.
 
     python -m benchmarks.scaling --out .cache/scaling            # table, and scaling.png in that folder
     python -m benchmarks.scaling --axes panel,stack --device cuda
@@ -64,7 +64,7 @@ MIB = 2.0**20
 @dataclass(frozen=True)
 class Size:
     panel: int = 800
-    """Bars; with fewer, contexts would have less than their 504 bars to come from."""
+    """Bars of the panel; with fewer, contexts could not be drawn from all of their 504 bars"""
     bars: int = 48
     instruments: int = 4
     features: int = 64
@@ -74,7 +74,7 @@ class Size:
     d_hidden: int = 48
     seq_len: int = 63
     steps: int = 32
-    """Optimiser steps to time, at least."""
+    """Fewest optimiser steps to time"""
 
     def along(self, axis: str, factor: float) -> Size:
         value = round(getattr(self, axis) * factor)
@@ -101,7 +101,7 @@ MEASURES = ("step ms", "epoch s", "forecast s", "memory MiB", "GPU MiB")
 
 
 def measure(size: Size, where: torch.device) -> dict[str, float]:
-    """All measures of one size, in this process."""
+    """Measure one size in this process."""
     torch.zeros(1, device=where)  # what the device's libraries hold counts with the imports
     reset_peaks()
     held = peak_bytes()[0]
@@ -140,7 +140,7 @@ def measure(size: Size, where: torch.device) -> dict[str, float]:
 def watched_fit(
     market: Market, folds: Sequence[Fold], recipe: Recipe, stack: int
 ) -> tuple[list[float], list[FoldFit], list[float]]:
-    """Seconds of each epoch of a stack, the fits, seconds of each validation forecast; without the first epochs."""
+    """Fit the folds; returns seconds per epoch of a stack, fits, seconds per validation forecast, without warm-up."""
     validate, forecast_s = FoldStack.validate, dict[int, list[float]]()  # by thread, which fits stack after stack
     epoch_s: list[float] = []
 
@@ -173,7 +173,7 @@ def synchronise(where: torch.device) -> None:
 
 
 def apart(size: Size, device: str) -> dict[str, float]:
-    """The same in a process of its own."""
+    """Measure one size in a new process."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--device", device, "--point", json.dumps(asdict(size))]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -205,7 +205,7 @@ def print_axis(axis: str, rows: Rows, measures: Sequence[str]) -> None:
 
 
 def plot(found: Mapping[str, Rows], base: Size, measures: Sequence[str], file: Path) -> None:
-    """A panel a measure, a line an axis, sizes and values relative to the base."""
+    """Plot one panel per measure and one line per axis; sizes and values are relative to the base."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,11 +1,11 @@
-"""Do the errors, intervals and p-values of `pipeline.statistics.significance` keep what they promise? By simulation.
+"""Simulation of the size of standard errors, intervals and p-values of `pipeline.statistics.significance`.
 
     python -m benchmarks.significance_size
 
 Three kinds of returns, Sharpe 0.05 per bar (0.8 a year) unless it says noise: iid Student t with 5 degrees of freedom,
 GARCH(1,1) with normal shocks (0.08, 0.90), AR(1) with coefficient 0.2. Seeded, a minute and a half on one core; the
-results stated in the docstrings of `pipeline/significance.py` come from here. Read a share of 0.050 out of 2,000
-repetitions as 0.050 ± 0.010.
+results stated in the docstrings of `pipeline/statistics/significance.py` come from here. Read a share of 0.050 out of
+2,000 repetitions as 0.050 ± 0.010.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def simulate(process: str, n_bars: int, shocks: Array, rng: np.random.Generator)
 
 
 def pairs(process: str, n_bars: int, rng: np.random.Generator) -> Array:
-    """(REPETITIONS, 2, n_bars): two series with shocks correlated 0.7."""
+    """Pairs of series (REPETITIONS, 2, n_bars) whose shocks have a correlation of 0.7."""
     first, own = rng.standard_normal((2, REPETITIONS, 100 + n_bars))
     second = 0.7 * first + np.sqrt(1 - 0.7**2) * own
     return simulate(process, n_bars, np.stack([first, second], axis=1), rng)

@@ -1,4 +1,4 @@
-"""Milliseconds of one optimiser step and fold, beside the same network as it is usually written, and the machine's own.
+"""Milliseconds per optimiser step and fold, compared with the TFT as it is usually written and the machine's limits.
 
     python benchmarks/step.py             # 73 features, d_hidden 48, seq_len 63, n_context 16, batch 16, 4 instruments
     python benchmarks/step.py --stack 2 --no-loop
@@ -77,7 +77,7 @@ class Work(NamedTuple):
 
 
 def panel(n_bars: int, n_assets: int, n_features: int) -> Panel:
-    """Noise in float32, made in place: no second copy of a large panel."""
+    """Noise in float32, generated in place to avoid a second copy of a large panel."""
     rng = np.random.default_rng(7)
     features = np.empty((n_bars, n_assets, n_features), dtype=np.float32)
     rng.standard_normal(dtype=np.float32, out=features)
@@ -101,7 +101,7 @@ def sizes(market: Market) -> dict[str, int]:
 
 
 def draw(market: Market, targets: NDArray[np.int64], scaler: Scaler, recipe: Recipe) -> Iterator[Drawn]:
-    """Batches of training targets (flat cells) with contexts as training draws them."""
+    """Yield batches of training targets (flat cells) with contexts drawn as in training."""
     n_assets, size = len(market.panel.symbols), recipe.training.batch_size
     space = market.space(scaler, recipe.model)
     back = np.arange(recipe.model.seq_len - 1, -1, -1) * n_assets
@@ -124,7 +124,7 @@ def values_of(market: Market, cells: NDArray[np.int64], scaler: Scaler) -> tuple
 
 
 def loop_batch(market: Market, drawn: Drawn, scaler: Scaler) -> tuple[loop_tft.Batch, Tensor]:
-    """What the loop takes, and the targets' y (B,)."""
+    """Inputs of the loop implementation, and the targets' y (B,)."""
     n_targets, n_context = drawn.has_context.shape
     values, present, asset = values_of(market, drawn.windows, scaler)  # (W, L, V), (W, L)
     asset = asset[:, -1]  # (W,)
@@ -146,15 +146,15 @@ def loop_batch(market: Market, drawn: Drawn, scaler: Scaler) -> tuple[loop_tft.B
 
 
 class Fitted(NamedTuple):
-    """What one call of `fit_folds` took."""
+    """Times of one call of `fit_folds`."""
 
     step_s: list[float]
-    """A step and fold, of each epoch that counts."""
+    """Per step and fold, for each epoch except the warm-up"""
     forecast_s: float
-    """A validation forecast of one fold, were it alone."""
+    """Validation forecast per fold"""
     n_stacked: int
     at_once: float
-    """Stacks that trained at the same time, on average."""
+    """Mean number of stacks that trained at the same time"""
     n_params: int
 
 
@@ -194,7 +194,7 @@ def time_fit(market: Market, folds: Sequence[Fold], recipe: Recipe, stack: int |
 
 
 class LoopTimer:
-    """The usual implementation in training, a few steps at a time."""
+    """Training steps of the loop implementation, a few at a time."""
 
     def __init__(self, market: Market, batches: Sequence[Drawn], scaler: Scaler, recipe: Recipe) -> None:
         self.recipe, self.device = recipe, market.device
@@ -232,7 +232,7 @@ class LoopTimer:
 
 @torch.no_grad()
 def agreement(market: Market, drawn: Drawn, scaler: Scaler, recipe: Recipe) -> dict[str, float]:
-    """Largest absolute difference of each output between the two, dropout off."""
+    """Largest absolute difference of each output between the two implementations, without dropout."""
     torch.manual_seed(recipe.seed)
     model = TemporalFusionTransformer(recipe.model, **sizes(market), loss_mode=recipe.training.loss_mode)
     for parameter in model.parameters():
@@ -258,7 +258,7 @@ def agreement(market: Market, drawn: Drawn, scaler: Scaler, recipe: Recipe) -> d
 
 
 def reader_flops(c: ModelConfig, n_targets: int) -> float:
-    """Forward, after the LSTM. Matrix products only, an (n, i) by (i, o) one being 2*n*i*o.
+    """Operations of the forward pass after the LSTM. Matrix products only, an (n, i) by (i, o) one being 2*n*i*o.
 
     h hidden, w width of a head, mw of all heads.
     """
@@ -281,7 +281,7 @@ def reader_flops(c: ModelConfig, n_targets: int) -> float:
 def least_work(
     c: ModelConfig, *, n_variables: int, n_assets: int, n_targets: int, n_cells: float, n_params: int
 ) -> Work:
-    """Of a step and fold: each of N distinct cells encoded once, rank-1 layers folded. V variables, W windows.
+    """Operations per step and fold: each of N distinct cells encoded once, rank-1 layers folded. V variables, W windows.
 
     FLOPs, forward and backward = 3 times forward (each product has two in its backward); multiplications with a single
     number count, other elementwise work does not:
@@ -310,7 +310,7 @@ def least_work(
 
 
 def loop_flops(c: ModelConfig, *, n_variables: int, n_targets: int) -> float:
-    """Of a loop step: every bar of every window, nothing folded; forward and backward as above."""
+    """Operations of a loop step: every bar of every window, nothing folded; forward and backward as above."""
     h, v, windows = c.d_hidden, n_variables, n_targets * (1 + c.n_context)
     # A variable: embedding, GRN, weighted sum, and its part of the selection GRN's first and skip layers.
     cell = v * (2 * h + 8 * h * h + 2 * h + 2 * h * h + 2 * h * v) + 2 * h * h + 4 * h * v
@@ -330,7 +330,7 @@ def best_seconds(run: Callable[[], object], device: torch.device, repeats: int) 
 
 
 def ceilings(device: torch.device) -> Work:
-    """What the machine does at best: FLOP/s of a square float32 product, bytes/s (read and written) of a copy."""
+    """Limits of the machine: FLOP/s of a square float32 product, bytes/s (read and written) of a copy."""
     on_gpu = device.type == "cuda"
     side, length = (8192, 2**28) if on_gpu else (2048, 2**26)
     a, b = torch.randn(2, side, side, device=device)
@@ -350,7 +350,7 @@ def processor(device: torch.device) -> str:
 
 
 def rss_gb() -> float:
-    """Most memory this process has held so far."""
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # KiB on Linux
 
 

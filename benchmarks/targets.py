@@ -1,4 +1,4 @@
-"""Four times that have a limit of their own, each measured alone.
+"""Four durations with a limit each, measured one at a time.
 
     python -m benchmarks.targets
 
@@ -57,7 +57,7 @@ JOB = ("-m", "benchmarks.reference_run", "--engine-only", "--epochs-share", "0.0
 
 
 def seconds(command: Sequence[str], at_once: int = 1) -> float:
-    """Wall time of so many processes of this command, started together."""
+    """Wall time in seconds of `at_once` processes of this command, started together."""
     started = time.perf_counter()
     running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(at_once)]
     if codes := [process.wait() for process in running if process.wait()]:
