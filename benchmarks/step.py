@@ -281,7 +281,7 @@ def reader_flops(c: ModelConfig, n_targets: int) -> float:
 def least_work(
     c: ModelConfig, *, n_variables: int, n_assets: int, n_targets: int, n_cells: float, n_params: int
 ) -> Work:
-    """Operations per step and fold: each of N distinct cells encoded once, rank-1 layers folded. V variables, W windows.
+    """Operations per step and fold; each of N distinct cells encoded once, rank-1 maps folded. V variables, W windows.
 
     FLOPs, forward and backward = 3 times forward (each product has two in its backward); multiplications with a single
     number count, other elementwise work does not:
