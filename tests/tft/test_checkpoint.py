@@ -113,7 +113,7 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Not an Exception: like a signal."""
+    """A BaseException that is no Exception, like a signal."""
 
 
 @pytest.mark.parametrize("error", [Killed(), RuntimeError("a fault")])

@@ -75,7 +75,7 @@ def test_an_epoch_equals_plain_torch_with_clip_grad_norm_and_adam() -> None:
 
 
 def test_a_stack_that_nobody_holds_frees_its_tensors_at_once() -> None:
-    """Without waiting for the collector of circles: the next stack needs the memory."""
+    """Without waiting for the cyclic garbage collector, as the next stack needs the memory."""
     stack = FoldStack(market_of(small_panel()), FOLDS, [small_recipe(epochs=2)] * 3)
     stack.start_epoch(0)
     stack.step(0)

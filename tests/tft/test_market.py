@@ -15,7 +15,7 @@ from tft.volatility import Timing, ewm_volatility
 
 
 def test_labels_are_returns_over_the_volatility_known_at_the_decision() -> None:
-    """By default that of the panel's own returns; one that is given takes its place. No label is 0 on the device."""
+    """Sigma is by default the volatility of the panel's returns; missing labels are 0 on the device."""
     panel = small_panel(60)
     own, given = Market(panel, Timing(), CPU), Market(panel, Timing(), CPU, sigma=np.full((60, 2), 0.02))
     np.testing.assert_array_equal(own.sigma, ewm_volatility(panel.returns))

@@ -145,7 +145,7 @@ def by_reference(
 
 
 def gradients(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """By name; zero where a parameter does not enter."""
+    """Gradients by parameter name; zero for a parameter that is not used."""
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(parameters, found, strict=True))
 
@@ -360,7 +360,7 @@ def test_the_order_and_number_of_listed_cells_do_not_matter() -> None:
 
 
 def state_of(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """Everything each submodule holds, by name."""
+    """All attributes of each submodule by name."""
     return {
         name: {
             key: {k: id(v) for k, v in value.items()} if isinstance(value, dict) else (id(value), repr(value))

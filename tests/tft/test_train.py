@@ -66,7 +66,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def one_worker() -> Iterator[None]:
-    """Folds one after the other."""
+    """Fit the folds one after the other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -104,7 +104,7 @@ def test_a_killed_walk_goes_on_from_its_finished_stacks(stack_size: int, store: 
 
 
 def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, limit: int) -> list[list[int]]:
-    """A device that holds stacks of `limit` folds: what is tried on it. More fail after an epoch."""
+    """A device with memory for stacks of `limit` folds: larger ones fail after an epoch. Records the stacks tried."""
     tried: list[list[int]] = []
 
     def fit(

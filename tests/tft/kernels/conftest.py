@@ -13,7 +13,7 @@ from tft.kernels.cpu import compiling
 
 @pytest.fixture(params=["native", "torch"])
 def on_cpu(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What computes on the CPU: native code, if it can be built, and the reference in torch."""
+    """Each implementation on the CPU: native code, if it can be built, and the reference in torch."""
     if request.param == "torch":
         with implementation.without(*implementation.OPERATIONS):
             yield "torch"

@@ -157,7 +157,7 @@ SOFTMAX_SHAPES: list[Shape] = [
 
 
 def softmax_inputs(logits: tuple[int, ...], usable: tuple[int, ...], n_folds: int = 3) -> list[Tensor]:
-    """d and logits (K, ...), and what is usable; in fold 0 a row without anything usable"""
+    """d and logits (K, ...), and usable; fold 0 has a row without a usable column"""
     draws = Generator().manual_seed(logits[-1])
     given = torch.rand(n_folds, *usable, generator=draws) > 0.3
     given[0].view(-1, usable[-1])[0] = False

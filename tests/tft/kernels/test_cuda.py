@@ -55,7 +55,7 @@ def test_float64_is_refused(gpu: torch.device) -> None:
 
 
 def test_a_kernel_is_never_given_float64() -> None:
-    """Who chooses asks first; a kernel called all the same would read numbers that are not there."""
+    """`refuses` is asked first; a kernel called in spite of it would read out of bounds, so that it asserts."""
     _, *given = (tensor.double() for tensor in scan_inputs(1, 1, 1, 5))
     with pytest.raises(AssertionError):
         scan.forward(given[0], None, *given[1:], for_backward=True)
@@ -85,7 +85,7 @@ def test_shares_of_a_gated_norm_cover_every_row_once_and_none_is_empty(n_rows: i
 
 
 def test_a_selection_that_is_cut_into_parts_is_the_same_sum(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many programs there are, which is chosen from the shapes alone."""
+    """The result does not depend on the number of blocks, which is a function of the shapes."""
     operation = OPERATIONS["select"]
     given = operation.inputs(1, 5, 200, 16, 0.3)
     double = [tensor.double() if tensor.dtype == torch.float32 else tensor for tensor in given]

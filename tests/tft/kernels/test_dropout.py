@@ -93,7 +93,7 @@ def test_folds_of_a_stack_have_rates_of_their_own() -> None:
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_whatever_computes_drops_the_same_elements(dtype: torch.dtype) -> None:
-    """Those that the hash of their seed and place says, whatever the strides; a NaN is seen wherever it is."""
+    """Elements are dropped by the hash of their seed and index, whatever the strides; a NaN always shows."""
     draws = torch.Generator().manual_seed(6)
     mask = Mask(random_seeds(3, draws), *Dropout.with_rate(draws, [0.0, 0.3, 0.9])[1:])
     for shape in ((3, 1), (3, 7), (3, 5, 2000), (3, 40, 33, 2)):

@@ -26,12 +26,12 @@ def inputs(n_folds: int, n_rows: int, width: int, dtype: torch.dtype = torch.flo
 
 
 def plain(skip: Tensor, gated: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What is meant, for one fold."""
+    """The gated norm of one fold by its formula."""
     return F.layer_norm(skip + F.glu(gated, dim=-1), weight.shape, weight, bias)
 
 
 def values_and_gradients(given: list[Tensor], operation: object) -> list[Tensor]:
-    """Those of a stack of folds, by autograd."""
+    """Gradients of a stack of folds, by autograd."""
     assert callable(operation)
     *operands, d = given
     leaves = [operand.detach().clone().requires_grad_() for operand in operands]

@@ -81,7 +81,7 @@ def error(found: Tensor, truth: Tensor) -> float:
 
 
 def assert_as_close(tried: Tried, shape: Shape, ours: Tensor, theirs: Tensor, true: Tensor) -> None:
-    """`ours` is as close to the truth, which is float64, as the reference in the dtype of ours is, or nearly so."""
+    """`ours` is nearly as close to the float64 truth as the reference in the same dtype."""
     assert ours.shape == true.shape and ours.dtype == theirs.dtype
     if tried.name == "dropout":
         assert torch.equal(ours, theirs)

@@ -28,7 +28,7 @@ def inputs(logits: tuple[int, ...], usable: tuple[int, ...], n_folds: int = 3) -
 
 
 def plain(logits: Tensor, usable: Tensor) -> Tensor:
-    """What is meant, as shares of a sum."""
+    """The masked softmax by its formula, as shares of a sum."""
     shares = torch.exp(logits - logits.amax(dim=-1, keepdim=True).detach()) * usable
     return shares / shares.sum(dim=-1, keepdim=True).clamp_min(1e-300)
 

@@ -22,7 +22,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=st
 
 @pytest.fixture
 def nothing_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """As in a new process of a user whose cache is empty."""
+    """Simulate a new process of a user whose cache is empty."""
     monkeypatch.setattr(compiling, "_found", [])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("TFT_NATIVE", raising=False)
@@ -182,7 +182,7 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(nothing_found: pytest.Mo
 def test_a_library_is_built_once_and_then_found_until_a_source_changes(
     built: Path, nothing_found: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With a compiler that copies: only who calls it how often is of interest here."""
+    """With a compiler that only copies a file: the test counts its calls."""
     compiler, calls = tmp_path / "compiler", tmp_path / "calls"
     compiler.write_text(f'#!/bin/sh\necho called >> {calls}\nfor last; do :; done\ncp "{built}" "$last"\n')
     compiler.chmod(0o700)

@@ -38,7 +38,7 @@ print(pages() - before[0])
 
 
 def new_pages(*, kept: bool) -> int:
-    """That two threads take while each fills 100 MB ten times."""
+    """Pages that two threads take from the system while each fills 100 MB ten times."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(kept=kept)], capture_output=True, text=True, check=True, timeout=120
     )
@@ -47,7 +47,7 @@ def new_pages(*, kept: bool) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
 def test_two_threads_use_again_what_they_freed() -> None:
-    """Otherwise each of the twenty times takes pages for all of the 100 MB."""
+    """Otherwise each of the twenty fills would take pages for all of the 100 MB."""
     of_one = 100_000_000 / 4096
     assert new_pages(kept=True) < of_one
     assert new_pages(kept=False) > 10 * of_one
