@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from tft.kernels import implementation
 from tft.kernels.vmap_rule import prepend_fold_dimension
 
 
 def gather(values: Tensor, windows: Tensor) -> Tensor:
-    """Rows of values (N, D) at windows (W, L), or at windows (W,) -> (W, L, D) or (W, D).
+    """Rows of values (N, D) at windows (W, L), ascending along L, or at windows (W,) -> (W, L, D) or (W, D).
 
     The backward adds the gradients of a row in a fixed order.
     """
@@ -31,22 +32,34 @@ def read_rows(values: Tensor, index: Tensor) -> Tensor:
 
 
 def add_rows(d: Tensor, windows: Tensor, n_cells: int, *, bar_major: bool = False) -> Tensor:
-    """Sum of the rows of d that were read from each cell: (N, D), or (K, N, D) for stacks.
+    """Sum over all windows of the gradients of each cell: see `Reference.add_rows`."""
+    chosen = implementation.of("gather", Reference, d, windows, n_cells)
+    return chosen.add_rows(d, windows, n_cells, bar_major=bar_major)
 
-    d (W, L, D), or (L, W, D) if bar-major · windows (W, L) cells that were read; or all with a leading K.
 
-    On a CPU index_add is reproducible, unlike the backward of `y[index]`, which adds atomically. On a GPU index_add is
-    atomic, but the backward of an embedding, which sorts, is reproducible; it takes half as many passes over 32-bit
-    indices as over 64-bit ones.
-    """
-    index = _flat(windows.transpose(-1, -2) if bar_major else windows, n_cells)
-    n_folds, width = d.shape[:-3].numel(), d.shape[-1]
-    flat = d.reshape(-1, width)
-    if d.is_cuda:
-        added: Tensor = torch.ops.aten.embedding_dense_backward(flat, index.int(), n_folds * n_cells, -1, False)
-    else:
-        added = d.new_zeros(n_folds * n_cells, width).index_add_(0, index, flat)
-    return added.view(*d.shape[:-3], n_cells, width)
+class Reference:
+    """The backward of the gather in torch, for any device."""
+
+    @staticmethod
+    def add_rows(d: Tensor, windows: Tensor, n_cells: int, *, bar_major: bool = False) -> Tensor:
+        """Sum of the rows of d that were read from each cell: (N, D), or (K, N, D) for stacks.
+
+        d (W, L, D), or (L, W, D) if bar-major · windows (W, L) cells that were read, ascending along L; or all with a
+        leading K.
+
+        On a CPU index_add is reproducible, unlike the backward of `y[index]`, which adds atomically. On a GPU index_add
+        is atomic too. The backward of an embedding sorts first, over 32-bit indices in half as many passes as over
+        64-bit ones; still its last bits can differ from run to run where thousands of rows add into a few cells. The
+        kernel of cuda/gather.py is what makes a step reproducible there.
+        """
+        index = _flat(windows.transpose(-1, -2) if bar_major else windows, n_cells)
+        n_folds, width = d.shape[:-3].numel(), d.shape[-1]
+        flat = d.reshape(-1, width)
+        if d.is_cuda:
+            added: Tensor = torch.ops.aten.embedding_dense_backward(flat, index.int(), n_folds * n_cells, -1, False)
+        else:
+            added = d.new_zeros(n_folds * n_cells, width).index_add_(0, index, flat)
+        return added.view(*d.shape[:-3], n_cells, width)
 
 
 def _flat(index: Tensor, n_rows: int) -> Tensor:

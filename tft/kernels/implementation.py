@@ -27,6 +27,7 @@ from tft.kernels.cuda import adam as cuda_adam
 from tft.kernels.cuda import compiling as cuda
 from tft.kernels.cuda import dropout as cuda_dropout
 from tft.kernels.cuda import gated_norm as cuda_gated_norm
+from tft.kernels.cuda import gather as cuda_gather
 from tft.kernels.cuda import scan as cuda_scan
 from tft.kernels.cuda import select as cuda_select
 from tft.runtime.machine import processor
@@ -43,6 +44,7 @@ IMPLEMENTATIONS: Mapping[str, Mapping[str, ModuleType]] = {
         "adam": cuda_adam,
         "dropout": cuda_dropout,
         "gated_norm": cuda_gated_norm,
+        "gather": cuda_gather,
         "scan": cuda_scan,
         "select": cuda_select,
     },

@@ -60,7 +60,7 @@ def run_scan(
     n_rows = gates.shape[-2]
     d_gates, *others = own.backward(d_states, windows, weight, hidden, cell, states, *kept, n_rows)
     if windows is not None and d_gates.dim() == states.dim():
-        d_gates = gather.add_rows(d_gates, windows, n_rows, bar_major=True)
+        d_gates = gather.Reference.add_rows(d_gates, windows, n_rows, bar_major=True)
     return [states, d_gates, *others]
 
 
@@ -140,7 +140,25 @@ def run_gated_norm(own: Any, d: Tensor, skip: Tensor, gated: Tensor, weight: Ten
     return [own.forward(skip, gated, weight, bias), *own.backward(d, skip, gated, weight)]
 
 
-# ---------------------------------------------------------------- dropout, Adam
+# ---------------------------------------------------------------- gather, dropout, Adam
+
+# K, W, L, N, D
+GATHER_SHAPES: list[Shape] = [(1, 1, 1, 1, 1), (2, 40, 7, 50, 20), (3, 272, 63, 2288, 192)]
+GATHER_SHAPES += [(2, 2288, 1, 4, 48), (1, 33, 5, 9, 300)]
+
+
+def gather_inputs(k: int, n_windows: int, n_bars: int, n_cells: int, width: int) -> list[Tensor]:
+    """d (K, W, L, D), the values that were gathered (K, N, D), windows (K, W, L); a cell may be in no window"""
+    draws = Generator().manual_seed(width)
+    d, values = normal(draws, k, n_windows, n_bars, width), normal(draws, k, n_cells, width)
+    return [d, values, windows_of(k, n_windows, n_bars, n_cells)]
+
+
+def run_gather(own: Any, d: Tensor, values: Tensor, windows: Tensor) -> list[Tensor]:
+    """With windows first and with bars first."""
+    both = ((d, False), (d.transpose(1, 2), True))
+    return [own.add_rows(rows, windows, values.shape[1], bar_major=bar_major) for rows, bar_major in both]
+
 
 DROPOUT_SHAPES: list[Shape] = [(3, 1), (3, 7), (3, 1024), (3, 10_000), (3, 10_005), (3, 2640)]
 
@@ -189,6 +207,7 @@ OPERATIONS: dict[str, Operation] = {
     "adam": Operation(adam.Reference, ADAM_SHAPES, adam_inputs, run_adam, ("update",)),
     "dropout": Operation(dropout.Reference, DROPOUT_SHAPES, dropout_inputs, run_dropout, ("drop",)),
     "gated_norm": Operation(gated_norm.Reference, GATED_NORM_SHAPES, gated_norm_inputs, run_gated_norm),
+    "gather": Operation(gather.Reference, GATHER_SHAPES, gather_inputs, run_gather, ("add_rows",)),
     "scan": Operation(scan.Reference, SCAN_SHAPES, scan_inputs, run_scan),
     "select": Operation(select.Reference, SELECT_SHAPES, select_inputs, run_select),
 }

@@ -9,7 +9,7 @@ from torch.func import vmap
 
 from tests.tft.kernels.operations import OPERATIONS, run_scan, scan_inputs
 from tft.kernels import scan as scan_module
-from tft.kernels.cuda import adam, dropout, gated_norm, scan, select
+from tft.kernels.cuda import adam, dropout, gated_norm, gather, scan, select
 from tft.kernels.dropout import apply_dropout, drop
 from tft.kernels.dropout_mask import Dropout, Mask
 from tft.runtime.graph import Captured
@@ -26,7 +26,8 @@ def error(found: Tensor, truth: Tensor) -> float:
 def test_a_tensor_that_is_not_on_a_gpu_is_refused() -> None:
     x = torch.zeros(1, 1, 8)
     refused = [own.refuses(x) for own in (adam, dropout, gated_norm)] + [own.refuses(x, 8) for own in (scan, select)]
-    assert refused == ["the tensor is on the cpu"] * 5
+    refused.append(gather.refuses(x, torch.zeros(1, 1), 5))
+    assert refused == ["the tensor is on the cpu"] * 6
 
 
 def test_sizes_beyond_a_kernel_are_refused_with_the_limit() -> None:
@@ -36,12 +37,18 @@ def test_sizes_beyond_a_kernel_are_refused_with_the_limit() -> None:
     assert gated_norm.refuses(wide[..., :513]) == "(1, 1, 513) rows, the kernels take at least one of 1 to 512 columns"
     assert gated_norm.refuses(none) == "(1, 0, 8) rows, the kernels take at least one of 1 to 512 columns"
     assert dropout.refuses(none) == "0 elements, the kernel takes 1 to 2^31 - 1"
+    few = torch.zeros(1, 2**13, 1)
+    assert (
+        gather.refuses(wide, few, 2**12 + 1)
+        == "4097 cells times 8192 windows are more than 33554432, sorting is faster"
+    )
 
 
 def test_float64_is_refused(gpu: torch.device) -> None:
     x = torch.zeros(1, 1, 8, dtype=torch.float64, device=gpu)
     refused = [own.refuses(x) for own in (adam, dropout, gated_norm)] + [own.refuses(x, 8) for own in (scan, select)]
-    assert refused == ["torch.float64, the kernels are float32"] * 5
+    refused.append(gather.refuses(x, torch.zeros(1, 1), 5))
+    assert refused == ["torch.float64, the kernels are float32"] * 6
 
 
 def test_a_kernel_is_never_given_float64() -> None:

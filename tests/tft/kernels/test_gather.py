@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from tests.tft.kernels.operations import windows_of
 from tft.kernels.gather import add_rows, gather
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
@@ -75,20 +76,23 @@ def test_the_backward_of_gather_gives_the_same_bits_every_time() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 40, 7, 50, 20), (3, 272, 63, 2288, 192), (2, 2288, 1, 4, 48)])
 def test_on_a_gpu_rows_add_up_to_the_same_bits_every_time(gpu: torch.device, shape: tuple[int, ...]) -> None:
-    """K folds, W windows of L bars, N cells of width D: against additions in float64, windows first and bars first."""
+    """K folds, W windows of L bars, N cells of width D: against additions in float64, windows first and bars first.
+
+    Torch's own backward of an embedding fails the last shape, in which thousands of rows add into four cells.
+    """
     n_folds, n_windows, n_bars, n_cells, width = shape
-    draws = torch.Generator().manual_seed(width)
-    d = torch.randn(n_folds, n_windows, n_bars, width, generator=draws)
-    windows = torch.randint(n_cells, (n_folds, n_windows, n_bars), generator=draws)
-    truth = torch.stack(
-        [
-            torch.zeros(n_cells, width, dtype=torch.float64).index_add_(0, own.flatten(), rows.flatten(0, 1).double())
-            for rows, own in zip(d, windows, strict=True)
-        ]
-    )
+    d = torch.randn(n_folds, n_windows, n_bars, width, generator=torch.Generator().manual_seed(width))
+    windows = windows_of(n_folds, n_windows, n_bars, n_cells)
+
+    def summed(rows: Tensor) -> Tensor:
+        of_folds = zip(rows.double(), windows, strict=True)
+        empty = torch.zeros(n_cells, width, dtype=torch.float64)
+        return torch.stack([empty.index_add(0, own.flatten(), each.flatten(0, 1)) for each, own in of_folds])
+
+    truth, bound = summed(d), 1e-6 * summed(d.abs()) + 1e-7
     on_gpu, index = d.to(gpu), windows.to(gpu)
     found = [add_rows(on_gpu, index, n_cells) for _ in range(3)]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
     found.append(add_rows(on_gpu.transpose(1, 2), index, n_cells, bar_major=True))
     for one in found:
-        torch.testing.assert_close(one.cpu().double(), truth, rtol=1e-5, atol=1e-4)
+        assert ((one.cpu().double() - truth).abs() <= bound).all()
