@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,10 +65,11 @@ class Drawn:
 
 
 def draw(folder: Path, job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float], Drawn]]:
-    """The job's own table; leaves a file behind when it is done.
+    """A table of the repetition's own, as no two workers are at the same phase; leaves a file behind when it is done.
 
     Of two the first is done last: an odd one waits until the next has been delivered.
     """
+    panel = job.data.panel
 
     def measure(walked: Walked, seconds: float) -> Drawn:
         deadline = time.monotonic() + 60.0
@@ -78,4 +79,4 @@ def draw(folder: Path, job: Job, number: int) -> tuple[Dataset, Callable[[Walked
         (folder / f"computed-{number}-{time.monotonic_ns()}").touch()
         return Drawn(number, number / 10.0, 0.0)
 
-    return job.data, measure
+    return replace(job.data, panel=replace(panel, returns=number * panel.returns)), measure

@@ -137,6 +137,7 @@ class Repetitions(Generic[Result]):
         run.finish(to_json(result), key)
         client.set_terminated(run.run_id)
         self.kept.drop_result(key)
+        self.kept.drop_folds(key)  # a worker that was killed once its result was kept has left them
 
 
 def _repetition(common: _Common, item: tuple[int, str]) -> Any:

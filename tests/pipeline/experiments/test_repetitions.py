@@ -147,6 +147,7 @@ def test_what_was_finished_but_not_delivered_is_found_on_the_disk(
         list(cut)
     assert 2 in computed(tmp_path)
     assert Kept().result(cut.keys[2]) is not None
+    Kept().folds(cut.keys[2]).put("fold", {"fit": b""})  # as if it was killed before it removed them
     assert delivered(judged) == []
     monkeypatch.setattr(cut, "_deliver", original)
     again = series(tmp_path, job_of("cut"), judged, 2)
