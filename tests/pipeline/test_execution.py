@@ -80,7 +80,6 @@ def test_closing_the_iterator_ends_what_still_runs(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 from tests.pieces import ignore, sleep_as_told
 from pipeline.execution import in_processes
 import pipeline.data.dataset
@@ -112,7 +111,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path, sent: si
     The parent has loaded what a real one has: a library's handler may make waits go on where Python's ends them.
     """
     script, folder = tmp_path / "parent.py", tmp_path / "begun"
-    script.write_text(SCRIPT.format(tests=str(ROOT / "tests")))
+    script.write_text(SCRIPT)
     folder.mkdir()
     parent = subprocess.Popen(
         [sys.executable, str(script), str(folder)],
