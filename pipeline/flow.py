@@ -1,4 +1,4 @@
-"""The five phases, top to bottom. Each is the same four steps: its key, reuse or compute, keep, draw.
+"""The five phases, top to bottom. Each is the same four steps (phase_run.py): its key, reuse or compute, keep, draw.
 
 A phase that is asked for runs those before it. `sink` is where a run writes (MLflow, or nowhere for a job inside
 another job), `reporter` is what a person sees on the way.
@@ -6,18 +6,18 @@ another job), `reporter` is what a person sees on the way.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from pipeline.assessment import assess, enter_look, say_what_can_be_found
-from pipeline.config.reading import from_json, to_json, to_mapping
+from pipeline.config.reading import to_json, to_mapping
 from pipeline.data.checks import check_data
 from pipeline.data.errors import DataError
 from pipeline.data.findings import Finding, summary
-from pipeline.job import Job, flattened
+from pipeline.job import Job
+from pipeline.phase_run import Finished, describe, log_inputs, phase_key, run_phase
 from pipeline.phases import exploration as exploring
 from pipeline.phases import prefilter as prefiltering
 from pipeline.phases import production as producing
@@ -36,7 +36,6 @@ from pipeline.reporting.figures import bar_label
 from pipeline.reporting.model_card import model_card
 from pipeline.reporting.produced import Produced
 from pipeline.tracking.kept import Kept
-from pipeline.tracking.keys import key_of
 from pipeline.tracking.progress import Quiet, Reporter
 from pipeline.tracking.runs import Run
 from pipeline.tracking.sink import Silent, Sink
@@ -44,22 +43,9 @@ from tft.backtest import fold_row
 from tft.checkpoint import CheckpointManager, TrainedModel
 from tft.runtime.store import Store
 
-Result = TypeVar("Result")
-
-JOB_KEY = "job_key"
-"""Tag of a job's own run: the key of its record."""
 CHECKPOINTS = Path("checkpoints")
 FALLBACK = Path.home() / ".tft-pipeline" / "fallback"
 """Takes a checkpoint that cannot be written to the working folder."""
-
-
-@dataclass(frozen=True)
-class Finished(Generic[Result]):
-    """A phase's result, the key it can be found again by, and the MLflow run that shows it."""
-
-    result: Result
-    key: str
-    run_id: str
 
 
 def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
@@ -158,7 +144,7 @@ def tuning(job: Job, sink: Sink, reporter: Reporter, pruned: Finished[Pruned] | 
     searched = to_mapping(config.tuning)
     del searched["timeout_seconds"]  # a limit on the search is not part of what is searched
     settings = config.training_settings() | {"tuning": searched}
-    key = _key("tuning", job, settings, [before.key])
+    key = phase_key("tuning", job, settings, [before.key])
 
     def compute(run: Sink, store: Store) -> Tuned:
         folds = tuning_folds(config, job.n_development)
@@ -294,12 +280,14 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
     choice = chosen.choice
     config = choice.config
     settings = to_mapping(config)
-    key = _key("production", job, config.record_settings() | {"regime": settings["regime"]}, chosen.keys, whole=True)
+    key = phase_key(
+        "production", job, config.record_settings() | {"regime": settings["regime"]}, chosen.keys, whole=True
+    )
     kept = Kept()
     if job.fresh:
         kept.drop_folds(key)
     with sink.phase("production") as run:
-        _describe(run, job, settings)
+        describe(run, job, settings)
         reporter.say("production: running")
         walked = out_of_sample(job, sink, reporter, store=kept.folds(key), chosen=choice, with_final_fit=True)
         look = enter_look(job, walked, run_id=sink.run_id, key=key)
@@ -390,73 +378,3 @@ def _facts(job: Job, walked: Walked, settings: dict[str, Any]) -> page.Facts:
         tags=job.tags(),
         settings=settings,
     )
-
-
-# ---- what all phases share
-
-
-def run_phase(
-    name: str,
-    kind: type[Result],
-    job: Job,
-    sink: Sink,
-    reporter: Reporter,
-    *,
-    settings: dict[str, Any],
-    upstream: Sequence[str] = (),
-    compute: Callable[[Sink, Store], Result],
-    draw: Callable[[Sink, Result], None],
-    complete: Callable[[Result], bool] = lambda result: True,
-) -> Finished[Result]:
-    """The phase's result: reused if one was finished under its key, or computed; either way it is drawn in a run of
-    its own, so that every production run shows all of its phases.
-
-    settings: the part of the configuration that the phase reads · upstream: keys of the results it starts from ·
-    compute: takes the phase's run and the store in which finished folds wait in case the process dies · complete: a
-    result that is not serves this job and is not found again.
-    """
-    key, kept = _key(name, job, settings, upstream), Kept()
-    if job.fresh:
-        kept.drop_folds(key)
-    found = None if job.fresh else sink.find_result(key)
-    with sink.phase(name) as run:
-        _describe(run, job, settings)
-        if found:
-            result = from_json(kind, found.text)
-            run.tags({"reused_from": found.source})
-            reporter.say(f"{name}: nothing it depends on has changed, reusing run {found.source}")
-        else:
-            reporter.say(f"{name}: running")
-            result = compute(run, kept.folds(key))
-        draw(run, result)
-        run.finish(to_json(result), key if complete(result) else None)
-    kept.drop_folds(key)  # the result is delivered
-    return Finished(result, key, run.run_id)
-
-
-def _key(name: str, job: Job, settings: dict[str, Any], upstream: Sequence[str], *, whole: bool = False) -> str:
-    """A phase's key. `whole`: it reads all bars of the table, not development alone."""
-    return key_of(
-        name,
-        modules=[f"pipeline.phases.{name}"],
-        data_sha256=job.data.sha256 if whole else job.development_sha256,
-        settings=settings,
-        upstream=upstream,
-        device=job.device,
-    )
-
-
-def _describe(run: Sink, job: Job, settings: dict[str, Any]) -> None:
-    """Write the inputs of a phase into its own run."""
-    run.tags(job.tags())
-    run.dataset("feature table", job.data.source, job.data.sha256)
-    run.params(flattened(settings))
-
-
-def log_inputs(job: Job, sink: Sink, **tags: str) -> None:
-    """Write the inputs of the job, and these tags, into the job's own run."""
-    settings = to_mapping(job.config)
-    sink.tags(job.tags() | {JOB_KEY: job.key} | tags)
-    sink.dataset("feature table", job.data.source, job.data.sha256)
-    sink.params(flattened(settings))
-    sink.text("config.json", json.dumps(settings, indent=2))

@@ -146,6 +146,7 @@ def _below_a_production_run(
     """The experiment's own run, nested below the production run that it is about, and that one; made if need be."""
     from pipeline import flow
     from pipeline.experiments.production_runs import production_run_of
+    from pipeline.phase_run import log_inputs
     from pipeline.tracking.commit import git_commit
     from pipeline.tracking.runs import parent_run
 
@@ -158,7 +159,7 @@ def _below_a_production_run(
             flow.whole_job(job, production, reporter, path)
         os.environ.update(started)
     with parent_run(name, None) as own:
-        flow.log_inputs(job, own, command=name, config=path)
+        log_inputs(job, own, command=name, config=path)
         own.tags({"mlflow.parentRunId": production.run_id, "judged_run": production.run_id, "phase": name})
         made_by = production.client.get_run(production.run_id).data.tags.get("git_commit")
         reporter.say(f"{name}: judging production run {production.run_id}")

@@ -35,6 +35,7 @@ def phase_command(name: str) -> click.Command:
 def run_phase(name: str, path: str, overrides: Sequence[str], *, run_id: str | None, fresh: bool) -> int:
     """Run a phase and what it needs; returns the exit code."""
     from pipeline import flow
+    from pipeline.phase_run import log_inputs
     from pipeline.reporting.terminal import print_headline
     from pipeline.tracking.runs import parent_run
 
@@ -42,7 +43,7 @@ def run_phase(name: str, path: str, overrides: Sequence[str], *, run_id: str | N
         if name == "production":
             result = flow.whole_job(job, parent, reporter, path).result
         else:
-            flow.log_inputs(job, parent, command=name, config=path)
+            log_inputs(job, parent, command=name, config=path)
             flow.check(job, parent, reporter)
             finished = getattr(flow, name)(job, parent, reporter)
     if name != "production":

@@ -16,8 +16,8 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pipeline.flow import JOB_KEY
 from pipeline.job import Job, flattened
+from pipeline.phase_run import JOB_KEY
 from pipeline.tracking.finished import finished_runs
 from pipeline.tracking.runs import Run
 from tft.record import Record

@@ -13,7 +13,7 @@ from pipeline.config.schema import Config
 from pipeline.config.sections import SampleConfig
 from pipeline.job import PHASES, Job, ensure_sample, flattened
 from tests.conftest import small_panel
-from tests.pipeline.test_flow import CONFIG, dataset, job_of
+from tests.pipeline.test_phase_run import CONFIG, dataset, job_of
 from tft.panel import AHEAD, Panel
 
 

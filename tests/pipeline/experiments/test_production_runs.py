@@ -22,8 +22,8 @@ from pipeline.experiments.production_runs import (
     holdout_sharpe,
     production_run_of,
 )
-from pipeline.flow import JOB_KEY
 from pipeline.job import Job
+from pipeline.phase_run import JOB_KEY
 from pipeline.tracking.runs import EXPERIMENT, Run, parent_run
 from tests.conftest import CPU, MICRO, small_panel
 from tests.pipeline.jobs import dataset_of

@@ -106,6 +106,7 @@ EDITED = {
     "pipeline/tracking/keys.py": "",
     "pipeline/execution.py": "",
     "pipeline/flow.py": "",
+    "pipeline/phase_run.py": "",
     "pipeline/assessment.py": "",
     "pipeline/statistics/inference.py": "",
     "pipeline/registry/promotion.py": "",

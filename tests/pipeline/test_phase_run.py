@@ -15,8 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.config.schema import Config
 from pipeline.data.dataset import Dataset, panel_sha256
-from pipeline.flow import Finished, run_phase
 from pipeline.job import Job
+from pipeline.phase_run import Finished, run_phase
 from pipeline.tracking.kept import Kept
 from pipeline.tracking.progress import Quiet, Reporter
 from pipeline.tracking.runs import Run, parent_run
