@@ -41,6 +41,7 @@ from pipeline.tracking.runs import Run
 from pipeline.tracking.sink import Silent, Sink
 from tft.backtest import fold_row
 from tft.checkpoint import CheckpointManager, TrainedModel
+from tft.folds import Fold
 from tft.runtime.store import Store
 
 CHECKPOINTS = Path("checkpoints")
@@ -232,15 +233,12 @@ def out_of_sample(
     """
     config, n_bars = job.config, len(job.data.panel.times)
     folds = production_folds(config, n_bars)
-    nested = config.selection == "nested"
-    if nested:
-        choices = [
-            _choose_before(job, reporter, number, len(folds), fold.validation.stop, fold.index)
-            for number, fold in enumerate(folds, start=1)
-        ]
-    else:
-        chosen = chosen or choose(job, sink, reporter).choice
-        choices = [chosen] * len(folds)
+    choices = producing.choose_for_folds(
+        config,
+        folds,
+        once=lambda: chosen or choose(job, sink, reporter).choice,
+        before=lambda fold, end: _choose_before(job, reporter, fold, end, len(folds)),
+    )
     final = None
     if with_final_fit:
         assert chosen is not None
@@ -252,23 +250,23 @@ def out_of_sample(
         config,
         list(zip(folds, choices, strict=True)),
         final=final,
-        n_development=0 if nested else job.n_development,
+        n_development=0 if config.selection == "nested" else job.n_development,
         store=store,
         on_epoch=reporter.epochs(epochs),
     )
 
 
-def _choose_before(job: Job, reporter: Reporter, number: int, n_folds: int, end: int, fold: int) -> Choice:
-    """The choice of one fold, made on the bars before the end of its validation block, which is bar `end`."""
+def _choose_before(job: Job, reporter: Reporter, fold: Fold, end: int, n_folds: int) -> Choice:
+    """The choice of one of `n_folds` folds, made on the bars before bar `end`."""
     before = f"the bars before {bar_label(str(job.data.panel.times[end]))}"
     inner = job.on(job.data.first_bars(end), n_selection_bars=end)
     try:
         choice = choose(inner, Silent(Kept()), Quiet()).choice
     except ValueError as error:
-        raise ValueError(f"selection of fold {fold} on {before}: {error}") from error
+        raise ValueError(f"selection of fold {fold.index} on {before}: {error}") from error
     reporter.say(
-        f"selection: fold {fold} ({number} of {n_folds}) takes {len(choice.features)} columns and the parameters of "
-        f"trial {choice.tuned.best_trial}, chosen on {before}"
+        f"selection: fold {fold.index} of {n_folds} takes {len(choice.features)} columns and the parameters of trial "
+        f"{choice.tuned.best_trial}, chosen on {before}"
     )
     return choice
 

@@ -24,7 +24,16 @@ from tft.kernels.implementation import kernels_for
 from tft.market import choose_device
 from tft.panel import AHEAD, Panel
 
-PHASES = ("prefilter", "exploration", "pruning", "tuning", "production")
+PHASES = {
+    "prefilter": ("pipeline.phases.prefilter",),
+    "exploration": ("pipeline.phases.exploration", "pipeline.phases.folds"),
+    "pruning": ("pipeline.phases.pruning",),
+    "tuning": ("pipeline.phases.tuning", "pipeline.phases.folds"),
+    "production": ("pipeline.phases.production", "pipeline.phases.folds"),
+}
+"""The phases in order, each with the modules that compute it: whatever these import is part of its key."""
+RECORD_MODULES = tuple(dict.fromkeys(module for modules in PHASES.values() for module in modules))
+"""What computes the record of a whole job."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +93,7 @@ class Job:
     @cached_property
     def key(self) -> str:
         """The key of all that the whole job's record depends on."""
-        return self.key_of("record", modules=[f"pipeline.phases.{name}" for name in PHASES])
+        return self.key_of("record", modules=RECORD_MODULES)
 
     def key_of(self, what: str, *, modules: Sequence[str], **settings: Any) -> str:
         """The key of work that reads the whole table and whatever of the configuration decides a record.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pipeline.config.reading import from_json, to_json, to_mapping
-from pipeline.job import Job, flattened
+from pipeline.job import PHASES, Job, flattened
 from pipeline.tracking.kept import Kept
 from pipeline.tracking.keys import key_of
 from pipeline.tracking.progress import Reporter
@@ -73,7 +73,7 @@ def phase_key(name: str, job: Job, settings: dict[str, Any], upstream: Sequence[
     """A phase's key. `whole`: it reads all bars of the table, not development alone."""
     return key_of(
         name,
-        modules=[f"pipeline.phases.{name}"],
+        modules=PHASES[name],
         data_sha256=job.data.sha256 if whole else job.development_sha256,
         settings=settings,
         upstream=upstream,

@@ -60,5 +60,7 @@ def choose_device(name: str) -> torch.device:
         device = None
     n_gpus = torch.cuda.device_count()
     if device is None or device.type not in ("cpu", "cuda") or (device.index or 0) >= max(1, n_gpus):
-        raise ValueError(f"device is {name!r}, which is none here: use auto, cpu" + ", cuda" * (n_gpus > 0))
+        raise ValueError(
+            f"device is {name!r}, which this machine does not have: use auto, cpu" + ", cuda" * (n_gpus > 0)
+        )
     return device

@@ -196,5 +196,5 @@ def at_least(section: str, config: object, least: Mapping[str, float]) -> list[s
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     """A hint at the known name most like an unknown one; at all of them where none is alike."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"

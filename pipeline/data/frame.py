@@ -137,10 +137,12 @@ class _TableCheck:
         repeated = rows.filter(~pl.struct("time", "symbol").is_first_distinct())["row"]
         back = rows.filter(pl.col("time").diff().over("symbol").dt.total_microseconds() < 0)["row"]
         if len(repeated):
-            what = f"{len(repeated)} rows repeat the bar and symbol of an earlier one"
+            rows_repeat = "1 row repeats" if len(repeated) == 1 else f"{len(repeated)} rows repeat"
+            what = f"{rows_repeat} the bar and symbol of an earlier one"
             self.findings.append(f"{what}; first {self.row_name(repeated[0])}: keep one of each")
         if len(back):
-            what = f"{len(back)} rows are earlier than the row before of the same symbol"
+            rows_are = "1 row is" if len(back) == 1 else f"{len(back)} rows are"
+            what = f"{rows_are} earlier than the row before of the same symbol"
             self.findings.append(f"{what}; first {self.row_name(back[0])}: sort the table by time")
 
     def numbers(self, name: str) -> NDArray[np.float64]:

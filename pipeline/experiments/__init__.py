@@ -1,1 +1,1 @@
-"""Whole jobs run to judge other jobs."""
+"""Whole jobs that production runs are compared with: luck, a known signal, another setting."""

@@ -18,7 +18,7 @@ from pipeline.config.reading import from_json, to_json
 from pipeline.data.dataset import Dataset
 from pipeline.execution import in_processes, n_workers
 from pipeline.flow import out_of_sample
-from pipeline.job import PHASES, Job
+from pipeline.job import RECORD_MODULES, Job
 from pipeline.phases.production import Walked
 from pipeline.tracking.commit import git_commit
 from pipeline.tracking.kept import Kept
@@ -77,7 +77,7 @@ class Repetitions(Generic[Result]):
         computing = getattr(self.repeat, "func", self.repeat).__module__
         return self.job.key_of(
             self.name,
-            modules=[*(f"pipeline.phases.{phase}" for phase in PHASES), computing],
+            modules=[*RECORD_MODULES, computing],
             repetition=number,
             feature_lookback_bars=self.job.config.data.feature_lookback_bars,
             **settings,

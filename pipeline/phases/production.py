@@ -80,6 +80,19 @@ class Walked:
         return {fold: choice.config.positions for fold, choice in self.choices.items()}
 
 
+def choose_for_folds(
+    config: Config, folds: Sequence[Fold], *, once: Callable[[], Choice], before: Callable[[Fold, int], Choice]
+) -> list[Choice]:
+    """The choice that each fold is fitted with.
+
+    once: decides on development bars, for all folds · before: with `selection: nested` decides for one fold on the bars
+    before the given one, which is the end of the fold's validation block.
+    """
+    if config.selection == "nested":
+        return [before(fold, fold.validation.stop) for fold in folds]
+    return [once()] * len(folds)
+
+
 def walk_forward(
     data: TrainingData,
     config: Config,

@@ -5,9 +5,11 @@ Losing it costs time and nothing else.
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,10 @@ class LocalStore:
 
     def get(self, name: str) -> dict[str, bytes] | None:
         """The files of a piece by name; None where there is no such piece."""
-        return {file.name: file.read_bytes() for file in self._files(name)} or None
+        try:
+            return {file.name: file.read_bytes() for file in self._files(name)} or None
+        except FileNotFoundError:  # dropped meanwhile by another process
+            return None
 
     def exists(self, name: str) -> bool:
         """Whether there is such a piece, and with it all of its files."""
@@ -42,10 +47,16 @@ class LocalStore:
         return LocalStore(self.root / name)
 
     def drop(self, name: str) -> None:
-        """Remove a piece, or a store below this one with all that is in it. What is not there needs no removing."""
+        """Remove a piece, or a store below this one with all that is in it, as far as that can be done.
+
+        What cannot be removed, because another process writes there or the disk is read-only, only takes up room.
+        """
         for folder in (self.root / name, aside_of(self.root / name)):
-            if folder.exists():
-                shutil.rmtree(folder)
+            # Renamed first, so that whoever reads finds a piece whole or not at all.
+            dropped = folder.with_name(f".{folder.name}.dropped-{os.getpid()}")
+            with suppress(OSError):
+                folder.rename(dropped)
+            shutil.rmtree(dropped, ignore_errors=True)
 
     def _files(self, name: str) -> list[Path]:
         folder = self.root / name

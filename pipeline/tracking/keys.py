@@ -25,8 +25,16 @@ ROOT = Path(__file__).resolve().parents[2]
 """The folder of the two packages."""
 PACKAGES = ("tft", "pipeline")
 KERNEL_SOURCES = ("*.cpp", "*.h", "*.cu", "*.cuh")
-NOT_COMPUTING = ("pipeline.tracking", "pipeline.reporting", "pipeline.registry", "pipeline.execution", "pipeline.cli")
-"""Packages that keep, draw and schedule: imports are not followed into them."""
+NOT_COMPUTING = (
+    "pipeline.tracking",
+    "pipeline.reporting",
+    "pipeline.registry",
+    "pipeline.execution",
+    "pipeline.cli",
+    "pipeline.job",
+    "pipeline.data",
+)
+"""What keeps, draws, schedules, or reads the table, whose content is hashed: imports are not followed into these."""
 
 
 def key_of(

@@ -85,8 +85,8 @@ class Reporter:
             self._last_line = now
             left = (now - self._started) / self._done * (self._total - self._done)
             print(
-                f"{self._phase}: {self._done}/{self._total}, {_clock(now - self._started)} gone, {_clock(left)} left, "
-                f"{detail}",
+                f"{self._phase}: {self._done}/{self._total}, {_clock(now - self._started)} elapsed, "
+                f"{_clock(left)} left, {detail}",
                 file=sys.stderr,
                 flush=True,
             )

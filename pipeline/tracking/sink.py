@@ -105,5 +105,5 @@ class Silent:
         return None if text is None else Found("", text)
 
     def finish(self, text: str, key: str | None) -> None:
-        if key:
+        if key and self.kept.result(key) != text:
             self.kept.keep_result(key, text)

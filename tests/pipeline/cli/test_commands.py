@@ -383,7 +383,7 @@ def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixtur
         reporter.step("second")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "hello"
-    assert lines[-1].startswith("phase: 2/2, 0:00 gone, 0:00 left, second")
+    assert lines[-1].startswith("phase: 2/2, 0:00 elapsed, 0:00 left, second")
     assert not any("\x1b" in line for line in lines)
 
 

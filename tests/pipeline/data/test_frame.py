@@ -168,8 +168,8 @@ def test_everything_wrong_is_reported_together() -> None:
         panel_from_frame(frame, config(known=("px_v",)), min_bars=100)
     message, found = str(caught.value), caught.value.findings
     for part in (
-        "rows repeat",
-        "rows are earlier",
+        "1 row repeats",
+        "1 row is earlier",
         "-1 or less",
         "0 or negative",
         "empty",

@@ -19,7 +19,7 @@ from pipeline.config.reading import load_config
 from pipeline.experiments.placebo import Placebo, long_only_sharpe
 from pipeline.experiments.placebo_targets import PlaceboRepetition, repetition
 from pipeline.job import open_job
-from pipeline.reporting import luck_figures as luck_plots
+from pipeline.reporting import luck_figures
 from pipeline.tracking.progress import Quiet
 from pipeline.tracking.runs import Run
 from tests.conftest import MICRO
@@ -58,7 +58,7 @@ def test_what_came_of_it_is_one_sentence() -> None:
 
 def test_the_figure_shows_the_null_and_where_the_real_run_lies_in_it() -> None:
     null = np.array([-1.0, 0.0, 0.5, 2.0])
-    figure = luck_plots.placebo(null, null + 2.0, real=1.25, real_tuning=4.0, long_only=0.3, p_value=0.4)
+    figure = luck_figures.placebo(null, null + 2.0, real=1.25, real_tuning=4.0, long_only=0.3, p_value=0.4)
     above, below = figure.axes
     assert sum(patch.get_height() for patch in above.patches) == len(null)  # type: ignore[attr-defined]
     assert sum(patch.get_height() for patch in below.patches) == len(null)  # type: ignore[attr-defined]

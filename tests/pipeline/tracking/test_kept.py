@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,47 @@ def test_what_is_dropped_is_gone_a_piece_or_a_whole_store_and_nothing_else(store
     store.drop("one")
     store.drop("one")  # again: it is not there, which is what was wanted
     assert not store.exists("one")
+
+
+def test_dropping_while_others_write_and_read_harms_nobody(store: LocalStore) -> None:
+    """A reader finds a piece whole or not at all; a writer whose folder is dropped is told so by an OSError."""
+    over = threading.Event()
+    odd: list[object] = []
+
+    def write() -> None:
+        while not over.is_set():
+            with suppress(OSError):
+                store.within("a").put("one", PIECE)
+
+    def read() -> None:
+        while not over.is_set():
+            found = store.within("a").get("one")
+            if found not in (None, PIECE):
+                odd.append(found)
+
+    threads = [threading.Thread(target=write), threading.Thread(target=read)]
+    for thread in threads:
+        thread.start()
+    for _ in range(100):
+        store.drop("a")
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert odd == []
+    store.drop("a")
+    assert not store.within("a").exists("one")
+
+
+def test_what_cannot_be_dropped_stays_without_a_word(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a read-only disk, where root is refused too."""
+    store.put("one", PIECE)
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    store.drop("one")
+    assert store.get("one") == PIECE
 
 
 def test_a_write_that_fails_leaves_the_old_piece(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def test_plain_lines_say_how_far_how_long_and_how_well(clock: type[Clock], capsy
         reporter.start("exploration", 40)
         clock.now += 100.0
         reporter.step("fold 3 epoch 2/8 loss 0.5", n=10)
-    assert lines(capsys) == ["exploration: 10/40, 1:40 gone, 5:00 left, fold 3 epoch 2/8 loss 0.5"]
+    assert lines(capsys) == ["exploration: 10/40, 1:40 elapsed, 5:00 left, fold 3 epoch 2/8 loss 0.5"]
 
 
 def test_plain_lines_come_at_intervals_and_at_the_end(clock: type[Clock], capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,7 +56,7 @@ def test_hours_are_shown_as_such(clock: type[Clock], capsys: pytest.CaptureFixtu
     reporter.start("tuning", 3)
     clock.now += 3661.0
     reporter.step("trial 0")
-    assert lines(capsys) == ["tuning: 1/3, 1:01:01 gone, 2:02:02 left, trial 0"]
+    assert lines(capsys) == ["tuning: 1/3, 1:01:01 elapsed, 2:02:02 left, trial 0"]
 
 
 def test_steps_that_will_not_be_needed_are_taken_off(clock: type[Clock], capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,7 +66,7 @@ def test_steps_that_will_not_be_needed_are_taken_off(clock: type[Clock], capsys:
     reporter.skip(20)
     clock.now += 100.0
     reporter.step("", n=10)
-    assert lines(capsys) == ["exploration: 10/20, 1:40 gone, 1:40 left, "]
+    assert lines(capsys) == ["exploration: 10/20, 1:40 elapsed, 1:40 left, "]
 
 
 def test_each_phase_is_counted_from_zero(clock: type[Clock], capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,7 @@ def test_each_phase_is_counted_from_zero(clock: type[Clock], capsys: pytest.Capt
     reporter.start("production", 4)
     clock.now += 20.0
     reporter.step("")
-    assert lines(capsys)[1] == "production: 1/4, 0:20 gone, 1:00 left, "
+    assert lines(capsys)[1] == "production: 1/4, 0:20 elapsed, 1:00 left, "
 
 
 def test_a_sentence_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,9 +138,9 @@ def test_training_names_folds_epoch_and_score_and_skips_what_stopped_early(
     report(epoch_of(1, n_active=0))
     reporter.step("done", n=0)
     assert lines(capsys) == [
-        "exploration: 2/8, 0:15 gone, 0:45 left, fold 3, 4 epoch 1/4 loss 1.500 validation 0.500",
-        "exploration: 4/8, 0:30 gone, 0:30 left, fold 3, 4 epoch 2/4 loss 1.500 validation 0.500",
-        "exploration: 4/4, 0:30 gone, 0:00 left, done",
+        "exploration: 2/8, 0:15 elapsed, 0:45 left, fold 3, 4 epoch 1/4 loss 1.500 validation 0.500",
+        "exploration: 4/8, 0:30 elapsed, 0:30 left, fold 3, 4 epoch 2/4 loss 1.500 validation 0.500",
+        "exploration: 4/4, 0:30 elapsed, 0:00 left, done",
     ]
 
 
