@@ -20,7 +20,6 @@ from torch import Tensor
 from tft.kernels.cpu import adam as cpu_adam
 from tft.kernels.cpu import compiling as cpu
 from tft.kernels.cpu import dropout as cpu_dropout
-from tft.kernels.cpu import gated_norm as cpu_gated_norm
 from tft.kernels.cpu import scan as cpu_scan
 from tft.kernels.cpu import select as cpu_select
 from tft.kernels.cuda import adam as cuda_adam
@@ -36,7 +35,6 @@ IMPLEMENTATIONS: Mapping[str, Mapping[str, ModuleType]] = {
     "cpu": {
         "adam": cpu_adam,
         "dropout": cpu_dropout,
-        "gated_norm": cpu_gated_norm,
         "scan": cpu_scan,
         "select": cpu_select,
     },

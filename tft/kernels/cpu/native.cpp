@@ -5,7 +5,6 @@
 
 #include "adam.h"
 #include "dropout.h"
-#include "gated_norm.h"
 #include "scan.h"
 #include "select.h"
 
@@ -28,12 +27,6 @@
   void select_backward_##NAME(void* const* in, void* const* out, const int64_t* sizes,               \
                                   void* const* mask, void* memory) {                                 \
     select_backward<T>(in, out, sizes, mask, memory);                                                \
-  }                                                                                                  \
-  void gated_norm_forward_##NAME(void* const* in, void* const* out, const int64_t* sizes) {          \
-    gated_norm_forward<T>(in, out, sizes);                                                           \
-  }                                                                                                  \
-  void gated_norm_backward_##NAME(void* const* in, void* const* out, const int64_t* sizes) {         \
-    gated_norm_backward<T>(in, out, sizes);                                                          \
   }                                                                                                  \
   void drop_folds_##NAME(void* const* in, void* const* out, const int64_t* sizes,                    \
                          void* const* mask) {                                                        \
