@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tft.cross_section import hedged
 from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.market import Market
@@ -116,15 +117,18 @@ def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsC
     if len(test_bars):
         forecasts, cells = forecast_fit(fit, market, recipe, test_bars)
         raw.reshape(-1)[cells - test_bars.start * n_assets] = forecasts.position
+    raw = hedged(raw, np.isfinite(raw), fit.correlation)
+    validation = fit.validation_position.astype(np.float64)
+    validation = hedged(validation, np.isfinite(validation), fit.correlation)
     weight, relative = _selection_weights(fit, market, recipe)
-    returns = validation_returns(fit.validation_position, fit.fold.validation, panel, market.sigma, positions, timing)
+    returns = validation_returns(validation, fit.fold.validation, panel, market.sigma, positions, timing)
     sharpes = [sharpe(epoch, periods_per_year=timing.periods_per_year) for epoch in returns]
     return FoldOutcome(
         forecast=RawForecast(fit.fold, test_bars, raw),
         kept_epoch=fit.kept_epoch,
         train_loss=fit.train_loss,
         validation_score=fit.validation_score,
-        validation_position=fit.validation_position[fit.kept_epoch].astype(np.float64),
+        validation_position=validation[fit.kept_epoch],
         validation_returns=returns,
         val_sharpe=sharpes[fit.kept_epoch],
         val_sharpe_best_epoch=max((value for value in sharpes if np.isfinite(value)), default=float("nan")),

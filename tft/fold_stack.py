@@ -21,22 +21,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tft.blocks import BlockBatch, BlockSampler
+from tft.cross_section import error_correlation, hedged
 from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.forecast import Forecasts, by_fold, forecast_tensors, plan
 from tft.kernels.adam import adam
 from tft.kernels.dropout_mask import Dropout
-from tft.loss import training_loss, validation_score
+from tft.loss import correlated_nll, likelihood, training_loss, validation_score
 from tft.market import Market
 from tft.model import Output, TemporalFusionTransformer, stacked
 from tft.panel import Panel
+from tft.portfolio import Block, Sizing, portfolio_returns, sharpe_loss
+from tft.positions import BASIS_POINT, volatility_scale
 from tft.recipe import EpochReport, Recipe
 from tft.runtime.graph import Captured
 from tft.scaling import Scaler
-from tft.windows import TrainingSampler, seed_from
+from tft.volatility import held_return
+from tft.windows import Batch, TrainingSampler, seed_from
 
 MAX_GRADIENT_NORM = 1.0
 """Gradients of a fold with a larger norm are scaled down to it"""
+LARGEST_AVERAGING = 0.99
+"""Weight of the averaged weights at a step once many have been made: about a hundred steps are remembered"""
 SMOOTHING_EPOCHS = 5
 """Early stopping compares the mean validation score of the last so many epochs"""
 MAX_RECORDED_BLOCKS = 32
@@ -70,8 +77,22 @@ class FoldStack:
 
         # Training targets, and validation targets by which the epoch is chosen.
         labelled = np.isfinite(market.y)  # (T, A)
-        batch_size, seed = self.recipe.training.batch_size, self.recipe.seed
-        self.sampler = TrainingSampler(spaces, folds, labelled, batch_size=batch_size, seed=seed, device=device)
+        training, seed = self.recipe.training, self.recipe.seed
+        self.correlation = [
+            error_correlation(market.y[fold.train.start : fold.train.stop]) if training.objective == "portfolio" else 0.0
+            for fold in folds
+        ]
+        self.sampler: TrainingSampler | BlockSampler
+        if training.objective == "portfolio":
+            blocks = training.block_bars, self.recipe.burn_in_bars
+            self.sampler = BlockSampler(
+                spaces, folds, labelled, block_bars=blocks[0], burn_in=blocks[1], seed=seed, device=device
+            )
+            self.earning = _Earning(market, recipes, self.correlation)
+        else:
+            self.sampler = TrainingSampler(
+                spaces, folds, labelled, batch_size=training.batch_size, seed=seed, device=device
+            )
         self.validation_cells = [
             space.targets(fold.validation) for space, fold in zip(spaces, folds, strict=True)
         ]  # (M_k,)
@@ -88,6 +109,7 @@ class FoldStack:
         self.model, self.flat = initial_parameters(market.panel, folds, self.recipe, device)  # (K, P)
         self.shapes = [(name, value.shape, value.numel()) for name, value in self.model.named_parameters()]
         self.first_moment, self.second_moment = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        self.averaged = self.flat.clone()  # along training
         self.n_updates = torch.zeros(n_folds, 1, device=device)
         self.n_skipped = torch.zeros(n_folds, 1, device=device)
         self.active = torch.ones(n_folds, 1, device=device)  # 0 once a fold has stopped
@@ -107,7 +129,7 @@ class FoldStack:
         self._forecast: Callable[[], tuple[Tensor, Tensor]] = partial(
             forecast_tensors,
             self.model,
-            _named(self.flat, self.shapes),
+            _named(self.averaged, self.shapes),
             market.on_device,
             self.mean,
             self.std,
@@ -126,7 +148,9 @@ class FoldStack:
         self.total_loss.zero_()
         if self.market.device.type == "cuda" and self._captured_update is None:
             optimiser = (self.first_moment, self.second_moment, self.n_updates)
-            changed = (self.flat, *optimiser, self.n_skipped, self.total_loss)
+            changed = (self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss)
+            if isinstance(self.sampler, BlockSampler):
+                changed = (*changed, self.earning.moments)
             batch = self.sampler.batch(0)
             self._captured_update = Captured(self._update, batch, changed=changed, generator=self.generator)
         self.generator.manual_seed(seed_from(self.recipe.seed, "dropout", epoch, *(fold.index for fold in self.folds)))
@@ -135,31 +159,46 @@ class FoldStack:
         """Update every fold that has not stopped with its batch of this number, if it has one."""
         (self._captured_update or self._update)(*self.sampler.batch(number))
 
-    def _update(self, cells: Tensor, windows: Tensor, has_context: Tensor, targets: Tensor, counted: Tensor) -> None:
-        """Forward, loss, backward, clipping and Adam on the fields of a `Batch`, in place for CUDA graphs."""
-        x, present, asset = self.market.on_device.cells(cells, self.mean, self.std)
+    def _update(self, *fields: Tensor) -> None:
+        """Forward, loss, backward, clipping and Adam on the fields of a batch, in place for CUDA graphs."""
+        batch: Batch | BlockBatch = BlockBatch(*fields) if self.recipe.training.objective == "portfolio" else Batch(*fields)
+        x, present, asset = self.market.on_device.cells(batch.cells, self.mean, self.std)
         weights = self.flat.detach().requires_grad_()
         output: Output
         output, _ = stacked(
-            self.model, _named(weights, self.shapes), "", x, present, asset, windows, has_context, dropout=self.dropout
+            self.model,
+            _named(weights, self.shapes),
+            "",
+            x,
+            present,
+            asset,
+            batch.windows,
+            batch.has_context,
+            dropout=self.dropout,
         )
-        loss = training_loss(
-            output.position,
-            output.distribution,
-            self.market.y_on_device[targets],  # (K, B)
-            counted,
-            loss_mode=self.recipe.training.loss_mode,
-            mle_weight=self.mle_weight,
-            periods_per_year=self.market.timing.periods_per_year,
-        )  # (K,)
+        if isinstance(batch, Batch):
+            loss = training_loss(
+                output.position,
+                output.distribution,
+                self.market.y_on_device[batch.targets],  # (K, B)
+                batch.counted,
+                loss_mode=self.recipe.training.loss_mode,
+                mle_weight=self.mle_weight,
+                periods_per_year=self.market.timing.periods_per_year,
+            )  # (K,)
+            has_batch = (batch.counted.sum(dim=1, keepdim=True) > 0).to(weights.dtype)  # (K, 1)
+        else:
+            has_batch = batch.scored.any(dim=1, keepdim=True).to(weights.dtype)  # (K, 1)
+            loss = self.earning.loss(output, batch, self.mle_weight, self.active * has_batch)
         (gradient,) = torch.autograd.grad(loss.sum(), weights)  # (K, P)
-        has_batch = (counted.sum(dim=1, keepdim=True) > 0).to(gradient.dtype)  # (K, 1)
         norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (K, 1)
         finite = torch.isfinite(norm).to(gradient.dtype)
         self.n_skipped.add_(self.active * has_batch * (1.0 - finite))
         clip = (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)).nan_to_num(nan=0.0)
         moves = self.active * has_batch * finite  # (K, 1)
         adam(self.flat, gradient, self.first_moment, self.second_moment, self.n_updates, clip, moves, self.lr)
+        keep = ((1.0 + self.n_updates) / (10.0 + self.n_updates)).clamp_max(LARGEST_AVERAGING)
+        self.averaged.lerp_(self.flat, (1.0 - keep) * moves)
         self.total_loss.add_(loss.detach() * has_batch[:, 0])
 
     def draw_ahead(self) -> None:
@@ -183,8 +222,10 @@ class FoldStack:
         self.scores.append(
             np.array(
                 [
-                    _score(f, market, cells, self.recipe)
-                    for f, cells in zip(forecasts, self.validation_cells, strict=True)
+                    _score(f, market, cells, fold.validation, self.recipe, correlation)
+                    for f, cells, fold, correlation in zip(
+                        forecasts, self.validation_cells, self.folds, self.correlation, strict=True
+                    )
                 ]
             )
         )
@@ -199,7 +240,7 @@ class FoldStack:
         improved = was_active & (smoothed < self.best_score)
         self.best_score = np.where(improved, smoothed, self.best_score)
         self.kept_epoch[improved] = self.epoch
-        self.best = torch.where(torch.from_numpy(improved).to(market.device)[:, None], self.flat, self.best)
+        self.best = torch.where(torch.from_numpy(improved).to(market.device)[:, None], self.averaged, self.best)
         patience = self.recipe.training.patience
         if patience:
             self.active *= torch.from_numpy(self.epoch - self.kept_epoch < patience).to(market.device)[:, None]
@@ -238,6 +279,7 @@ class FoldStack:
                 validation_score=np.array([score[k] for score in self.scores]),
                 validation_position=np.stack([by_fold[k] for by_fold in self.positions]),
                 skipped_steps=int(n_skipped[k]),
+                correlation=self.correlation[k],
                 seconds=seconds,
                 stack=tuple(other.index for other in self.folds),
             )
@@ -272,19 +314,93 @@ def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[
     return {name: part.reshape(-1, *shape) for (name, shape, _), part in zip(shapes, parts, strict=True)}
 
 
-def _score(forecasts: Forecasts, market: Market, cells: NDArray[np.int64], recipe: Recipe) -> float:
-    """Validation score of one fold's forecasts at flat cells (M,); inf if it is not finite."""
+def _score(
+    forecasts: Forecasts, market: Market, cells: NDArray[np.int64], bars: range, recipe: Recipe, correlation: float
+) -> float:
+    """Validation score of one fold's forecasts at flat cells (M,) of `bars`; inf if it is not finite."""
     y = market.y.reshape(-1)[cells]
     counted = np.isfinite(y)
-    score = validation_score(
-        torch.from_numpy(forecasts.position),
-        torch.from_numpy(forecasts.distribution),
-        torch.from_numpy(np.nan_to_num(y, nan=0.0)),
-        torch.from_numpy(counted.astype(np.float64)),
-        loss_mode=recipe.training.loss_mode,
-        periods_per_year=market.timing.periods_per_year,
-    )
+    if recipe.training.objective == "portfolio" and recipe.training.loss_mode == "joint_mle":
+        shape = (len(bars), market.y.shape[1])
+        grids = np.zeros((4, shape[0] * shape[1]))
+        grids[1] = 1.0
+        for grid, values in zip(grids, (*forecasts.distribution.T, np.nan_to_num(y, nan=0.0), counted), strict=True):
+            grid[cells - bars.start * shape[1]] = values
+        mu, spread, label, known = torch.from_numpy(grids).view(4, 1, *shape)
+        score = correlated_nll(
+            torch.stack([mu, spread], dim=-1), label, known, torch.tensor([correlation], dtype=torch.float64)
+        )
+    else:
+        score = validation_score(
+            torch.from_numpy(forecasts.position),
+            torch.from_numpy(forecasts.distribution),
+            torch.from_numpy(np.nan_to_num(y, nan=0.0)),
+            torch.from_numpy(counted.astype(np.float64)),
+            loss_mode=recipe.training.loss_mode,
+            periods_per_year=market.timing.periods_per_year,
+        )
     return float(score) if math.isfinite(score) else math.inf
+
+
+class _Earning:
+    """What a stack's blocks earn: the market's tensors by cell, and the running moments of the portfolio's returns."""
+
+    def __init__(self, market: Market, recipes: Sequence[Recipe], correlation: Sequence[float]) -> None:
+        device, positions = market.device, [recipe.positions for recipe in recipes]
+        scale = volatility_scale(market.sigma, positions[0], market.timing)
+        traded = np.isfinite(market.panel.returns)
+        held = held_return(market.panel.returns, market.timing)
+        ended = np.arange(len(held)) < len(held) - market.timing.label_bars
+
+        def flat(values: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values).reshape(-1)).to(device)
+
+        self.scale = flat(np.nan_to_num(scale, nan=0.0).astype(np.float32))
+        self.can_decide = flat(np.isfinite(scale) & traded)
+        self.held_return = flat(np.nan_to_num(held, nan=0.0).astype(np.float32))
+        self.has_ended = flat(np.broadcast_to(ended[:, None], held.shape))
+        self.y, self.labelled = market.y_on_device, flat(np.isfinite(market.y))
+        self.n_assets, self.periods_per_year = held.shape[1], market.timing.periods_per_year
+        self.loss_mode = recipes[0].training.loss_mode
+
+        def of_folds(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)
+
+        self.sizing = Sizing(
+            of_folds([one.max_position for one in positions]),
+            of_folds([one.position_smooth for one in positions]),
+            of_folds([one.cost_bps * BASIS_POINT for one in positions]),
+        )
+        self.correlation = of_folds(correlation)
+        self.moments = torch.zeros(len(recipes), 3, device=device)
+
+    def loss(self, output: Output, batch: BlockBatch, mle_weight: Tensor, moves: Tensor) -> Tensor:
+        """Minus the portfolio's net Sharpe plus `mle_weight` times the likelihood term: (K,)."""
+        n_folds, n_chosen = batch.has_context.shape[:2]
+
+        def grid(values: Tensor) -> Tensor:
+            return values.view(n_folds, -1, n_chosen, *values.shape[2:])
+
+        decided = grid(batch.forecast & self.can_decide[batch.targets])
+        scored = grid(batch.scored)
+        block = Block(
+            decided,
+            grid(self.scale[batch.targets]),
+            grid(self.held_return[batch.targets]),
+            scored & grid(self.has_ended[batch.targets]),
+        )
+        raw = hedged(grid(output.position), grid(batch.forecast), self.correlation)
+        returns, counted = portfolio_returns(raw, block, self.sizing)
+        loss, moments = sharpe_loss(returns, counted, self.moments, periods_per_year=self.periods_per_year)
+        self.moments.copy_(torch.where(moves > 0.0, moments, self.moments))
+        if self.loss_mode == "sharpe":
+            return loss
+        y = grid(self.y[batch.targets])
+        labelled = (scored & grid(batch.forecast & self.labelled[batch.targets])).to(y.dtype)
+        if self.loss_mode == "joint_mle":
+            return loss + mle_weight * correlated_nll(grid(output.distribution), y, labelled, self.correlation)
+        flat = (each.flatten(1) for each in (y, labelled))
+        return loss + mle_weight * likelihood(output.distribution, *flat, loss_mode=self.loss_mode)
 
 
 def _on_grid(values: NDArray[np.float64], cells: NDArray[np.int64], bars: range, n_assets: int) -> NDArray[np.float64]:

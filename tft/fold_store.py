@@ -44,6 +44,8 @@ class FoldFit:
     """(E, n_validation, A) raw positions after each epoch; NaN where there is no target"""
     skipped_steps: int
     """Updates left out because a gradient was not finite"""
+    correlation: float
+    """Of forecast errors between instruments, for the cross-sectional step; 0 with objective pooled"""
     seconds: float
     """Wall time of the fold's stack, shared equally among its folds"""
     stack: tuple[int, ...]
@@ -57,7 +59,8 @@ def write_fit(store: Store, fit: FoldFit) -> None:
     for name in ("train_loss", "validation_score", "validation_position"):
         tensors[name] = torch.from_numpy(getattr(fit, name))
     tensors |= {"scaler.mean": torch.from_numpy(fit.scaler.mean), "scaler.std": torch.from_numpy(fit.scaler.std)}
-    numbers = {"kept_epoch": fit.kept_epoch, "skipped_steps": fit.skipped_steps, "seconds": fit.seconds}
+    numbers = {"kept_epoch": fit.kept_epoch, "skipped_steps": fit.skipped_steps, "correlation": fit.correlation}
+    numbers["seconds"] = fit.seconds
     files = {TENSORS: tensors_to_bytes(tensors), NUMBERS: json.dumps(numbers).encode()}
     store.put(_name(fit.fold.index, fit.stack), files)
 

@@ -4,7 +4,8 @@ Every matrix product has the same shape whether one decision or a whole backtest
 equals the backtest's to the last bit on the same machine.
 
 Shapes: K stacked folds, M targets, V variables, D parameters of the distribution, N distinct cells, A instruments,
-L look-back bars, C contexts per target, H hidden width, W = TARGET_BLOCK * (1 + C) windows of a block.
+L look-back bars, C contexts per target, H hidden width, T targets of a block (`target_block`),
+W = T * (1 + C) windows of it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,16 @@ from tft.windows import EMPTY, DevicePanel, WindowSpace, distinct, seed_from, wi
 CELL_BLOCK = 512
 """Cells encoded at once"""
 TARGET_BLOCK = 32
-"""Targets forecast at once"""
-GROUP_BLOCKS = 256
-"""Blocks of targets that share one list of distinct cells, which bounds memory when there are many targets"""
+"""Targets forecast at once on a CPU"""
+GPU_TARGET_BLOCK = 128
+"""Targets forecast at once on a GPU, where a block's time is that of launching its kernels"""
+GROUP_TARGETS = 8192
+"""Targets that share one list of distinct cells, which bounds memory when there are many"""
+
+
+def target_block(device: torch.device) -> int:
+    """Targets forecast at once on this device."""
+    return TARGET_BLOCK if device.type == "cpu" else GPU_TARGET_BLOCK
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +49,12 @@ class Forecasts:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Up to GROUP_BLOCKS blocks of targets per fold, and the distinct cells in their windows."""
+    """Up to GROUP_TARGETS targets per fold, in blocks, and the distinct cells in their windows."""
 
     cells: Tensor  # (K, N) flat cells on the device, N a multiple of CELL_BLOCK
     windows: Tensor  # (K, blocks, W, L) rows of `cells`
     asset: Tensor  # (K, blocks, W) instrument of each window
-    has_context: Tensor  # (K, blocks, TARGET_BLOCK, C) whether a slot is filled
+    has_context: Tensor  # (K, blocks, T, C) whether a slot is filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +67,7 @@ class Plan:
 
     @property
     def n_blocks(self) -> int:
-        """Number of blocks of TARGET_BLOCK targets, the same for every fold."""
+        """Number of blocks of targets, the same for every fold."""
         return sum(group.windows.shape[1] for group in self.groups)
 
 
@@ -71,20 +79,19 @@ def plan(
     Contexts are drawn by (seed, symbol, timestamp, slot) and do not depend on the other targets.
     """
     n_assets, n_context = len(spaces[0].symbols), spaces[0].n_context
-    n_blocks = max(1, -(-max(len(cells) for cells in targets) // TARGET_BLOCK))
-    size = n_blocks * TARGET_BLOCK
+    block = target_block(device)
+    size = max(1, -(-max(len(cells) for cells in targets) // block)) * block
     ends = np.full((len(targets), size), EMPTY, dtype=np.int64)
     contexts = np.full((len(targets), size, n_context), EMPTY, dtype=np.int64)
     for k, cells in enumerate(targets):
         ends[k, : len(cells)] = cells
         ends[k, len(cells) :] = cells[-1] if len(cells) else (spaces[k].seq_len - 1) * n_assets
         contexts[k, : len(cells)] = spaces[k].contexts(cells, seed_from(seed, "forecast"))
-    step = GROUP_BLOCKS * TARGET_BLOCK
     groups = []
-    for start in range(0, size, step):
-        group = slice(start, min(start + step, size))
-        last = torch.from_numpy(ends[:, group]).unflatten(1, (-1, TARGET_BLOCK))  # (K, blocks, TARGET_BLOCK)
-        drawn = torch.from_numpy(contexts[:, group]).unflatten(1, (-1, TARGET_BLOCK))
+    for start in range(0, size, GROUP_TARGETS):
+        group = slice(start, min(start + GROUP_TARGETS, size))
+        last = torch.from_numpy(ends[:, group]).unflatten(1, (-1, block))  # (K, blocks, T)
+        drawn = torch.from_numpy(contexts[:, group]).unflatten(1, (-1, block))
         ends_of_windows = window_ends(last, drawn)  # (K, blocks, W)
         flat = window_cells(ends_of_windows, seq_len=spaces[0].seq_len, n_assets=n_assets)  # (K, blocks, W, L)
         distinct_cells, windows = distinct(flat, multiple=CELL_BLOCK)
@@ -183,14 +190,14 @@ def _encode(
     static: Tensor,
 ) -> Cells:
     """Encode cells (K, N), CELL_BLOCK at a time; without VSN weights, which could take more memory than the panel."""
-    blocks: list[tuple[Tensor, Tensor]] = []
+    blocks: list[tuple[Tensor, Tensor, Tensor]] = []
     for chunk in cells.split(CELL_BLOCK, dim=1):
         x, present, asset = panel.cells(chunk, mean, std)
         context = torch.stack([static[k, :, 0].index_select(0, asset[k]) for k in range(len(cells))])
         block: Cells = stacked(model.cells, parameters, "cells.", x, present, context)
-        blocks.append((block.selected, block.gates))
-    selected, gates = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))
-    return Cells(selected, gates, selected.new_empty(*selected.shape[:2], 0))
+        blocks.append((block.selected, block.gates, block.direct))
+    selected, gates, direct = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))
+    return Cells(selected, gates, selected.new_empty(*selected.shape[:2], 0), direct)
 
 
 @torch.no_grad()

@@ -39,6 +39,26 @@ def gaussian_nll(distribution: Tensor, y: Tensor) -> Tensor:
     return 0.5 * math.log(2.0 * math.pi) + torch.log(sigma) + 0.5 * ((y - mu) / sigma) ** 2
 
 
+def correlated_nll(distribution: Tensor, y: Tensor, counted: Tensor, correlation: Tensor) -> Tensor:
+    """Mean negative log likelihood (K,) of y (K, n, A) under Gaussians mu, sigma = distribution (K, n, A, 2) whose
+    errors e = (y - mu) / sigma have one correlation (K,) between all instruments of a bar.
+
+    What the instruments have in common is most of a return's noise: a likelihood that takes them for independent learns
+    as from a fraction of the bars. With R = (1 - r) I + r 11' over the m counted instruments of a bar (generalised least
+    squares, Aitken 1935),
+
+        e' R^-1 e = (sum e^2 - r / (1 + (m - 1) r) (sum e)^2) / (1 - r),  log|R| = (m - 1) log(1 - r) + log(1 + (m - 1) r)
+    """
+    mu, sigma = distribution[..., 0], distribution[..., 1]
+    e = (y - mu) / sigma * counted
+    m = counted.sum(dim=-1)
+    r = correlation.unsqueeze(-1)
+    squares = ((e**2).sum(dim=-1) - r / (1.0 + (m - 1.0) * r) * e.sum(dim=-1) ** 2) / (1.0 - r)  # (K, n)
+    log_determinant = (m - 1.0) * torch.log1p(-r) + torch.log1p((m - 1.0) * r)
+    by_bar = (torch.log(sigma) * counted).sum(dim=-1) + 0.5 * (squares + log_determinant + m * math.log(2.0 * math.pi))
+    return torch.where(m > 0.0, by_bar, 0.0).sum(dim=-1) / m.sum(dim=-1).clamp_min(1.0)
+
+
 def pinball(distribution: Tensor, y: Tensor) -> Tensor:
     """Quantile loss (..., B) of quantiles (..., B, 7), mean over QUANTILE_LEVELS (Lim et al. 2021, eqs 24-25)."""
     levels = quantile_levels(distribution)

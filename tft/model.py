@@ -3,8 +3,8 @@
 The modules are written for one fold; `stacked` runs them for K folds at once. Equation numbers are the paper's.
 
 Shapes: N distinct (bar, instrument) cells, V variables, H hidden width, A instruments, B targets,
-C contexts per target, W = B + B*C windows, L look-back bars, M attention heads, D parameters of the predictive
-distribution.
+C contexts per target, G groups of targets that share their contexts, W = B + G*C windows, L look-back bars, M attention
+heads, S scales of a direct term, D parameters of the predictive distribution.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ QUANTILE_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 INITIAL_SELECTION_SPREAD = 0.1
 """Standard deviation of the initial VSN logits: small, so that selection starts nearly uniform and the weights after a
 few epochs reflect what was learned and not the random initialisation"""
+DIRECT_RATIO = 4
+"""Ratio of neighbouring scales of the direct term"""
 SIGMA_FLOOR = 1e-3
 """Lower bound of the predictive standard deviation, in units of sigma_t * sqrt(horizon)"""
 
@@ -73,12 +75,33 @@ class ModelConfig:
         return faults
 
 
+def direct_scales(seq_len: int) -> tuple[int, ...]:
+    """Bars over which the direct term averages: powers of DIRECT_RATIO below the look-back, and the look-back."""
+    scales = [1]
+    while scales[-1] * DIRECT_RATIO < seq_len:
+        scales.append(scales[-1] * DIRECT_RATIO)
+    return (*scales, seq_len)
+
+
+def direct_averages(seq_len: int, like: Tensor) -> Tensor:
+    """Weights (L, S) of a window's bars, oldest first, in the mean over each scale; as a tensor like `like`."""
+    return _averages(seq_len, like.dtype, like.device)
+
+
+@cache
+def _averages(seq_len: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    age = torch.arange(seq_len - 1, -1, -1)[:, None]
+    scales = torch.tensor(direct_scales(seq_len))
+    return ((age < scales) / scales).to(dtype).to(device)
+
+
 class Cells(NamedTuple):
     """Encoding of each distinct (bar, instrument) cell, which does not depend on the window that it is part of."""
 
     selected: Tensor  # (N, H) transformed variables, summed with their selection weights
     gates: Tensor  # (N, 4H) the first LSTM layer's input projection
     weights: Tensor  # (N, V) VSN weights; they sum to 1 over the variables present, and are 0 if there are none
+    direct: Tensor  # (N, S) the cell's part of the direct term, by scale
 
 
 class Output(NamedTuple):
@@ -180,12 +203,15 @@ class CellEncoder(nn.Module):
         self.select_norm = nn.LayerNorm(v)
         nn.init.constant_(self.select_norm.weight, INITIAL_SELECTION_SPREAD)
         self.input_gates = Dense(h, 4 * h)
+        self.direct = nn.Parameter(torch.zeros(v, len(direct_scales(config.seq_len))))
 
     def forward(self, x: Tensor, present: Tensor, context: Tensor, *, dropout: Dropout | None = None) -> Cells:
         """Encode cells: x (N, V) standardised, 0 where missing · present (N, V) 0 or 1 · context (N, H)."""
         weights = self.selection_weights(x, present, context, dropout)  # (N, V)
         selected = select(x, weights, self.variable_grns(), dropout)  # (N, H), eqs 7 and 8
-        return Cells(selected, self.input_gates(selected), weights)
+        # Relative to a uniform selection: 1 where nothing is preferred.
+        direct = affine(x * weights * present.sum(dim=-1, keepdim=True), self.direct, None)  # (N, S)
+        return Cells(selected, self.input_gates(selected), weights, direct)
 
     def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, dropout: Dropout | None) -> Tensor:
         """VSN weights (N, V), eq 6: a GRN over all embeddings and the static context, then softmax where present."""
@@ -277,12 +303,15 @@ class WindowReader(nn.Module):
     ) -> Output:
         """Forecast B targets.
 
-        windows (W, L) rows of `cells`, the B targets' windows first, then the contexts' of each target in turn ·
-        static (W, 4, H) contexts of each window's instrument · has_context (B, C) true where a slot is filled.
+        windows (W, L) rows of `cells`, the B targets' windows first, then the contexts' of each group in turn ·
+        static (W, 4, H) contexts of each window's instrument · has_context (G, C) true where a slot is filled. Target b
+        belongs to group b % G: a group is one target, or all targets of an instrument in a block of whole bars.
         """
-        n_windows, _ = windows.shape
-        n_targets, n_context = has_context.shape
-        assert n_windows == n_targets * (1 + n_context)
+        n_windows, length = windows.shape
+        n_groups, n_context = has_context.shape
+        n_targets = n_windows - n_groups * n_context
+        n_bars = n_targets // n_groups
+        assert n_targets == n_bars * n_groups
         h = cells.selected.shape[-1]
 
         states = lstm(cells.gates, self.recurrent[0], *_initial_states(static), windows)
@@ -297,17 +326,23 @@ class WindowReader(nn.Module):
         if self.n_context:
             # A context contributes its last state. If all slots are empty, the context branch adds exactly zero.
             last = gather(cells.selected, windows[n_targets:, -1])
-            memory = self.after_lstm(states[-1, n_targets:], last, dropout).view(n_targets, n_context, h)
-            read, scores = self.context_attention(enriched, memory, has_context)
-            filled = has_context.any(dim=-1)[:, None, None].to(read.dtype)
+            memory = self.after_lstm(states[-1, n_targets:], last, dropout).view(n_groups, n_context, h)
+            grouped = enriched.view(n_bars, n_groups, length, h).transpose(0, 1).reshape(n_groups, n_bars * length, h)
+            read, scores = self.context_attention(grouped, memory, has_context)
+            read = read.view(n_groups, n_bars, length, h).transpose(0, 1).reshape(n_targets, length, h)
+            filled = has_context.any(dim=-1)[:, None, None].to(read.dtype).repeat(n_bars, 1, 1)
             enriched = enriched + filled * F.glu(self.context_gate(read), dim=-1)
-            context_scores = scores[:, :, -1]
+            of_target = scores.unflatten(2, (n_bars, length))[:, :, :, -1]  # (G, M, n, C)
+            context_scores = of_target.permute(2, 0, 1, 3).reshape(n_targets, -1, n_context)
         # Only the target bar is queried. It is the last of its window, so that causality needs no mask.
         attended, scores = self.attention(enriched[:, -1:], enriched)  # eq 19
         attended = self.after_attention(attended[:, 0], enriched[:, -1], dropout)  # (B, H), eq 20
         decoded = self.feed_forward(attended, dropout=dropout)  # eq 21
         decoded = self.after_feed_forward(decoded, temporal[:, -1], dropout)  # eq 22
-        position, distribution = read_head(self.head(decoded), self.loss_mode)
+        raw = self.head(decoded)
+        direct = gather(cells.direct, windows[:n_targets]) * direct_averages(length, cells.direct)  # (B, L, S)
+        raw = torch.cat([raw[:, :1] + direct.sum(dim=(1, 2)).unsqueeze(-1), raw[:, 1:]], dim=-1)
+        position, distribution = read_head(raw, self.loss_mode)
         return Output(position, distribution, scores[:, :, 0], context_scores)
 
 
@@ -371,8 +406,8 @@ class TemporalFusionTransformer(nn.Module):
         """Forecast B targets from N cells.
 
         x (N, V) standardised, 0 where missing · present (N, V) 0 or 1 · asset (N,) instrument of each cell ·
-        windows (W, L) rows of cells, the B targets' windows first, then the contexts' of each target in turn ·
-        has_context (B, C) true where a slot is filled. `dropout` is None when forecasting.
+        windows (W, L) rows of cells, the B targets' windows first, then the contexts' of each group in turn ·
+        has_context (G, C) true where a slot is filled. `dropout` is None when forecasting.
         """
         static = self.static(dropout=dropout)  # (A, 4, H)
         cells = self.cells(x, present, gather(static[:, 0], asset), dropout=dropout)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, get_args
 
 from tft.model import LOSS_MODES, LossMode, ModelConfig
+from tft.positions import PositionsConfig
 from tft.volatility import Timing
+
+Objective = Literal["portfolio", "pooled"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """Optimiser, loss and early stopping of a fit."""
 
+    objective: Objective = "portfolio"
+    """portfolio: a step sees a block of neighbouring whole bars and maximises the net Sharpe of what the portfolio earns
+    over it; pooled: a step sees targets of any bars and instruments, and the Sharpe of their raw positions"""
+    block_bars: int = 32
+    """Scored bars of a step with objective portfolio"""
     lr: float = 0.0027
     """Learning rate of Adam"""
     batch_size: int = 16
-    """Targets per optimiser step"""
+    """Targets per optimiser step with objective pooled"""
     loss_mode: LossMode = "joint_mle"
     mle_weight: float = 0.186
     """Weight of the likelihood term in the loss"""
@@ -26,6 +35,10 @@ class TrainingConfig:
     def faults(self) -> list[str]:
         """One sentence for each setting that is out of range."""
         faults = []
+        if self.objective not in OBJECTIVES:
+            faults.append(f"training.objective is {self.objective!r}, it must be one of {', '.join(OBJECTIVES)}")
+        if self.block_bars < 2:
+            faults.append(f"training.block_bars is {self.block_bars}, the least is 2")
         if self.lr <= 0.0:
             faults.append(f"training.lr is {self.lr}, it must be positive")
         if self.batch_size < 2:
@@ -49,12 +62,21 @@ class Recipe:
     epochs: int
     """Largest number of epochs"""
     seed: int
+    positions: PositionsConfig = field(default_factory=PositionsConfig)
+    """What the positions of objective portfolio are made with"""
+    burn_in_bars: int = 1
+    """Bars before the scored ones of a block, in which the smoothed position settles"""
 
     @property
     def common(self) -> Recipe:
-        """The part that all recipes of a stack must share: the recipe with fixed lr, mle_weight and dropout."""
+        """The part that all recipes of a stack must share: the recipe with fixed lr, mle_weight, dropout, cap, smoothing
+        and cost.
+        """
         return replace(
-            self, model=replace(self.model, dropout=0.0), training=replace(self.training, lr=1.0, mle_weight=0.0)
+            self,
+            model=replace(self.model, dropout=0.0),
+            training=replace(self.training, lr=1.0, mle_weight=0.0),
+            positions=replace(self.positions, max_position=1.0, position_smooth=0.0, cost_bps=0.0),
         )
 
 

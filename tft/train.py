@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tft.fold_stack import FoldStack, network
 from tft.fold_store import FoldFit, finished_stack, read_stack, read_stack_size, write_fit, write_stack_size
 from tft.folds import Fold
-from tft.forecast import TARGET_BLOCK, Forecasts, forecast, plan, selection_weights
+from tft.forecast import Forecasts, forecast, plan, selection_weights, target_block
 from tft.market import Market
 from tft.model import TemporalFusionTransformer
 from tft.panel import Panel
@@ -225,7 +225,7 @@ def bytes_per_fold(recipe: Recipe, panel: Panel, n_training_bars: int) -> int:
     n_cells = min(training.batch_size * per_target, (n_training_bars + CONTEXT_POOL_BARS) * n_assets)
     cells = n_cells * (n_variables * (12 * 4 + 4 * h) + 40 * 4 * h)  # VSN logits, a gradient, selected values
     windows = training.batch_size * (per_target * 5 * 4 * 4 * h + model.seq_len * 80 * 4 * h)
-    forecasts = TARGET_BLOCK * per_target * 3 * 4 * 4 * h
+    forecasts = target_block(torch.device("cuda")) * per_target * 3 * 4 * 4 * h
     return n_parameters * 10 * 4 + cells + windows + forecasts
 
 

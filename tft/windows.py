@@ -140,8 +140,10 @@ class Batch(NamedTuple):
 
 
 def window_ends(targets: Tensor, contexts: Tensor) -> Tensor:
-    """Last cells (..., W) of windows: targets (..., B), then contexts (..., B, C); empty slots repeat the target."""
-    filled = torch.where(contexts >= 0, contexts, targets.unsqueeze(-1))
+    """Last cells (..., W) of windows: targets (..., B), then contexts (..., G, C), where G is B, or the number of
+    instruments whose targets at all bars share their contexts; empty slots repeat the target, or the first one's.
+    """
+    filled = torch.where(contexts >= 0, contexts, targets[..., : contexts.shape[-2], None])
     return torch.cat([targets, filled.flatten(-2)], dim=-1)
 
 

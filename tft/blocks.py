@@ -1,0 +1,168 @@
+"""Training blocks: neighbouring whole bars of all instruments, after burn-in bars that settle the position path.
+
+Blocks of `block_bars` scored bars tile a fold's training bars at a random offset, in random order. Burn-in bars are
+forecast and earn nothing; they may precede the training bars, but not the data.
+
+Shapes: K stacked folds, S steps of an epoch, n = burn-in + scored bars, A instruments of a block, B = n * A targets in
+order of bars, C contexts per instrument, W = B + A * C windows, L look-back bars, N distinct cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tft.folds import Fold
+from tft.windows import EMPTY, LISTED_STEPS, WindowSpace, distinct, seed_from, window_cells, window_ends
+
+MAX_BLOCK_TARGETS = 2048
+"""Most targets of a block; with more instruments it takes a random subset of them"""
+LEAST_STEPS = 32
+"""Fewest optimiser steps of an epoch: a short fold is tiled several times"""
+BURN_IN_LEFT = 0.05
+"""Largest weight that a position before the burn-in may keep in a scored one"""
+MAX_BURN_IN_BARS = 64
+
+
+def burn_in_bars(position_smooth: float) -> int:
+    """Bars after which smoothing has forgotten its start but for BURN_IN_LEFT, at most MAX_BURN_IN_BARS."""
+    if position_smooth <= 0.0:
+        return 1  # the bar before the first scored one: its position is what the first change is counted from
+    needed = int(np.ceil(np.log(BURN_IN_LEFT) / np.log(position_smooth) - 1e-9))
+    return min(max(needed, 1), MAX_BURN_IN_BARS)
+
+
+class BlockBatch(NamedTuple):
+    """Device tensors of one optimiser step of K folds."""
+
+    cells: Tensor  # (K, N) flat cells
+    windows: Tensor  # (K, W, L) rows of `cells`, the B targets' windows first, then the contexts' of each instrument
+    has_context: Tensor  # (K, A, C) true where a slot is filled
+    targets: Tensor  # (K, B) flat cells; any cell of the fold where there is none
+    forecast: Tensor  # (K, B) whether the target has a window in the data and a feature
+    scored: Tensor  # (K, B) whether the bar is one of the block's scored training bars
+
+
+class _Drawn(NamedTuple):
+    """Blocks of an epoch, on the host."""
+
+    epoch: int
+    first: NDArray[np.int64]  # (K, S) first burn-in bar; EMPTY where a fold has no more blocks
+    assets: NDArray[np.int64]  # (K, S, A)
+    contexts: NDArray[np.int64]  # (K, S, A, C)
+
+
+class BlockSampler:
+    """Training blocks of a stack of folds, drawn for each epoch by (seed, fold, epoch)."""
+
+    def __init__(
+        self,
+        spaces: Sequence[WindowSpace],
+        folds: Sequence[Fold],
+        labelled: NDArray[np.bool_],
+        *,
+        block_bars: int,
+        burn_in: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """`labelled` (T, A) marks cells with a label. Raises ValueError for a fold without a training target."""
+        self.spaces, self.folds, self.seed, self.device = spaces, folds, seed, device
+        self.block_bars, self.burn_in, self.n_bars = block_bars, burn_in, burn_in + block_bars
+        self.n_assets = labelled.shape[1]
+        self.n_chosen = max(1, min(self.n_assets, MAX_BLOCK_TARGETS // self.n_bars))
+        self.forecast = [space.present.copy() for space in spaces]  # (T, A): whether there is a window to forecast with
+        for fold, space, forecast in zip(folds, spaces, self.forecast, strict=True):
+            forecast[: space.seq_len - 1] = False
+            block = slice(fold.train.start, fold.train.stop)
+            if not (forecast[block] & labelled[block]).any():
+                raise ValueError(
+                    f"fold {fold.index} has no training target: between bars {fold.train.start} and "
+                    f"{fold.train.stop - 1} no instrument has both a feature and a label; start later or drop it"
+                )
+        most = [-(-(len(fold.train) + block_bars - 1) // block_bars) for fold in folds]  # blocks of a tiling
+        self.n_tilings = [max(1, -(-LEAST_STEPS // blocks)) for blocks in most]
+        self.n_steps = max(tilings * blocks for tilings, blocks in zip(self.n_tilings, most, strict=True))
+        self.steps_per_fold = [self.n_steps] * len(folds)
+        n_windows = self.n_chosen * (self.n_bars + spaces[0].n_context)
+        reach = max(len(space.reach(fold.train)) for space, fold in zip(spaces, folds, strict=True)) + self.burn_in
+        n_rows = self.n_chosen * (self.n_bars + spaces[0].seq_len - 1 + spaces[0].n_context * spaces[0].seq_len)
+        assert n_windows > 0
+        # On a GPU all steps have the same number of cells; on a CPU a step has only the cells that it needs.
+        self.capacity = min(reach * self.n_assets, n_rows) if device.type == "cuda" else None
+        self.n_listed = LISTED_STEPS if device.type == "cuda" else 1
+        self._drawn: _Drawn | None = None
+
+    def draw(self, epoch: int) -> None:
+        """Tile each fold's training bars, shuffle the blocks, and draw the instruments and contexts of each."""
+        n_folds, n_context = len(self.folds), self.spaces[0].n_context
+        first = np.full((n_folds, self.n_steps), EMPTY, dtype=np.int64)
+        assets = np.zeros((n_folds, self.n_steps, self.n_chosen), dtype=np.int64)
+        contexts = np.full((*assets.shape, n_context), EMPTY, dtype=np.int64)
+        for k, (space, fold) in enumerate(zip(self.spaces, self.folds, strict=True)):
+            rng = np.random.default_rng([self.seed, fold.index, epoch])
+            starts = np.concatenate(
+                [
+                    np.arange(fold.train.start - int(rng.integers(self.block_bars)), fold.train.stop, self.block_bars)
+                    for _ in range(self.n_tilings[k])
+                ]
+            )
+            starts = rng.permutation(starts)
+            self.steps_per_fold[k] = len(starts)
+            first[k, : len(starts)] = starts - self.burn_in
+            for step in range(len(starts)):
+                assets[k, step] = np.sort(rng.permutation(self.n_assets)[: self.n_chosen])
+            if n_context:
+                bar = np.maximum(starts - self.burn_in, 0)[:, None]
+                cells = (bar * self.n_assets + assets[k, : len(starts)]).reshape(-1)
+                drawn = space.contexts(cells, seed_from(self.seed, fold.index, epoch))
+                contexts[k, : len(starts)] = drawn.reshape(len(starts), self.n_chosen, n_context)
+        self._drawn = _Drawn(epoch, first, assets, contexts)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Copy the epoch's blocks to the device, drawing them first unless `draw` already has."""
+        if self._drawn is None or self._drawn.epoch != epoch:
+            self.draw(epoch)
+        assert self._drawn
+        _, first, assets, contexts = self._drawn
+        bars = first[:, :, None] + np.arange(self.n_bars)  # (K, S, n)
+        targets = np.empty((*bars.shape, self.n_chosen), dtype=np.int64)
+        forecast = np.empty(targets.shape, dtype=np.bool_)
+        scored = np.empty(targets.shape, dtype=np.bool_)
+        for k, (space, fold) in enumerate(zip(self.spaces, self.folds, strict=True)):
+            inside = np.clip(bars[k], space.seq_len - 1, fold.train.stop - 1)
+            targets[k] = inside[:, :, None] * self.n_assets + assets[k][:, None, :]
+            real = (inside == bars[k]) & (first[k] != EMPTY)[:, None]
+            forecast[k] = self.forecast[k].reshape(-1)[targets[k]] & real[:, :, None]
+            counts = real & (bars[k] >= fold.train.start) & (np.arange(self.n_bars) >= self.burn_in)
+            scored[k] = np.broadcast_to(counts[:, :, None], targets[k].shape)
+        self._targets, self._forecast, self._scored = (
+            torch.from_numpy(each.reshape(*bars.shape[:2], -1)).to(self.device) for each in (targets, forecast, scored)
+        )
+        self._contexts = torch.from_numpy(contexts).to(self.device)
+
+    def batch(self, step: int) -> BlockBatch:
+        """The block of one step. The steps of an epoch must be requested in order."""
+        if step % self.n_listed == 0:
+            self._listed = self._list(step, min(step + self.n_listed, self.n_steps))
+        cells, windows = (tensor[:, step % self.n_listed] for tensor in self._listed)
+        return BlockBatch(
+            cells,
+            windows,
+            self._contexts[:, step] >= 0,
+            self._targets[:, step],
+            self._forecast[:, step],
+            self._scored[:, step],
+        )
+
+    def _list(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Distinct cells (K, steps, N) of steps start .. stop - 1, and windows (K, steps, W, L) as rows of them."""
+        ends = window_ends(self._targets[:, start:stop], self._contexts[:, start:stop])
+        flat = window_cells(ends, seq_len=self.spaces[0].seq_len, n_assets=self.n_assets)
+        cells, windows = distinct(flat.flatten(0, 1), self.capacity)
+        return cells.unflatten(0, flat.shape[:2]), windows.unflatten(0, flat.shape[:2])
