@@ -240,7 +240,8 @@ def test_the_forecast_distributions_are_scored_by_fold_and_over_the_record(whole
     """The headline metrics are the holdout's row, the fold metrics the folds' rows; the card says it in a sentence."""
     run = whole_job.child(whole_job.run_id, phase) if phase else whole_job.parent
     rows, metrics = table(run, "calibration.json"), run.data.metrics
-    assert rows["part"] == ["fold 0", "fold 1", "fold 2", "fold 3", "development", "holdout"]
+    folds = table(run, "folds.json")
+    assert rows["part"] == [*(f"fold {fold}" for fold in folds["fold"]), "development", "holdout"]
     assert rows["segment"][-2:] == ["development", "holdout"]
     assert (rows["n_bars"][-1], rows["n_cells"][-1]) == (88, 264)
     for score in ("log_score_gain", "crps_gain"):
@@ -248,8 +249,8 @@ def test_the_forecast_distributions_are_scored_by_fold_and_over_the_record(whole
         assert metrics[f"calibration_{score}_t"] == rows[f"{score}_t"][-1]
         assert rows[f"{score}_t"][-1] == pytest.approx(rows[score][-1] / rows[f"{score}_se"][-1])
         logged = {m.step: m.value for m in whole_job.client.get_metric_history(run.info.run_id, f"fold_{score}")}
-        assert logged == dict(enumerate(rows[score][:4]))
-        assert table(run, "folds.json")[score] == rows[score][:4]
+        assert logged == dict(zip(folds["fold"], folds[score], strict=True))
+        assert folds[score] == rows[score][:4]
     for name in ("coverage_50", "coverage_90", "slope"):
         assert metrics[f"calibration_{name}"] == rows[name][-1]
     assert 0.0 < metrics["calibration_coverage_50"] < metrics["calibration_coverage_90"] <= 1.0

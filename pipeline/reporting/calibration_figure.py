@@ -57,5 +57,5 @@ def _reliability(axes: Axes, one: Calibration) -> None:
     axes.set_xlabel("probability_up")
     axes.set_ylabel("share of labels above 0")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0))
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(loc="upper left", fontsize=9)
