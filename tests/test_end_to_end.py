@@ -249,8 +249,9 @@ def test_the_forecast_distributions_are_scored_by_fold_and_over_the_record(whole
         assert metrics[f"calibration_{score}_t"] == rows[f"{score}_t"][-1]
         assert rows[f"{score}_t"][-1] == pytest.approx(rows[score][-1] / rows[f"{score}_se"][-1])
         logged = {m.step: m.value for m in whole_job.client.get_metric_history(run.info.run_id, f"fold_{score}")}
-        assert logged == dict(zip(folds["fold"], folds[score], strict=True))
         assert folds[score] == rows[score][:4]
+        assert logged == {f: gain for f, gain in zip(folds["fold"], folds[score], strict=True) if gain is not None}
+    assert [bars < 10 for bars in rows["n_bars"]] == [gain is None for gain in rows["log_score_gain"]]
     for name in ("coverage_50", "coverage_90", "slope"):
         assert metrics[f"calibration_{name}"] == rows[name][-1]
     assert 0.0 < metrics["calibration_coverage_50"] < metrics["calibration_coverage_90"] <= 1.0
