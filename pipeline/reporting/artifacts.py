@@ -196,15 +196,16 @@ def trials(sink: Sink, result: Tuned) -> None:
 
 
 def calibration(sink: Sink, one: Calibration) -> None:
-    """Log `calibration.json`: a row for each fold, then development and holdout. An estimate takes three columns: its
-    value, its standard error (`_se`) and their ratio (`_t`)."""
+    """Log `calibration.json`: a row for each fold, then development and holdout. Beside an estimate stands its standard
+    error (`_se`), and beside a gain how many of them it is (`_t`)."""
     columns: dict[str, list[Any]] = {}
     for field in fields(CalibrationRow):
         values = [getattr(row, field.name) for row in one.rows]
         if field.name in ESTIMATES:
             columns[field.name] = [None if value is None else value.value for value in values]
             columns[f"{field.name}_se"] = [None if value is None else value.standard_error for value in values]
-            columns[f"{field.name}_t"] = [None if value is None else value.t for value in values]
+            if field.name.endswith("_gain"):
+                columns[f"{field.name}_t"] = [None if value is None else value.t for value in values]
         else:
             columns[field.name] = values
     sink.table("calibration.json", columns)
