@@ -1,4 +1,4 @@
-"""A record beside luck, drift, simple rules and the ledger of looks: what the verdict is made of."""
+"""A record beside luck, drift, simple rules, calibration and the ledger of looks: what the verdict is made of."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pipeline.phases.stitching import stitch_by_fold
 from pipeline.phases.tuning import Tuned
 from pipeline.statistics.baseline_comparison import against
 from pipeline.statistics.baselines import run_baselines
+from pipeline.statistics.calibration import calibration
 from pipeline.statistics.inference import Inference, Looked, infer
 from pipeline.statistics.overfitting import Trials
 from pipeline.statistics.sharpe import detectable_sharpe
@@ -106,6 +107,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         others=[Looked(one.sharpe, one.n_bars or 0) for one in others],
         against_untuned=against_untuned,
         baselines=against(record, simple, "holdout") if look else (),
+        calibration=calibration(record, walked.outcomes, walked.market.y),
         seed=job.config.seed,
     )
     if look and inference.holdout:

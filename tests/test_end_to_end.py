@@ -164,8 +164,8 @@ def test_the_trials_table_holds_every_trial(whole_job: WholeJob, phase: str) -> 
 @pytest.mark.parametrize(
     ("phase", "names"),
     [
-        ("", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves"),
-        ("production", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves"),
+        ("", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves calibration"),
+        ("production", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves calibration"),
         ("exploration", "validation_vs_oos training_curves"),
         ("pruning", "vsn_heatmap stability_against_weight"),
     ],
@@ -235,6 +235,33 @@ def test_each_sharpe_is_logged_with_what_luck_alone_would_give(whole_job: WholeJ
     assert run.data.tags["verdict"].startswith(f"Holdout Sharpe {judged.sharpe:.2f} ± {judged.standard_error:.2f}: ")
 
 
+@pytest.mark.parametrize("phase", ["", "production"])
+def test_the_forecast_distributions_are_scored_by_fold_and_over_the_record(whole_job: WholeJob, phase: str) -> None:
+    """The headline metrics are the holdout's row, the fold metrics the folds' rows; the card says it in a sentence."""
+    run = whole_job.child(whole_job.run_id, phase) if phase else whole_job.parent
+    rows, metrics = table(run, "calibration.json"), run.data.metrics
+    folds = table(run, "folds.json")
+    assert rows["part"] == [*(f"fold {fold}" for fold in folds["fold"]), "development", "holdout"]
+    assert rows["segment"][-2:] == ["development", "holdout"]
+    assert (rows["n_bars"][-1], rows["n_cells"][-1]) == (88, 264)
+    for score in ("log_score_gain", "crps_gain"):
+        assert metrics[f"calibration_{score}"] == rows[score][-1]
+        assert metrics[f"calibration_{score}_t"] == rows[f"{score}_t"][-1]
+        assert rows[f"{score}_t"][-1] == pytest.approx(rows[score][-1] / rows[f"{score}_se"][-1])
+        logged = {m.step: m.value for m in whole_job.client.get_metric_history(run.info.run_id, f"fold_{score}")}
+        assert folds[score] == rows[score][:4]
+        assert logged == {f: gain for f, gain in zip(folds["fold"], folds[score], strict=True) if gain is not None}
+    assert [bars < 10 for bars in rows["n_bars"]] == [gain is None for gain in rows["log_score_gain"]]
+    for name in ("coverage_50", "coverage_90", "slope"):
+        assert metrics[f"calibration_{name}"] == rows[name][-1]
+    assert 0.0 < metrics["calibration_coverage_50"] < metrics["calibration_coverage_90"] <= 1.0
+    worse = min(rows["log_score_gain_t"][-1], rows["crps_gain_t"][-1]) < -2.0
+    assert ("worse than the unconditional one" in run.data.tags["verdict"]) == worse
+    card = whole_job.client.get_model_version("tft-production", "1").description or ""
+    gain = rows["log_score_gain"][-1]
+    assert f"- Calibration: On 88 holdout bars the forecast distribution gains log score {gain:+z.4f} ±" in card
+
+
 def test_before_training_it_is_said_what_so_few_bars_can_show(whole_job: WholeJob) -> None:
     """88 bars with a known return: 2.49 sqrt(252 / 88)."""
     detectable = whole_job.parent.data.metrics["detectable_sharpe"]
@@ -297,7 +324,7 @@ def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:
                     loaded.append(value or "")
 
     Loads().feed(page)
-    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 6
+    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 7
     assert not [value for value in loaded if value.lstrip().lower().startswith(("http:", "https:", "//"))]
     assert "@import" not in page
     assert not [part for part in page.split("url(")[1:] if not part.lstrip("'\" ").startswith("data:")]

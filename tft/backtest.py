@@ -1,6 +1,7 @@
 """The walk-forward: fit each fold, forecast its test bars, summarise its validation, tabulate the folds.
 
-Shapes: V variables, A instruments, E epochs, n bars of a block, M cells (bar, instrument) of a block.
+Shapes: V variables, A instruments, E epochs, n bars of a block, M cells (bar, instrument) of a block, D parameters of
+the distribution.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from tft.cross_section import hedged
 from tft.fold_store import FoldFit
 from tft.folds import Fold
+from tft.forecast import probability_of_up
 from tft.market import Market
 from tft.metrics import sharpe
 from tft.panel import Panel
@@ -50,6 +52,11 @@ class FoldOutcome:
 
     forecast: RawForecast
     """Raw positions over the test bars"""
+    distribution: NDArray[np.float64]
+    """(n, A, D) distributions forecast for the labels of the test bars, in units of sigma_t * sqrt(horizon): mu and
+    sigma, the quantiles, or nothing (D = 0), depending on the loss mode; NaN = no forecast"""
+    probability_up: NDArray[np.float64]
+    """(n, A) P(label > 0) by that distribution, of several seeds the mean; NaN = no forecast, or no distribution"""
     kept_epoch: int
     """Counted from 0"""
     train_loss: NDArray[np.float64]
@@ -114,9 +121,13 @@ def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsC
     """Forecast `test_bars` with the kept weights, and summarise the validation block."""
     panel, timing, n_assets = market.panel, market.timing, len(market.panel.symbols)
     raw = np.full((len(test_bars), n_assets), np.nan)
+    distribution = np.empty((*raw.shape, 0))
     if len(test_bars):
         forecasts, cells = forecast_fit(fit, market, recipe, test_bars)
-        raw.reshape(-1)[cells - test_bars.start * n_assets] = forecasts.position
+        rows, n_parameters = cells - test_bars.start * n_assets, forecasts.distribution.shape[1]
+        raw.reshape(-1)[rows] = forecasts.position
+        distribution = np.full((*raw.shape, n_parameters), np.nan)
+        distribution.reshape(raw.size, n_parameters)[rows] = forecasts.distribution
     raw = hedged(raw, np.isfinite(raw), fit.correlation)
     validation = fit.validation_position.astype(np.float64)
     validation = hedged(validation, np.isfinite(validation), fit.correlation)
@@ -125,6 +136,8 @@ def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsC
     sharpes = [sharpe(epoch, periods_per_year=timing.periods_per_year) for epoch in returns]
     return FoldOutcome(
         forecast=RawForecast(fit.fold, test_bars, raw),
+        distribution=distribution,
+        probability_up=probability_of_up(distribution),
         kept_epoch=fit.kept_epoch,
         train_loss=fit.train_loss,
         validation_score=fit.validation_score,

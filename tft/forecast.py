@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tft.model import Cells, Output, TemporalFusionTransformer, stacked
+from tft.model import Cells, Output, TemporalFusionTransformer, probability_up, stacked
 from tft.windows import EMPTY, DevicePanel, WindowSpace, distinct, seed_from, window_cells, window_ends
 
 CELL_BLOCK = 512
@@ -214,3 +214,38 @@ def selection_weights(
             x, present, asset = (part[0] for part in panel.cells(chunk[None], mean[None], std[None]))
             weights.append(model.cells.selection_weights(x, present, static.index_select(0, asset), None))
     return torch.cat(weights)[: len(cells)].double().cpu().numpy()
+
+
+# ---- distributions, (..., D) with D = 2 for mu and sigma, 7 for the quantiles, 0 for none
+
+
+def probability_of_up(distribution: NDArray[np.float64]) -> NDArray[np.float64]:
+    """P(y > 0) (...) by distributions (..., D); NaN where there is none."""
+    shape = distribution.shape[:-1]
+    if distribution.shape[-1] == 0:
+        return np.full(shape, np.nan)
+    if distribution.shape[-1] == 2:
+        ratio = np.asarray(distribution[..., 0] / distribution[..., 1])
+        return np.asarray(torch.special.ndtr(torch.from_numpy(ratio)).numpy())
+    flat = torch.from_numpy(distribution.reshape(-1, distribution.shape[-1]))
+    return probability_up(flat).numpy().reshape(shape)
+
+
+def mean_of_seeds(seeds: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Mean over seeds, added in order: the order in which numpy's mean adds depends on the shape of the array."""
+    return np.asarray(sum(seeds[1:], start=seeds[0]) / len(seeds))
+
+
+def mixture(seeds: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The seeds' distributions (..., D) as one of the same family.
+
+    Mu and sigma are the moments of the seeds' mixture; quantiles are averaged level by level. P(y > 0) of the mixture
+    is not that of these parameters but the mean of the seeds' own.
+    """
+    if len(seeds) == 1:
+        return seeds[0]
+    if seeds[0].shape[-1] != 2:
+        return mean_of_seeds(seeds)
+    mean = mean_of_seeds([one[..., 0] for one in seeds])
+    second = mean_of_seeds([one[..., 1] ** 2 + one[..., 0] ** 2 for one in seeds])
+    return np.stack([mean, np.sqrt(second - mean**2)], axis=-1)

@@ -1,11 +1,10 @@
 """From a checkpoint and the latest bars to positions and regimes.
 
-Shapes: T bars of the panel, n bars decided, A instruments, M forecast cells, S seeds, D parameters of the distribution.
+Shapes: T bars of the panel, n bars decided, A instruments, M forecast cells, D parameters of the distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from tft.checkpoint import TrainedModel
-from tft.forecast import forecast, plan
-from tft.model import QUANTILE_LEVELS, probability_up
+from tft.forecast import forecast, mean_of_seeds, mixture, plan, probability_of_up
+from tft.model import QUANTILE_LEVELS
 from tft.panel import Panel
 from tft.positions import PositionPath, next_regime, position_path
 from tft.table import Columns, panel_from_table
@@ -116,7 +115,7 @@ class Predictor:
             (forecasts,) = forecast(self.model, parameters, on_device, mean, std, targets)
             positions.append(forecasts.position)
             distributions.append(forecasts.distribution)
-        raw = _grid(_mean(positions), cells - first * n_assets, (len(bars), n_assets))
+        raw = _grid(mean_of_seeds(positions), cells - first * n_assets, (len(bars), n_assets))
         path = position_path(
             raw,
             volatility,
@@ -127,7 +126,7 @@ class Predictor:
         )
 
         unit = volatility * np.sqrt(trained.timing.horizon)  # one unit of y as a return
-        up, mu, sigma, quantiles = self._in_return_units(np.stack(distributions), cells - first * n_assets, unit)
+        up, mu, sigma, quantiles = self._in_return_units(distributions, cells - first * n_assets, unit)
         regime = np.zeros(n_assets, dtype=np.int64) if before is None else before.regime
         regimes = np.empty((len(bars), n_assets), dtype=np.int64)
         for row in range(len(bars)):
@@ -147,29 +146,20 @@ class Predictor:
         )
 
     def _in_return_units(
-        self, distributions: NDArray[np.float64], cells: NDArray[np.int64], unit: NDArray[np.float64]
+        self, distributions: list[NDArray[np.float64]], cells: NDArray[np.int64], unit: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64] | None, ...]:
-        """Average the seeds' distributions (S, M, D) at cells (M,), and convert them to returns by `unit` (n, A).
+        """Average the seeds' distributions (M, D) at cells (M,), and convert them to returns by `unit` (n, A).
 
         Returns probability_up, mu, sigma (n, A) and quantiles (n, A, 7), None where the loss mode has no such output.
         """
         if self.trained.loss_mode == "sharpe":
             return None, None, None, None
+        up = _grid(mean_of_seeds([probability_of_up(one) for one in distributions]), cells, unit.shape)
+        grids = [_grid(parameter, cells, unit.shape) * unit for parameter in mixture(distributions).T]
         if self.trained.loss_mode == "joint_mle":
-            mu, sigma = distributions[:, :, 0], distributions[:, :, 1]
-            up = _mean(torch.special.ndtr(torch.from_numpy(mu / sigma)).numpy())
-            mean = _mean(mu)
-            spread = np.sqrt(_mean(sigma**2 + mu**2) - mean**2)  # moments of the seeds' mixture
-            return (
-                _grid(up, cells, unit.shape),
-                _grid(mean, cells, unit.shape) * unit,
-                _grid(spread, cells, unit.shape) * unit,
-                None,
-            )
-        up = _mean([probability_up(torch.from_numpy(quantiles)).numpy() for quantiles in distributions])
-        mean_quantiles = _mean(distributions)
-        grids = [_grid(level, cells, unit.shape) * unit for level in mean_quantiles.T]
-        return _grid(up, cells, unit.shape), None, None, np.stack(grids, axis=-1)
+            mu, sigma = grids
+            return up, mu, sigma, None
+        return up, None, None, np.stack(grids, axis=-1)
 
     def table(self, columns: Columns) -> Panel:
         """Build the panel with the model's columns and symbols from a long table.
@@ -214,12 +204,6 @@ def last_bar(prediction: Prediction) -> dict[str, NDArray[np.generic]]:
         )
     columns["regime"] = np.array([REGIMES[int(code)] for code in prediction.regime[-1]])
     return columns
-
-
-def _mean(seeds: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Mean over seeds, added in order: the order in which numpy's mean adds depends on the shape of the array."""
-    values = list(seeds)
-    return np.asarray(sum(values[1:], start=values[0]) / len(values))
 
 
 def _grid(values: NDArray[np.float64], cells: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tft.backtest import FoldOutcome, validation_returns
+from tft.forecast import mean_of_seeds, mixture
 from tft.market import Market
 from tft.metrics import sharpe
 from tft.positions import PositionPath, PositionsConfig, position_path
@@ -54,6 +55,7 @@ def stitch_by_fold(
 def average(outcomes: Sequence[FoldOutcome], market: Market, positions: PositionsConfig) -> FoldOutcome:
     """Outcomes of one fold under several seeds as one: raw positions averaged, each seed's at its own kept epoch.
 
+    The distribution is the seeds' mixture, averaged as `tft.predict` averages it for a live decision.
     The Sharpe of the validation block is that of the averaged positions; of the best epochs, the seeds' mean.
     """
     if len(outcomes) == 1:
@@ -72,6 +74,8 @@ def average(outcomes: Sequence[FoldOutcome], market: Market, positions: Position
     return replace(
         first,
         forecast=RawForecast(first.fold, first.forecast.bars, raw),
+        distribution=mixture([outcome.distribution for outcome in outcomes]),
+        probability_up=mean_of_seeds([outcome.probability_up for outcome in outcomes]),
         kept_epoch=min(round(float(np.mean([outcome.kept_epoch for outcome in outcomes]))), n_epochs - 1),
         train_loss=mean([outcome.train_loss[:n_epochs] for outcome in outcomes]),
         validation_score=mean([outcome.validation_score[:n_epochs] for outcome in outcomes]),

@@ -20,6 +20,7 @@ from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.tuning import Tuned
 from pipeline.reporting import figures, search_figures, selection_figures
+from pipeline.statistics.calibration import ESTIMATES, Calibration, CalibrationRow
 from pipeline.tracking.sink import Sink
 from tft.backtest import FoldRow
 from tft.panel import group_of
@@ -192,6 +193,22 @@ def trials(sink: Sink, result: Tuned) -> None:
     }
     columns |= {name: [trial.parameters.get(name) for trial in result.trials] for name in names}
     sink.table("trials.json", columns)
+
+
+def calibration(sink: Sink, one: Calibration) -> None:
+    """Log `calibration.json`: a row for each fold, then development and holdout. Beside an estimate stands its standard
+    error (`_se`), and beside a gain how many of them it is (`_t`)."""
+    columns: dict[str, list[Any]] = {}
+    for field in fields(CalibrationRow):
+        values = [getattr(row, field.name) for row in one.rows]
+        if field.name in ESTIMATES:
+            columns[field.name] = [None if value is None else value.value for value in values]
+            columns[f"{field.name}_se"] = [None if value is None else value.standard_error for value in values]
+            if field.name.endswith("_gain"):
+                columns[f"{field.name}_t"] = [None if value is None else value.t for value in values]
+        else:
+            columns[field.name] = values
+    sink.table("calibration.json", columns)
 
 
 def _mean_over_folds(values: Sequence[Sequence[float]]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.config.schema import Config
+from pipeline.statistics.calibration import in_one_sentence
 from pipeline.statistics.inference import Inference
 from pipeline.statistics.sharpe import SharpeInference
 from tft.backtest import FoldRow
@@ -49,6 +50,8 @@ def model_card(
                 inference.development,
             ),
         ]
+    if inference.calibration:
+        records.append(f"- Calibration: {in_one_sentence(inference.calibration, nested=config.selection == 'nested')}")
     used = config.model
     return "\n".join(
         [

@@ -22,6 +22,7 @@ from pipeline.data.findings import Finding
 from pipeline.reporting.figures import bar_label
 from pipeline.reporting.selection_figures import RankedRow
 from pipeline.statistics import baseline_comparison
+from pipeline.statistics.calibration import in_one_sentence
 from pipeline.statistics.inference import Inference
 from pipeline.statistics.sharpe import SharpeInference
 from pipeline.tracking.ledger import Look
@@ -34,6 +35,8 @@ SYMBOLS_SHOWN = 12
 MISSING = "n/a"
 BASELINES = "baselines.png"
 """The figure that stands beside the table of baselines."""
+CALIBRATION = "calibration.png"
+"""The figure that stands beside the table of forecast distributions."""
 
 CAPTIONS = {
     "equity.png": (
@@ -121,14 +124,15 @@ def render(
     `model`: name, version (empty: not registered), promoted, and why. `figures` by file name. `looks` at an overlapping
     holdout up to and with this one, oldest first. What is empty has no section.
     """
+    nested = job.selection == "nested"
     selected = [row for row in ranked if row.selected]
     known = [name for name in CAPTIONS if name in figures]
-    rest = [name for name in figures if name not in CAPTIONS and name != BASELINES]
+    rest = [name for name in figures if name not in (*CAPTIONS, BASELINES, CALIBRATION)]
     return _PAGE.render(
         job=job,
         verdict=inference.verdict,
-        nested=job.selection == "nested",
-        record_name="record" if job.selection == "nested" else "holdout",
+        nested=nested,
+        record_name="record" if nested else "holdout",
         holdout=_headline(record, "holdout", inference.holdout),
         development=_headline(record, "development", inference.development),
         tuning=inference.tuning,
@@ -139,6 +143,9 @@ def render(
         baselines=inference.baselines,
         baselines_verdict=baseline_comparison.verdict(inference.baselines),
         baselines_figure=_png(figures[BASELINES]) if BASELINES in figures else "",
+        calibration=inference.calibration,
+        calibration_sentence=in_one_sentence(inference.calibration, nested=nested) if inference.calibration else "",
+        calibration_figure=_png(figures[CALIBRATION]) if CALIBRATION in figures else "",
         counts=(n_initial, n_prefiltered, n_selected),
         features=selected[:FEATURES_SHOWN],
         n_more=max(0, len(selected) - FEATURES_SHOWN),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.findings import Finding
 from pipeline.phases.production import Choice, Walked
-from pipeline.reporting import artifacts, figures, luck_figures, page
+from pipeline.reporting import artifacts, calibration_figure, figures, luck_figures, page
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.inference import Inference, metrics
@@ -123,20 +123,24 @@ def _figures(
     }
     if rows := result.inference.baselines:
         drawn[page.BASELINES] = partial(luck_figures.baselines, walked.record, simple, rows)
+    if (fit := result.inference.calibration) and fit.segment:
+        drawn[page.CALIBRATION] = partial(calibration_figure.calibration, fit)
     return drawn
 
 
 def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int) -> None:
     """Log the metrics and tags by which production runs are compared."""
-    luck = result.inference.folds
-    artifacts.folds(
-        sink,
-        result.folds,
-        {
-            "val_sharpe_best_of_noise": [one.best_of_correlated_epochs for one in luck],
-            "val_sharpe_best_of_independent_noise": [one.best_of_independent_epochs for one in luck],
-        },
-    )
+    luck, fit = result.inference.folds, result.inference.calibration
+    more: dict[str, list[float | None]] = {
+        "val_sharpe_best_of_noise": [one.best_of_correlated_epochs for one in luck],
+        "val_sharpe_best_of_independent_noise": [one.best_of_independent_epochs for one in luck],
+    }
+    if fit and fit.rows:
+        for name in ("log_score_gain", "crps_gain"):
+            gains = [getattr(row, name) for row in fit.folds]
+            more[name] = [None if gain is None else gain.value for gain in gains]
+        artifacts.calibration(sink, fit)
+    artifacts.folds(sink, result.folds, more)
     development, holdout = result.development, result.holdout
     sink.metrics(
         {

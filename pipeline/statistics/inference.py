@@ -14,7 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.statistics import calibration as calibrating
 from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.calibration import Calibration
 from pipeline.statistics.epochs import FoldLuck, fold_luck
 from pipeline.statistics.overfitting import Overfitting, Trials, overfitting
 from pipeline.statistics.sharpe import SharpeInference, sharpe_inference
@@ -54,6 +56,7 @@ class Inference:
     against_untuned: BaselineRow | None
     """The run compared with the same walk-forward in the untuned configuration (trial 0), on the holdout."""
     baselines: tuple[BaselineRow, ...]
+    calibration: Calibration | None = None
 
 
 def infer(
@@ -65,6 +68,7 @@ def infer(
     others: Sequence[Looked] = (),
     against_untuned: BaselineRow | None = None,
     baselines: Sequence[BaselineRow] = (),
+    calibration: Calibration | None = None,
     seed: int = 0,
 ) -> Inference:
     """Judge a walk-forward by its record and its folds' outcomes.
@@ -91,7 +95,7 @@ def infer(
             trial_variance=trials.variance(int(np.isfinite(selected_on).sum())) if trials else None,
         )
     return Inference(
-        verdict=verdict(holdout, baselines, selection=selection),
+        verdict=verdict(holdout, baselines, selection=selection, calibration=calibration),
         holdout=holdout,
         development=development,
         tuning=sharpe_inference(
@@ -106,6 +110,7 @@ def infer(
         folds=tuple(fold_luck(outcome, periods_per_year=periods, seed=seed) for outcome in outcomes),
         against_untuned=against_untuned,
         baselines=tuple(baselines),
+        calibration=calibration,
     )
 
 
@@ -149,4 +154,4 @@ def metrics(result: Inference) -> dict[str, float | None]:
         }
     if result.against_untuned:
         named["oos_sharpe_over_untuned"] = result.against_untuned.difference_annual
-    return named
+    return named | calibrating.metrics(result.calibration)

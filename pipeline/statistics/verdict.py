@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pipeline.statistics.baseline_comparison import BaselineRow, listed
+from pipeline.statistics.calibration import Calibration, worse
 from pipeline.statistics.sharpe import SIGNIFICANT, SharpeInference
 
 
@@ -14,37 +15,45 @@ def verdict(
     baselines: Sequence[BaselineRow] = (),
     *,
     selection: Literal["holdout", "nested"] = "holdout",
+    calibration: Calibration | None = None,
 ) -> str:
     """One sentence on what a run's out-of-sample Sharpe, on whose bars nothing was selected, is worth.
 
     `holdout` is that Sharpe, None for a run without a holdout; `baselines` are the rows that compare it with simple
-    rules.
+    rules; `calibration` is mentioned where the forecast distributions score worse than one that knows nothing.
     """
-    name = "Holdout Sharpe" if selection == "holdout" else "Nested out-of-sample Sharpe"
     if holdout is None:
         return "There is no holdout with a known return: no number of this run is out-of-sample."
+    name = "Holdout Sharpe" if selection == "holdout" else "Nested out-of-sample Sharpe"
+    sentence = _on_luck(name, holdout)
+    if holdout.p_value_deflated is not None:
+        sentence += _against_baselines(baselines)
+    clause = worse(calibration)
+    return f"{sentence}{f'; {clause}' if clause else ''}."
+
+
+def _on_luck(name: str, holdout: SharpeInference) -> str:
+    """The Sharpe of that name beside what luck alone would have given."""
     assert holdout.detectable_sharpe is not None  # it has bars
     smallest = f"the smallest Sharpe that this sample could have detected is {holdout.detectable_sharpe:.1f}"
     if holdout.sharpe is None:
-        return f"{name} undefined: {holdout.undefined}; {smallest}."
+        return f"{name} undefined: {holdout.undefined}; {smallest}"
     if holdout.p_value_deflated is None:
-        return f"{name} {holdout.sharpe:z.2f}: {holdout.undefined}; {smallest}."
+        return f"{name} {holdout.sharpe:z.2f}: {holdout.undefined}; {smallest}"
     assert holdout.standard_error is not None and holdout.high is not None
     figure = f"{name} {holdout.sharpe:z.2f} ± {holdout.standard_error:.2f}"
     p = _p_text(holdout)
     if holdout.p_value_deflated < SIGNIFICANT:
-        sentence = f"{figure}: more than luck alone would give ({p})"
-        if holdout.sharpe < holdout.detectable_sharpe:  # so small a sample exaggerates a true Sharpe that it finds
-            sentence = f"{sentence}; {smallest}"
-    elif holdout.high < 0.0:
-        sentence = f"{figure}: it lost more than luck alone explains ({p}); {smallest}"
-    elif holdout.sharpe <= 0.0:
-        sentence = f"{figure}: no sign of skill ({p}); {smallest}"
-    else:
-        assert holdout.bars_needed is not None
-        years = holdout.bars_needed * holdout.years / holdout.n_bars
-        sentence = f"{figure}: not distinguishable from luck ({p}); {_years(years)} of this would be needed; {smallest}"
-    return f"{sentence}{_against_baselines(baselines)}."
+        found = f"{figure}: more than luck alone would give ({p})"
+        # So small a sample exaggerates a true Sharpe that it finds.
+        return f"{found}; {smallest}" if holdout.sharpe < holdout.detectable_sharpe else found
+    if holdout.high < 0.0:
+        return f"{figure}: it lost more than luck alone explains ({p}); {smallest}"
+    if holdout.sharpe <= 0.0:
+        return f"{figure}: no sign of skill ({p}); {smallest}"
+    assert holdout.bars_needed is not None
+    years = holdout.bars_needed * holdout.years / holdout.n_bars
+    return f"{figure}: not distinguishable from luck ({p}); {_years(years)} of this would be needed; {smallest}"
 
 
 def _p_text(one: SharpeInference) -> str:

@@ -46,6 +46,11 @@ def test_a_walk_forecasts_each_test_block_and_reads_the_selection_off_the_valida
         grid = outcome.forecast.raw_position.reshape(-1)
         assert np.array_equal(grid[cells - outcome.forecast.bars.start * 3], forecasts.position)
         assert np.isfinite(grid).sum() == len(cells)
+        assert outcome.distribution.shape == (*outcome.forecast.raw_position.shape, 2)
+        own = outcome.distribution.reshape(-1, 2)
+        assert np.array_equal(own[cells - outcome.forecast.bars.start * 3], forecasts.distribution)
+        assert np.array_equal(np.isfinite(own).all(axis=1), np.isfinite(grid))
+        assert np.allclose(2.0 * outcome.probability_up - 1.0, outcome.forecast.raw_position, atol=1e-6, equal_nan=True)
         kept = fit.validation_position[fit.kept_epoch]
         assert np.array_equal(outcome.validation_position, kept.astype(np.float64), equal_nan=True)
 
@@ -92,4 +97,4 @@ def test_the_last_fold_that_is_tested_goes_on_whatever_is_fitted_after_it() -> N
     market = Market(panel, recipe.timing, CPU)
     outcomes = [outcome for _, outcome in walk(market, (*tested, final), recipe, POSITIONS, test_until=160)]
     assert [one.forecast.bars for one in outcomes] == [range(80, 110), range(110, 160), range(140, 140)]
-    assert outcomes[2].forecast.raw_position.shape == (0, 3)
+    assert outcomes[2].forecast.raw_position.shape == outcomes[2].probability_up.shape == (0, 3)

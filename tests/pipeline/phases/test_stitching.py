@@ -7,14 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.phases.stitching import average, stitch_by_fold
 from tests.conftest import CPU, small_panel, small_recipe
 from tft.backtest import walk
+from tft.checkpoint import TrainedModel
 from tft.folds import Fold
 from tft.market import Market
 from tft.metrics import sharpe
-from tft.positions import PositionsConfig, volatility_scale
+from tft.model import LOSS_MODES, LossMode
+from tft.positions import PositionsConfig, RegimeConfig, volatility_scale
+from tft.predict import Predictor
 from tft.record import RawForecast, stitch
 from tft.volatility import Timing
 
@@ -86,4 +90,54 @@ def test_seeds_of_a_fold_are_averaged_in_their_positions() -> None:
     np.testing.assert_allclose(found.train_loss, (first.train_loss[:2] + second.train_loss) / 2.0)
     np.testing.assert_allclose(found.vsn_weight, (first.vsn_weight + second.vsn_weight) / 2.0)
     assert found.seconds == first.seconds + second.seconds
+    up = (first.probability_up + second.probability_up) / 2.0
+    np.testing.assert_array_equal(found.probability_up, up)
     assert average([first], market, positions) is first
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_the_averaged_distribution_is_the_one_that_a_live_decision_states(loss_mode: LossMode, seeds: int) -> None:
+    """The checkpoint of the same fits, on the same bars: probability_up to the last bit, the parameters in return
+    units; where an instrument has no forecast neither has one."""
+    panel = small_panel(120)
+    panel.features[80:100, 1] = np.nan
+    timing, positions = Timing(horizon=2), PositionsConfig()
+    market = Market(panel, timing, CPU)
+    fold = Fold(3, range(20, 60), range(64, 75), range(80, 100))
+    recipes = [replace(small_recipe(epochs=1, seed=5 + n, loss_mode=loss_mode), timing=timing) for n in range(seeds)]
+    fits, outcomes = zip(*(next(walk(market, [fold], recipe, positions)) for recipe in recipes), strict=True)
+    found = average(outcomes, market, positions)
+
+    trained = TrainedModel(
+        config=recipes[0].model,
+        loss_mode=loss_mode,
+        feature_names=panel.feature_names,
+        known=(),
+        symbols=panel.symbols,
+        scaler=fits[0].scaler,
+        parameters={name: torch.stack([fit.parameters[name] for fit in fits]) for name in fits[0].parameters},
+        timing=timing,
+        positions=positions,
+        regime=RegimeConfig(),
+        seed=5,
+        fit_end="2020-01-01",
+        data_sha256="",
+    )
+    live = Predictor(trained).run(panel)
+    rows = np.searchsorted(live.times, panel.times[80:100])
+    np.testing.assert_array_equal(found.forecast.raw_position, live.raw_position[rows])
+    if loss_mode == "sharpe":
+        assert found.distribution.shape == (20, 2, 0) and np.isnan(found.probability_up).all()
+        return
+    assert live.probability_up is not None
+    np.testing.assert_array_equal(found.probability_up, live.probability_up[rows])
+    assert np.isfinite(found.probability_up[:, 0]).all() and not np.isfinite(found.probability_up[10:, 1]).any()
+    if loss_mode == "joint_mle":
+        assert live.mu is not None and live.sigma is not None
+        stated = np.stack([live.mu, live.sigma], axis=-1)[rows]
+    else:
+        assert live.quantiles is not None
+        stated = live.quantiles[rows]
+    unit = market.sigma[80:100, :, None] * np.sqrt(2.0)
+    np.testing.assert_allclose(found.distribution * unit, stated, rtol=1e-12)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.reporting import page as report
 from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.calibration import Calibration, CalibrationRow, Estimate
 from pipeline.statistics.epochs import FoldLuck
 from pipeline.statistics.inference import Inference, Looked, infer
 from pipeline.statistics.overfitting import Trials
@@ -466,6 +467,71 @@ class Found:
     message: str
 
 
+FIT = Calibration(
+    "gaussian",
+    (
+        CalibrationRow("fold 0", "development", 9, 18),
+        CalibrationRow(
+            "holdout",
+            "holdout",
+            78,
+            156,
+            log_score=-1.4,
+            log_score_gain=Estimate(-0.012, 0.004),
+            crps=0.56,
+            crps_gain=Estimate(-0.001, None),
+            coverage_50=Estimate(0.48, 0.03),
+            coverage_90=Estimate(0.85, 0.02),
+            slope=Estimate(0.5, 0.125),
+            probability_slope=Estimate(0.25, 0.2),
+        ),
+    ),
+    "holdout",
+)
+
+
+def test_the_forecast_distribution_stands_beside_the_unconditional_one() -> None:
+    """A row a part, errors where there are any, missing where too few bars; shaded where it is clean; said in the
+    verdict where it is worse."""
+    record = small_record(160, holdout_bars=80)
+    html = page(
+        record=record,
+        inference=inference(record, calibration=FIT),
+        figures={report.CALIBRATION: Figure(figsize=(1, 1))},
+    )
+    parsed(html)
+    fold, clean = table(html, "calibration")
+    assert fold == ["fold 0", "9", *["n/a"] * 6]
+    assert clean == [
+        *["holdout", "78", "-0.0120 ± 0.0040", "-0.0010", "48.0% ± 3.0%", "85.0% ± 2.0%", "0.50 ± 0.12"],
+        "0.25 ± 0.20",
+    ]
+    assert html.count('<tr class="holdout">\n<td class="text">') == 1
+    assert "On 78 holdout bars the forecast distribution gains log score −0.0120" in html
+    assert "worse than the unconditional one (log score −0.0120 ± 0.0040 per bar)." in html
+    assert 'alt="PIT and reliability"' in html and html.count("<figure>") == 1
+    assert "quantiles have no log score" not in html
+    with_quantiles = page(inference=inference(record, calibration=replace(FIT, family="quantiles")))
+    assert "quantiles have no log score" in with_quantiles
+
+
+def test_a_nested_records_distribution_is_called_the_records() -> None:
+    record = small_record(160, holdout_bars=160)
+    judged = inference(record, selection="nested", calibration=FIT)
+    html = page(job=replace(FACTS, selection="nested"), record=record, inference=judged)
+    assert table(html, "calibration")[1][0] == "the record"
+    assert "On 78 bars of the nested record the" in html
+    assert 'class="holdout"' not in html
+
+
+def test_positions_alone_are_said_to_have_no_distribution() -> None:
+    record = small_record(160, holdout_bars=80)
+    html = page(record=record, inference=inference(record, calibration=Calibration("none")))
+    parsed(html)
+    assert "there is no distribution to calibrate" in html
+    assert 'id="calibration"' not in html and "PIT" not in html
+
+
 def test_findings_are_listed() -> None:
     html = page(findings=[Found("error", "leak", "px_tomorrow", HOSTILE)])
     parsed(html)
@@ -476,9 +542,15 @@ def test_findings_are_listed() -> None:
 
 def test_what_was_not_given_has_no_section() -> None:
     html = page()
-    for name in ("looks", "baselines", "findings"):
+    for name in ("looks", "baselines", "calibration", "findings"):
         assert f'id="{name}"' not in html
-    for text in ("What a simple rule", "Against the untuned", "Probability of backtest overfitting", "Best trial of"):
+    for text in (
+        "What a simple rule",
+        "Does the forecast",
+        "Against the untuned",
+        "Probability of backtest overfitting",
+        "Best trial of",
+    ):
         assert text not in html
 
 

@@ -92,6 +92,8 @@ def outcome(returns: Array, index: int = 0) -> FoldOutcome:
     empty = np.zeros(0)
     return FoldOutcome(
         forecast=RawForecast(fold, fold.test, np.zeros((10, 2))),
+        distribution=np.zeros((10, 2, 0)),
+        probability_up=np.full((10, 2), np.nan),
         kept_epoch=0,
         train_loss=np.zeros(n_epochs),
         validation_score=np.zeros(n_epochs),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.calibration import Calibration, CalibrationRow, Estimate
 from pipeline.statistics.inference import infer, verdict
 from pipeline.statistics.sharpe import SharpeInference, detectable_sharpe
 from tests.pipeline.reporting.test_page import small_record
@@ -135,3 +136,34 @@ def test_the_verdict_of_a_run_is_that_of_its_holdout() -> None:
     found = infer(record, [], baselines=rows)
     assert found.verdict == verdict(found.holdout, rows)
     assert infer(replace(record, segment=np.full(300, "development")), []).verdict == verdict(None)
+
+
+@pytest.mark.parametrize(
+    ("gain", "error", "part", "said"),
+    [
+        (-0.012, 0.004, "holdout", True),
+        (-0.012, 0.007, "holdout", False),
+        (0.012, 0.004, "holdout", False),
+        (-0.012, None, "holdout", False),
+        (-0.012, 0.004, "development", False),
+        (-0.012, 0.004, "fold 3", False),
+    ],
+)
+def test_a_distribution_worse_than_the_unconditional_one_is_mentioned(
+    gain: float, error: float | None, part: str, said: bool
+) -> None:
+    """Beyond two standard errors on the clean bars, after all else."""
+    row = CalibrationRow(part, "holdout", 292, 292, log_score_gain=Estimate(gain, error), crps_gain=Estimate(0.0, 0.1))
+    calibration = Calibration("gaussian", (row,), "holdout")
+    rows = [baseline("long only", -0.1)]
+    plain = verdict(judged(0.41, 0.93), rows)
+    clause = "; its forecast distribution is worse than the unconditional one (log score -0.0120 ± 0.0040 per bar)."
+    expected = plain.removesuffix(".") + clause if said else plain
+    assert verdict(judged(0.41, 0.93), rows, calibration=calibration) == expected
+    still = unjudged(None, 300, "the returns do not vary: the positions stayed flat")
+    assert (clause in verdict(still, calibration=calibration)) == said
+    assert verdict(None, calibration=calibration) == verdict(None)
+
+    record = small_record(300, holdout_bars=120)
+    found = infer(record, [], calibration=calibration)
+    assert found.calibration == calibration and (clause in found.verdict) == said
