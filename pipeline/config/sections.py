@@ -106,6 +106,8 @@ class PruningConfig:
 
     weight_threshold: float = 1.0
     """Least mean variable-selection weight, relative to the same weight for every column."""
+    false_discovery_rate: float = 0.1
+    """Share of the kept columns that may be false on average, by what probes get; with 1 any column passes."""
     min_stability: float = 0.25
     """Least share of folds in which a column reaches the threshold."""
     max_features: int = 80
@@ -113,6 +115,8 @@ class PruningConfig:
 
     def faults(self) -> list[str]:
         found = at_least("pruning", self, {"max_features": 1})
+        if not 0.0 < self.false_discovery_rate <= 1.0:
+            found.append(f"pruning.false_discovery_rate is {self.false_discovery_rate}, it must lie in (0, 1]")
         if not 0.0 <= self.min_stability <= 1.0:
             found.append(f"pruning.min_stability is {self.min_stability}, it must lie in [0, 1]")
         if self.weight_threshold < 0.0:
