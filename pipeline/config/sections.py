@@ -90,8 +90,8 @@ class ExplorationConfig:
     epochs: int = 40
     max_folds: int | None = None
     """The largest number of folds, of which the most recent are kept; null: all."""
-    n_probes: int = 20
-    """Block-permuted copies of columns: they show what weight a column without information gets."""
+    n_probes: int = 40
+    """Copies of columns, shifted in time, that show what weight a column without information gets."""
 
     def faults(self) -> list[str]:
         found = at_least("exploration", self, {"step_size": 1, "epochs": 1, "n_probes": 0})

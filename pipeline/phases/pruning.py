@@ -48,6 +48,8 @@ class Pruned:
     """Mean relative weight that a column needed: the configured one, or what the probes ask for if that is higher."""
     false_discovery_rate: float
     """The share of the kept columns that may be false, on average."""
+    n_passed: int
+    """Columns that passed; with more than `max_features` the best are kept, with none the best by mean."""
     n_expected_false: float | None
     """At most so many of the kept columns are expected to be false; all of them where no column passed, None without
     probes."""
@@ -64,10 +66,10 @@ class Pruned:
         """How many columns were kept, and how many of them are expected to be false, in one sentence."""
         n = len(self.selected)
         kept = f"{n} of {len(self.ranked)} columns kept"
+        if not self.n_passed:
+            return f"{kept}, expected false: all"
         if self.n_expected_false is None:
             return f"{kept}; how many of them are false is not known without probes"
-        if self.n_expected_false >= n:
-            return f"{kept}, expected false: all"
         return f"{kept}, at most {self.n_expected_false:.1f} of them expected to be false"
 
 
@@ -98,7 +100,10 @@ def prune(explored: Explored, config: PruningConfig) -> Pruned:
         needed = null.weight_at(limit)
     threshold = max(config.weight_threshold, needed)
     chosen = [column for column in order if passed[column]][: config.max_features]
-    expected_false = min(config.false_discovery_rate * float(passed.sum()), float(len(chosen)))
+    n_passed = int(passed.sum())
+    expected_false = None if null is None else config.false_discovery_rate * n_passed
+    if null is not None and n_passed > len(chosen) > 0:  # of noise columns, so many get a p-value like the last one's
+        expected_false = min(float(known.sum() * p_value[chosen[-1]]), float(len(chosen)))
     warnings = [null.remark] if null is not None and null.remark else []
     if not chosen:
         chosen = [column for column in order if known[column]][: config.max_features]
@@ -133,7 +138,8 @@ def prune(explored: Explored, config: PruningConfig) -> Pruned:
         probe_stability=tuple(probe_stability.tolist()),
         threshold=threshold,
         false_discovery_rate=config.false_discovery_rate,
-        n_expected_false=None if null is None and passed.any() else expected_false,
+        n_passed=n_passed,
+        n_expected_false=expected_false,
         fold_correlation=_fold_correlation(relative),
         warning="; ".join(warnings),
     )

@@ -16,6 +16,9 @@ Array = NDArray[np.float64]
 
 FIT_LEVEL = 0.01
 """A tail is called heavier than the fitted one if its test has a p-value below this."""
+MIN_SHAPE = 0.15
+"""Least shape of the tail, as of a generalised Pareto distribution: 0 is exponential, more is heavier. With 0 the tails
+of 271 noise columns of planted tables were underrated by half at a p-value of 0.0004, with this they are not."""
 MIN_TESTED_TAIL = 4
 """The fewest probes in a tail whose fit can be tested."""
 
@@ -28,19 +31,22 @@ class ProbeNull:
     Beyond it the logarithm of a weight has an exponential tail (Hill 1975), fitted to the k = N // 2 heaviest probes:
     with x and x_(i) logarithms, ascending, u = x_(N-k),
 
-        p = (1 + (x - x_(N)) / S)^-k / (N + 1),    S = sum_(i > N-k) (x_(i) - u) + x_(N) - u.
+        p = (1 + shape (x - x_(N)) / scale)^(-1 / shape) / (N + 1),
+        scale = [sum_(i > N-k) (x_(i) - u) + x_(N) - u] / k,    shape = max(1 / k, MIN_SHAPE).
 
-    That is exact and not only for many probes: if a further probe is the heaviest of N + 1, its lead over the next one
-    and the k normalised spacings below are independent draws from one exponential distribution (Rényi 1953), and S is
-    the sum of the latter. Where the tail is lighter than exponential, as a log-normal one is, p errs upwards.
+    With shape = 1 / k that is exact, for few probes too: if a further probe is the heaviest of N + 1, its lead over the
+    next one and the k normalised spacings below are independent draws from one exponential distribution (Rényi 1953),
+    of which k scale is the sum of the latter. The least shape allows for a tail that is somewhat heavier. Where it is
+    lighter, as that of a log-normal distribution, p errs upwards.
     """
 
     weights: Array
     """(N,) ascending, all above 0"""
     n_tail: int
     """k"""
-    spread: float
-    """S; infinite where nothing is extrapolated: a single probe, probes that are all alike, a tail that is too heavy"""
+    scale: float
+    """In logarithms; infinite where nothing is extrapolated: a single probe, probes all alike, a tail too heavy"""
+    shape: float
     fit_p_value: float
     """Of the exponential tail against a heavier one (Gail & Gastwirth 1978); NaN with too few probes to say"""
 
@@ -57,10 +63,9 @@ class ProbeNull:
         x = np.log(known)
         steps = np.diff(x[n - k - 1 :])  # x_(i) - x_(i-1) of the tail, the highest last
         below = np.arange(k, 0, -1.0)
-        spread = float((steps * (below + 1.0)).sum())
-        fit = _heavier_p_value(steps * below)
-        extrapolated = spread > 1e-9 and not fit < FIT_LEVEL
-        return cls(known, k, spread if extrapolated else math.inf, fit)
+        total, fit = float((steps * (below + 1.0)).sum()), _heavier_p_value(steps * below)
+        extrapolated = total > 1e-9 and not fit < FIT_LEVEL
+        return cls(known, k, total / k if extrapolated else math.inf, max(1.0 / max(k, 1), MIN_SHAPE), fit)
 
     @property
     def too_heavy(self) -> bool:
@@ -88,7 +93,7 @@ class ProbeNull:
         at_least = n - np.searchsorted(self.weights, given, side="left")
         with np.errstate(divide="ignore", invalid="ignore"):
             lead = np.maximum(np.log(given) - math.log(self.weights[-1]), 0.0)
-        p_value = (1.0 + at_least) / (n + 1.0) * (1.0 + lead / self.spread) ** -self.n_tail
+        p_value = (1.0 + at_least) / (n + 1.0) * (1.0 + self.shape * lead / self.scale) ** (-1.0 / self.shape)
         return np.where(np.isnan(given), np.nan, p_value)
 
     def weight_at(self, p_value: float) -> float:
@@ -99,9 +104,10 @@ class ProbeNull:
             return 0.0
         if exceeded >= 0:
             return float(self.weights[n - 1 - exceeded])
-        if not math.isfinite(self.spread):
+        if not math.isfinite(self.scale):
             return math.inf
-        return float(self.weights[-1] * math.exp(self.spread * ((p_value * (n + 1.0)) ** (-1.0 / self.n_tail) - 1.0)))
+        lead = self.scale / self.shape * ((p_value * (n + 1.0)) ** -self.shape - 1.0)
+        return float(self.weights[-1] * math.exp(lead)) if lead < 500.0 else math.inf
 
 
 def benjamini_hochberg(p_values: ArrayLike, rate: float) -> tuple[NDArray[np.bool_], float]:
