@@ -164,10 +164,10 @@ def test_the_trials_table_holds_every_trial(whole_job: WholeJob, phase: str) -> 
 @pytest.mark.parametrize(
     ("phase", "names"),
     [
-        ("", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves"),
-        ("production", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves"),
+        ("", "validation_vs_oos equity vsn_heatmap stability_against_weight probe_null training_curves"),
+        ("production", "validation_vs_oos equity vsn_heatmap stability_against_weight probe_null training_curves"),
         ("exploration", "validation_vs_oos training_curves"),
-        ("pruning", "vsn_heatmap stability_against_weight"),
+        ("pruning", "vsn_heatmap stability_against_weight probe_null"),
     ],
 )
 def test_the_figures_are_pictures(whole_job: WholeJob, phase: str, names: str) -> None:
@@ -297,7 +297,7 @@ def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:
                     loaded.append(value or "")
 
     Loads().feed(page)
-    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 6
+    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 7
     assert not [value for value in loaded if value.lstrip().lower().startswith(("http:", "https:", "//"))]
     assert "@import" not in page
     assert not [part for part in page.split("url(")[1:] if not part.lstrip("'\" ").startswith("data:")]

@@ -111,7 +111,7 @@ def test_what_a_column_needs_is_worked_out_by_hand() -> None:
     assert p_values["a_one"] == pytest.approx(1 / 160) and p_values["a_two"] == pytest.approx(16 / 810)
     assert p_values["a_three"] == pytest.approx((1 + 0.5 / 1.4) ** -4 / 10)
     assert p_values["b_0"] == pytest.approx(5 / 10), "four probes are as heavy"
-    assert p_values["c_spike"] < 0.01
+    assert p_values["c_spike"] == pytest.approx((1 + math.log(2.95) / 1.4) ** -4 / 10)
     # The weight at a p-value of 0.03.
     assert result.threshold == pytest.approx(math.exp(1.4 * ((0.3) ** -0.25 - 1)))
     assert result.false_discovery_rate == 0.1 and result.n_expected_false == pytest.approx(0.3)
