@@ -60,7 +60,7 @@ CAPTIONS = {
     ),
     "stability_against_weight.png": (
         "Stability against weight",
-        "Selected columns should stand clear of the probes, which are columns with their timing destroyed; where "
+        "Selected columns should stand clear of the probes, which are columns shifted in time; where "
         "columns and probes mix, the ranking is noise.",
     ),
     "probe_null.png": (
