@@ -122,6 +122,7 @@ def pruning(job: Job, sink: Sink, reporter: Reporter, explored: Finished[Explore
 
     def draw(run: Sink, result: Pruned) -> None:
         artifacts.pruning(run, result)
+        reporter.say(f"pruning: {result.summary}")
         if result.warning:
             reporter.say(f"pruning: {result.warning}")
 
@@ -319,6 +320,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
         result = Produced(
             features=choice.features,
+            selection=choice.pruned.summary,
             folds=rows,
             development=development,
             holdout=holdout,

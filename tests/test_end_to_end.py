@@ -164,10 +164,13 @@ def test_the_trials_table_holds_every_trial(whole_job: WholeJob, phase: str) -> 
 @pytest.mark.parametrize(
     ("phase", "names"),
     [
-        ("", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves calibration"),
-        ("production", "validation_vs_oos equity vsn_heatmap stability_against_weight training_curves calibration"),
+        ("", "validation_vs_oos equity vsn_heatmap stability_against_weight probe_null training_curves calibration"),
+        (
+            "production",
+            "validation_vs_oos equity vsn_heatmap stability_against_weight probe_null training_curves calibration",
+        ),
         ("exploration", "validation_vs_oos training_curves"),
-        ("pruning", "vsn_heatmap stability_against_weight"),
+        ("pruning", "vsn_heatmap stability_against_weight probe_null"),
     ],
 )
 def test_the_figures_are_pictures(whole_job: WholeJob, phase: str, names: str) -> None:

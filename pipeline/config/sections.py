@@ -90,8 +90,8 @@ class ExplorationConfig:
     epochs: int = 40
     max_folds: int | None = None
     """The largest number of folds, of which the most recent are kept; null: all."""
-    n_probes: int = 20
-    """Block-permuted copies of columns: they show what weight a column without information gets."""
+    n_probes: int = 40
+    """Copies of columns, shifted in time, that show what weight a column without information gets."""
 
     def faults(self) -> list[str]:
         found = at_least("exploration", self, {"step_size": 1, "epochs": 1, "n_probes": 0})
@@ -106,6 +106,8 @@ class PruningConfig:
 
     weight_threshold: float = 1.0
     """Least mean variable-selection weight, relative to the same weight for every column."""
+    false_discovery_rate: float = 0.1
+    """Share of the kept columns that may be false on average, by what probes get; with 1 any column passes."""
     min_stability: float = 0.25
     """Least share of folds in which a column reaches the threshold."""
     max_features: int = 80
@@ -113,6 +115,8 @@ class PruningConfig:
 
     def faults(self) -> list[str]:
         found = at_least("pruning", self, {"max_features": 1})
+        if not 0.0 < self.false_discovery_rate <= 1.0:
+            found.append(f"pruning.false_discovery_rate is {self.false_discovery_rate}, it must lie in (0, 1]")
         if not 0.0 <= self.min_stability <= 1.0:
             found.append(f"pruning.min_stability is {self.min_stability}, it must lie in [0, 1]")
         if self.weight_threshold < 0.0:

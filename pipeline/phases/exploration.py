@@ -18,8 +18,8 @@ from tft.train import EpochReport, Recipe
 from tft.windows import seed_from
 
 PROBE_GROUP = "probe"
-PROBE_BLOCK_BARS = 21
-"""Probes are permuted in blocks of this many bars: a column's memory within a month survives, its timing does not."""
+LEAST_SHIFT = 1.0 / 3.0
+"""Share of the bars that a probe is shifted by at least, in either direction."""
 
 Weights = tuple[tuple[float, ...], ...]
 """One row a fold, one value a column; NaN where a column was missing from the fold's validation rows."""
@@ -47,14 +47,16 @@ class Explored:
 
 
 def with_probes(panel: Panel, n_probes: int, seed: int) -> tuple[Panel, tuple[str, ...]]:
-    """The panel with `n_probes` block-permuted copies of columns drawn without replacement (cycled if too few).
+    """The panel with `n_probes` shifted copies of columns drawn without replacement (cycled if too few).
 
-    One permutation a probe, of whole blocks of bars, the same for all instruments: values, missing values and
-    cross-section stay together, only their timing is lost.
+    The bars of a probe are those of its column, the last ones moved to the front, by a random distance of a third to
+    two thirds of all bars, the same for all instruments: values, missing values, cross-section and memory stay as they
+    are, only the timing is lost. A probe is what its column would be if it had nothing to do with returns, drifts and
+    slow swings included, as a permuted copy is not.
     """
     rng = np.random.default_rng([seed, seed_from("probes") % 2**32])
     n_bars = len(panel.times)
-    starts = np.arange(0, n_bars, PROBE_BLOCK_BARS)
+    least = int(LEAST_SHIFT * n_bars)
     order = [
         int(c)
         for _ in range(-(-n_probes // len(panel.feature_names)))
@@ -62,9 +64,9 @@ def with_probes(panel: Panel, n_probes: int, seed: int) -> tuple[Panel, tuple[st
     ]
     names, copies = [], []
     for number, column in enumerate(order[:n_probes]):
-        blocks = [np.arange(start, min(start + PROBE_BLOCK_BARS, n_bars)) for start in rng.permutation(starts)]
+        shift = int(rng.integers(least, n_bars - least + 1))
         names.append(f"{PROBE_GROUP}_{number}_{panel.feature_names[column]}")
-        copies.append(panel.features[np.concatenate(blocks)][:, :, column])
+        copies.append(np.roll(panel.features[:, :, column], shift, axis=0))
     if not copies:
         return panel, ()
     features = np.concatenate([panel.features, np.stack(copies, axis=-1)], axis=-1)

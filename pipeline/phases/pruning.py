@@ -1,17 +1,16 @@
-"""Phase 3, without training: keep the columns whose selection weight is high, stable and above what probes get."""
+"""Phase 3, without training: keep the columns whose selection weight is high, stable and beyond what probes get."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.config.sections import PruningConfig
 from pipeline.phases.exploration import Explored
+from pipeline.statistics.false_discovery import ProbeNull, benjamini_hochberg
 from tft.panel import group_of
-
-PROBE_QUANTILE = 0.95
-"""A column has to exceed this quantile of the probes' mean relative weights."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class Ranked:
     """Mean over folds of the weight relative to uniform."""
     stability: float
     """Share of folds in which the relative weight reaches the threshold."""
+    p_value: float
+    """How often a column without information has at least this relative weight; NaN without probes."""
     selected: bool
     weights: tuple[float, ...]
     """VSN weight by fold."""
@@ -44,7 +45,14 @@ class Pruned:
     """Mean relative weight of each probe."""
     probe_stability: tuple[float, ...]
     threshold: float
-    """Mean relative weight that a column needed: the configured one, or the probes' 95th percentile if higher."""
+    """Mean relative weight that a column needed: the configured one, or what the probes ask for if that is higher."""
+    false_discovery_rate: float
+    """The share of the kept columns that may be false, on average."""
+    n_passed: int
+    """Columns that passed; with more than `max_features` the best are kept, with none the best by mean."""
+    n_expected_false: float | None
+    """At most so many of the kept columns are expected to be false; all of them where no column passed, None without
+    probes."""
     fold_correlation: float
     """Mean pairwise correlation between folds of the columns' relative weights; NaN with a single fold."""
     warning: str
@@ -52,6 +60,17 @@ class Pruned:
     @property
     def selected(self) -> tuple[str, ...]:
         return tuple(row.feature for row in self.ranked if row.selected)
+
+    @property
+    def summary(self) -> str:
+        """How many columns were kept, and how many of them are expected to be false, in one sentence."""
+        n = len(self.selected)
+        kept = f"{n} of {len(self.ranked)} columns kept"
+        if not self.n_passed:
+            return f"{kept}, expected false: all"
+        if self.n_expected_false is None:
+            return f"{kept}; how many of them are false is not known without probes"
+        return f"{kept}, at most {self.n_expected_false:.1f} of them expected to be false"
 
 
 def prune(explored: Explored, config: PruningConfig) -> Pruned:
@@ -61,28 +80,42 @@ def prune(explored: Explored, config: PruningConfig) -> Pruned:
     mean_weight, _ = _summary(weight, 0.0)
     probes = np.array(explored.probe_relative).reshape(len(relative), -1)
     probe_relative, probe_stability = _summary(probes, config.weight_threshold)
-    known_probes = probe_relative[np.isfinite(probe_relative)]
-    of_probes = float(np.quantile(known_probes, PROBE_QUANTILE)) if len(known_probes) else -np.inf
-    threshold = max(config.weight_threshold, of_probes)
-
-    order = np.argsort(-np.nan_to_num(mean_relative, nan=-1.0), kind="stable")
-    passed = (
-        (mean_relative >= config.weight_threshold) & (mean_relative > of_probes) & (stability >= config.min_stability)
-    )
-    chosen = [column for column in order if passed[column]][: config.max_features]
-    warning = ""
-    if not np.isfinite(mean_relative).any():
+    known = np.isfinite(mean_relative)
+    if not known.any():
         raise ValueError(
             "no column is present in the validation rows of any exploration fold: start the table later, or widen "
             "walk_forward.validation_window"
         )
+
+    order = np.argsort(-np.nan_to_num(mean_relative, nan=-1.0), kind="stable")
+    good = known & (mean_relative >= config.weight_threshold) & (stability >= config.min_stability)
+    null = ProbeNull.of(probe_relative) if np.isfinite(probe_relative).any() else None
+    p_value, passed, needed = np.full(len(order), np.nan), good, 0.0
+    if null is not None:
+        p_value = null.p_values(mean_relative)
+        # A column that is light or unstable cannot pass: with a p-value of 1 it counts as one that was tested.
+        discovered, limit = benjamini_hochberg(np.where(good, p_value, 1.0)[known], config.false_discovery_rate)
+        passed = good.copy()
+        passed[known] &= discovered
+        needed = null.weight_at(limit)
+    threshold = max(config.weight_threshold, needed)
+    chosen = [column for column in order if passed[column]][: config.max_features]
+    n_passed = int(passed.sum())
+    expected_false = None if null is None else config.false_discovery_rate * n_passed
+    if null is not None and n_passed > len(chosen) > 0:  # of noise columns, so many get a p-value like the last one's
+        expected_false = min(float(known.sum() * p_value[chosen[-1]]), float(len(chosen)))
+    warnings = [null.remark] if null is not None and null.remark else []
     if not chosen:
-        chosen = [column for column in order if np.isfinite(mean_relative[column])][: config.max_features]
-        warning = (
-            f"no column has a mean relative weight of at least {threshold:.3f} and a stability of at least "
-            f"{config.min_stability}: the best {len(chosen)} by mean weight are kept, which is no evidence that any "
-            f"of them matters"
+        chosen = [column for column in order if known[column]][: config.max_features]
+        expected_false = float(len(chosen))
+        beyond = f" beyond what probes give at a false discovery rate of {config.false_discovery_rate}" if null else ""
+        asked = f"at least {threshold:.3f}" if math.isfinite(threshold) else f"at least {config.weight_threshold}"
+        warnings.append(
+            f"no column has a mean relative weight of {asked} and a stability of at least {config.min_stability}"
+            f"{beyond}: the best {len(chosen)} by mean weight are kept, which is no evidence that any of them matters "
+            f"(expected false: all)"
         )
+    selected = set(chosen)
     ranked = tuple(
         Ranked(
             rank=rank,
@@ -91,7 +124,8 @@ def prune(explored: Explored, config: PruningConfig) -> Pruned:
             mean_weight=float(mean_weight[column]),
             relative_weight=float(mean_relative[column]),
             stability=float(stability[column]),
-            selected=column in set(chosen),
+            p_value=float(p_value[column]),
+            selected=column in selected,
             weights=tuple(weight[:, column].tolist()),
         )
         for rank, column in enumerate(order.tolist(), start=1)
@@ -103,8 +137,11 @@ def prune(explored: Explored, config: PruningConfig) -> Pruned:
         probe_relative_weight=tuple(probe_relative.tolist()),
         probe_stability=tuple(probe_stability.tolist()),
         threshold=threshold,
+        false_discovery_rate=config.false_discovery_rate,
+        n_passed=n_passed,
+        n_expected_false=expected_false,
         fold_correlation=_fold_correlation(relative),
-        warning=warning,
+        warning="; ".join(warnings),
     )
 
 

@@ -87,7 +87,7 @@ def exploration(sink: Sink, result: Explored) -> None:
 def pruning(sink: Sink, result: Pruned) -> None:
     """Log the ranked columns, as tables and figures."""
     sink.metrics({"n_features_selected": len(result.selected), "vsn_fold_correlation": result.fold_correlation})
-    sink.metrics({"vsn_threshold": result.threshold})
+    sink.metrics({"vsn_threshold": result.threshold, "n_features_expected_false": result.n_expected_false})
     vsn_tables(sink, result)
     for name, draw in pruning_figures(result).items():
         sink.figure(name, draw)
@@ -97,7 +97,7 @@ def pruning(sink: Sink, result: Pruned) -> None:
 
 def pruning_figures(result: Pruned) -> dict[str, partial[Figure]]:
     """How each figure of the ranked columns is drawn, by file name."""
-    return {
+    drawn = {
         "vsn_heatmap.png": partial(selection_figures.vsn_heatmap, result.ranked, result.fold_indices),
         "stability_against_weight.png": partial(
             selection_figures.stability_against_weight,
@@ -107,6 +107,15 @@ def pruning_figures(result: Pruned) -> dict[str, partial[Figure]]:
             result.threshold,
         ),
     }
+    if np.isfinite(result.probe_relative_weight).any():
+        drawn["probe_null.png"] = partial(
+            selection_figures.probe_null,
+            result.ranked,
+            result.probe_relative_weight,
+            result.threshold,
+            result.false_discovery_rate,
+        )
+    return drawn
 
 
 def tuning(sink: Sink, result: Tuned) -> None:
@@ -153,14 +162,17 @@ def folds(sink: Sink, rows: Sequence[FoldRow], more: Mapping[str, Sequence[float
 
 
 def vsn_tables(sink: Sink, result: Pruned) -> None:
-    """Log `vsn_weights.json` and `feature_groups.json`."""
+    """Log `vsn_weights.json`, `feature_groups.json`, and with probes `vsn_p_values.json`."""
     rows = result.ranked
-    columns = ("rank", "feature", "group", "mean_weight", "relative_weight", "stability", "selected")
+    columns: tuple[str, ...] = ("rank", "feature", "group", "mean_weight", "relative_weight", "stability", "selected")
     sink.table(
         "vsn_weights.json",
         {name: [getattr(row, name) for row in rows] for name in columns}
         | {f"fold_{fold}": [row.weights[i] for row in rows] for i, fold in enumerate(result.fold_indices)},
     )
+    if np.isfinite(result.probe_relative_weight).any():
+        columns = ("rank", "feature", "relative_weight", "p_value", "selected")
+        sink.table("vsn_p_values.json", {name: [getattr(row, name) for row in rows] for name in columns})
     total = Counter(row.group for row in rows)
     selected = Counter(row.group for row in rows if row.selected)
     weight = {

@@ -63,8 +63,13 @@ CAPTIONS = {
     ),
     "stability_against_weight.png": (
         "Stability against weight",
-        "Selected columns should stand clear of the probes, which are columns with their timing destroyed; where "
+        "Selected columns should stand clear of the probes, which are columns shifted in time; where "
         "columns and probes mix, the ranking is noise.",
+    ),
+    "probe_null.png": (
+        "Columns against noise",
+        "How many columns have at least a weight, and how many would if none of them mattered. Columns pass where the "
+        "blue points lie above the green line; where they follow the black one, they are noise.",
     ),
 }
 """Heading and caption of each figure by file name, in the order of the page."""
@@ -107,6 +112,7 @@ def render(
     n_prefiltered: int,
     n_selected: int,
     ranked: Sequence[RankedRow],
+    pruning_summary: str,
     pruning_warning: str,
     tuned: Mapping[str, Any],
     n_trials: int,
@@ -150,6 +156,7 @@ def render(
         features=selected[:FEATURES_SHOWN],
         n_more=max(0, len(selected) - FEATURES_SHOWN),
         groups=_groups(ranked),
+        pruning_summary=pruning_summary,
         warnings=[*([f"Pruning: {pruning_warning}."] if pruning_warning else []), *trouble],
         tuned=tuned,
         n_trials=n_trials,

@@ -32,6 +32,8 @@ class Produced:
     """Headline of a production run."""
 
     features: tuple[str, ...]
+    selection: str
+    """How many columns pruning kept, and how many of them are expected to be false."""
     folds: tuple[FoldRow, ...]
     development: Performance | None
     holdout: Performance | None
@@ -74,6 +76,7 @@ def production(
         n_prefiltered=len(chosen.filtered.kept),
         n_selected=len(pruned.selected),
         ranked=pruned.ranked,
+        pruning_summary=pruned.summary,
         pruning_warning=pruned.warning,
         tuned=tuned.best,
         n_trials=len(tuned.trials),
@@ -93,6 +96,7 @@ def production(
     }
     for sink in sinks:
         headline(sink, result, n_initial=chosen.filtered.n_initial, n_prefiltered=len(chosen.filtered.kept))
+        sink.metrics({"n_features_expected_false": pruned.n_expected_false})
         artifacts.vsn_tables(sink, pruned)
         if walked.selection == "nested":
             choices(sink, walked)

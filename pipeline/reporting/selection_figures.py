@@ -10,7 +10,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from pipeline.reporting.figures import BLUE, GREY, VERMILION, empty_figure, label_ratios, thinned
+from pipeline.reporting.figures import BLUE, GREEN, GREY, VERMILION, empty_figure, label_ratios, thinned
+from pipeline.statistics.false_discovery import ProbeNull
 
 HEATMAP_ROWS = 40
 NAMED_COLUMNS = 12
@@ -34,6 +35,8 @@ class RankedRow(Protocol):
     def stability(self) -> float:
         """Share of folds in which the column reaches the threshold."""
 
+    @property
+    def p_value(self) -> float: ...
     @property
     def selected(self) -> bool: ...
     @property
@@ -101,7 +104,8 @@ def stability_against_weight(
             label=f"probe: no information by construction ({len(probe_relative_weight)})",
         )
     axes.axvline(1.0, color=GREY, lw=1.0, ls=":", label="uniform weight")
-    axes.axvline(threshold, color="black", lw=1.2, ls="--", label=f"needed: {threshold:.2f}×")
+    if np.isfinite(threshold):
+        axes.axvline(threshold, color="black", lw=1.2, ls="--", label=f"needed: {threshold:.2f}×")
     values = np.array([*(row.relative_weight for row in ranked), *probe_relative_weight, threshold])
     known = values[np.isfinite(values)]
     if known.min() > 0.0 and known.max() > 6.0 * np.median(known):  # a few columns dwarf the others
@@ -124,6 +128,35 @@ def stability_against_weight(
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5, "alpha": 0.7, "relpos": (0.0, 0.5), "shrinkB": 3},
         )
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def probe_null(
+    ranked: Sequence[RankedRow], probe_relative_weight: Sequence[float], threshold: float, rate: float
+) -> Figure:
+    """The share of columns that have at least a weight, of probes, and what the fitted null says of noise columns."""
+    null = ProbeNull.of(probe_relative_weight)
+    weights = np.sort([row.relative_weight for row in ranked if np.isfinite(row.relative_weight)])
+    figure, (axes,) = empty_figure(5.0, (1,))
+    for values, colour, label in ((weights, BLUE, "columns"), (null.weights, VERMILION, "probes")):
+        share = np.arange(len(values), 0, -1) / len(values)
+        axes.plot(values, share, marker=".", ls="none", color=colour, zorder=3, label=f"{label} ({len(values)})")
+    known = [*weights, *null.weights, *([threshold] if np.isfinite(threshold) else [])]
+    grid = np.geomspace(float(null.weights[0]), 1.05 * max(known), 400)
+    axes.plot(grid, null.p_values(grid), color="black", lw=1.4, label="p-value: what noise gives")
+    # A column passes where the share of columns is at least the p-value divided by the rate.
+    axes.plot(
+        grid, null.p_values(grid) / rate, color=GREEN, lw=1.2, ls="-.", label=f"share needed at a rate of {rate:g}"
+    )
+    if np.isfinite(threshold):
+        axes.axvline(threshold, color="black", lw=1.2, ls="--", label=f"needed: {threshold:.2f}×")
+    axes.set_xscale("log")
+    label_ratios(axes)
+    axes.set_yscale("log")
+    axes.set_ylim(0.5 / max(len(weights), len(null.weights)), 1.3)
+    axes.set_xlabel("mean selection weight relative to uniform (×)")
+    axes.set_ylabel("share with at least this weight")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
 

@@ -53,7 +53,7 @@ def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns
         console.print(
             f"Validation Sharpe minus test Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {len(gaps)} folds."
         )
-    console.print(f"Columns: {n_columns} in the table, {len(result.features)} selected.")
+    console.print(f"Columns: {n_columns} in the table; {result.selection}.", highlight=False)
     if result.model_version:
         state = "promoted to Production" if result.promoted else "not promoted"
         console.print(

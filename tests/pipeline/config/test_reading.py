@@ -89,7 +89,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
             "production": {"step_size": 0},
             "exploration": {"max_folds": 0},
             "prefilter": {"max_correlation": 0},
-            "pruning": {"min_stability": 2},
+            "pruning": {"min_stability": 2, "false_discovery_rate": 0},
         },
         "regime",
     )
@@ -98,6 +98,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
         *("model.n_heads", "training.loss_mode", "training.batch_size", "positions", "data.exclude", "'regime'"),
         *("tuning.n_trials", "tuning.space.lr.low", "tuning.space.learning_rate", "production.step_size"),
         *("exploration.max_folds", "prefilter.max_correlation", "pruning.min_stability"),
+        "pruning.false_discovery_rate",
     ]
     for name in named:
         assert any(name in fault for fault in found), f"{name} is not mentioned"

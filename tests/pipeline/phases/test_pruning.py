@@ -14,7 +14,7 @@ from pipeline.phases.exploration import Explored
 from pipeline.phases.pruning import Pruned, Ranked, prune
 
 NAN = float("nan")
-CONFIG = PruningConfig(weight_threshold=1.0, min_stability=0.5, max_features=80)
+CONFIG = PruningConfig(weight_threshold=1.0, false_discovery_rate=0.1, min_stability=0.5, max_features=80)
 
 # Relative weights of four folds: what each column's mean and its share of folds at or above 1 are.
 TABLE = {
@@ -91,23 +91,80 @@ def test_each_setting_decides_as_it_says(changes: dict[str, Any], selected: tupl
     assert prune(explored(TABLE), replace(CONFIG, **changes)).selected == selected
 
 
-def test_a_column_must_exceed_the_95th_percentile_of_the_probes() -> None:
-    """21 probes with means 0.50, 0.54, .. 1.30: the 95th percentile is the 20th, 1.26; 1.3 passes and 1.1 does not."""
-    probes = {f"probe_{i}": (0.5 + 0.04 * i,) * 4 for i in range(21)}
-    result = prune(explored(TABLE, probes), CONFIG)
-    assert result.threshold == pytest.approx(1.26)
-    assert result.selected == ("px_steady", "fut_late")
-    assert result.probe_relative_weight == pytest.approx([0.5 + 0.04 * i for i in range(21)])
-    assert result.probe_stability == tuple(float(0.5 + 0.04 * i >= 1.0) for i in range(21))
-    equal = prune(explored(TABLE, {"probe_0": (1.5,) * 4}), CONFIG)
-    assert "no column" in equal.warning, "px_steady only equals the probe, vix_spike is not stable"
+PROBES = {f"probe_{i}": (math.exp(-0.1 * i),) * 4 for i in range(9)}
+"""Weights 1, e^-0.1, .. e^-0.8. Of the four heaviest the logarithms lie 0.4 to 0.1 above the fifth, and the heaviest
+counts twice: scale = (0.1 + 0.2 + 0.3 + 0.4 + 0.4) / 4 = 0.35, shape = 1 / 4."""
 
 
-def test_probes_below_the_threshold_change_nothing_and_missing_ones_are_left_out() -> None:
-    low = {"probe_0": (0.2, 0.4, NAN, 0.6), "probe_1": (NAN,) * 4}
-    result = prune(explored(TABLE, low), CONFIG)
-    assert result.selected == prune(explored(TABLE), CONFIG).selected and result.threshold == 1.0
+def test_what_a_column_needs_is_worked_out_by_hand() -> None:
+    """Ten columns at a rate of 0.1: with three passing, p needs to be at most 0.03.
+
+    p = (1 + log(w) / 1.4)^-4 / 10: at e^1.4 it is 1/160, at e^0.7 it is 16/810 = 0.0198, at e^0.5 it is 0.0295, and at
+    e^0.2 it is 0.0587, more than 0.04. A column that is not stable has a weight, but is no discovery.
+    """
+    weights = {"a_one": 1.4, "a_two": 0.7, "a_three": 0.5, "a_four": 0.2} | {f"b_{i}": -0.35 for i in range(5)}
+    table = {name: (math.exp(weight),) * 4 for name, weight in weights.items()}
+    table["c_spike"] = (11.5, 0.1, 0.1, 0.1)
+    result = prune(explored(table, PROBES), CONFIG)
+    assert result.selected == ("a_one", "a_two", "a_three") and result.n_passed == 3
+    p_values = {name: row.p_value for name, row in rows(result).items()}
+    assert p_values["a_one"] == pytest.approx(1 / 160) and p_values["a_two"] == pytest.approx(16 / 810)
+    assert p_values["a_three"] == pytest.approx((1 + 0.5 / 1.4) ** -4 / 10)
+    assert p_values["b_0"] == pytest.approx(5 / 10), "four probes are as heavy"
+    assert p_values["c_spike"] == pytest.approx((1 + math.log(2.95) / 1.4) ** -4 / 10)
+    # The weight at a p-value of 0.03.
+    assert result.threshold == pytest.approx(math.exp(1.4 * ((0.3) ** -0.25 - 1)))
+    assert result.false_discovery_rate == 0.1 and result.n_expected_false == pytest.approx(0.3)
+    assert result.summary == "3 of 10 columns kept, at most 0.3 of them expected to be false"
+    assert result.warning == ""
+    assert result.probe_relative_weight == pytest.approx([math.exp(-0.1 * i) for i in range(9)])
+    assert result.probe_stability == (1.0, *(0.0,) * 8)
+
+
+def test_of_more_columns_than_may_stay_the_best_do() -> None:
+    """Of ten noise columns, 10 p are expected to be as heavy as the last one kept."""
+    table = {f"a_{i}": (math.exp(1.4 - 0.1 * i),) * 4 for i in range(3)} | {f"b_{i}": (0.5,) * 4 for i in range(7)}
+    result = prune(explored(table, PROBES), replace(CONFIG, max_features=2))
+    assert result.selected == ("a_0", "a_1") and result.n_passed == 3
+    assert result.n_expected_false == pytest.approx(10 * rows(result)["a_1"].p_value)
+
+
+def test_a_rate_of_one_asks_nothing_of_the_probes() -> None:
+    assert prune(explored(TABLE, PROBES), replace(CONFIG, false_discovery_rate=1.0)).selected == (
+        prune(explored(TABLE), CONFIG).selected
+    )
+
+
+def test_without_probes_the_thresholds_alone_decide_and_that_is_said() -> None:
+    for probes in ({}, {"probe_0": (NAN,) * 4}):
+        result = prune(explored(TABLE, probes), CONFIG)
+        assert result.n_expected_false is None and result.warning == ""
+        assert all(math.isnan(row.p_value) for row in result.ranked)
+        assert result.summary == "4 of 7 columns kept; how many of them are false is not known without probes"
+
+
+def test_probes_that_are_missing_from_a_fold_or_from_all_are_left_out() -> None:
+    """One probe is left: a rank of 1/2 at best, so that no column passes."""
+    result = prune(explored(TABLE, {"probe_0": (0.2, 0.4, NAN, 0.6), "probe_1": (NAN,) * 4}), CONFIG)
     assert result.probe_relative_weight == pytest.approx((0.4, NAN), nan_ok=True)
+    assert rows(result)["px_steady"].p_value == 0.5 and rows(result)["fut_low"].p_value == 0.5
+    assert result.n_passed == 0 and result.threshold == math.inf
+    assert "cannot be checked" in result.warning and "false discovery rate of 0.1" in result.warning
+    assert result.n_expected_false == 6 and result.summary == "6 of 7 columns kept, expected false: all"
+
+
+def test_a_heavier_probe_never_adds_a_column() -> None:
+    """As heavy as the heaviest column or heavier, whatever the other probes are."""
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        relative = np.exp(0.3 * rng.standard_normal((3, 40)) + np.where(np.arange(40) < 8, 0.8, 0.0))
+        table = {f"a_{i}": tuple(relative[:, i].tolist()) for i in range(40)}
+        n_probes = int(rng.integers(1, 25))
+        probes = {f"probe_{i}": tuple(np.exp(0.2 * rng.standard_normal(3)).tolist()) for i in range(n_probes)}
+        heavier = {"probe_more": (float(relative.mean(axis=0).max() + rng.exponential()),) * 3}
+        before = prune(explored(table, probes), CONFIG)
+        after = prune(explored(table, probes | heavier), CONFIG)
+        assert after.n_passed == 0 or set(after.selected) <= set(before.selected)
 
 
 def test_if_nothing_passes_the_best_by_mean_are_kept_with_a_warning() -> None:
@@ -115,6 +172,8 @@ def test_if_nothing_passes_the_best_by_mean_are_kept_with_a_warning() -> None:
     result = prune(explored(TABLE), replace(CONFIG, weight_threshold=9.0, max_features=3))
     assert result.selected == ("vix_spike", "px_steady", "fut_late")
     assert "the best 3 by mean weight" in result.warning and "no evidence" in result.warning
+    assert "expected false: all" in result.warning and result.summary == "3 of 7 columns kept, expected false: all"
+    assert result.n_expected_false == 3 and result.n_passed == 0
     everything = prune(explored(TABLE), replace(CONFIG, weight_threshold=9.0))
     assert set(everything.selected) == set(TABLE) - {"ban_never"}
 

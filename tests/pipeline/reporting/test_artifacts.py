@@ -18,7 +18,7 @@ from pipeline.phases.tuning import Trial, Tuned
 from pipeline.reporting import artifacts
 from pipeline.tracking.kept import Kept
 from pipeline.tracking.sink import Silent
-from tests.pipeline.phases.test_pruning import CONFIG, NAN, TABLE, explored
+from tests.pipeline.phases.test_pruning import CONFIG, NAN, PROBES, TABLE, explored
 from tests.pipeline.reporting.test_figures import drawn
 from tests.pipeline.reporting.test_page import fold_rows
 
@@ -143,10 +143,22 @@ def test_what_pruning_kept_is_drawn_and_its_warning_is_a_tag() -> None:
     artifacts.pruning(run, prune(explored(TABLE), CONFIG))
     assert run.figures.keys() == {"vsn_heatmap.png", "stability_against_weight.png"}
     assert (run.values["n_features_selected"], run.values["vsn_threshold"]) == (4, 1.0)
+    assert run.values["n_features_expected_false"] is None and "vsn_p_values.json" not in run.tables
     assert "warning" not in run.given
     warned = Recorder()
     artifacts.pruning(warned, prune(explored(TABLE), replace(CONFIG, weight_threshold=9.0)))
     assert "no evidence" in warned.given["warning"]
+    assert warned.values["n_features_expected_false"] == warned.values["n_features_selected"]
+
+
+def test_with_probes_the_p_values_are_a_table_and_the_null_is_drawn() -> None:
+    run, result = Recorder(), prune(explored(TABLE, PROBES), replace(CONFIG, false_discovery_rate=0.5))
+    artifacts.pruning(run, result)
+    assert run.values["n_features_expected_false"] == pytest.approx(0.5 * 4) and len(result.selected) == 4
+    table = run.tables["vsn_p_values.json"]
+    assert list(table) == ["rank", "feature", "relative_weight", "p_value", "selected"]
+    assert table["p_value"] == pytest.approx([row.p_value for row in result.ranked], nan_ok=True)
+    assert "probes (9)" in run.figures["probe_null.png"]
 
 
 def test_trials_are_a_table_and_the_best_one_is_marked() -> None:

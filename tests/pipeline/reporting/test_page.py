@@ -37,6 +37,7 @@ class Row:
     group: str
     relative_weight: float
     stability: float
+    p_value: float
     selected: bool
     weights: Sequence[float]
 
@@ -52,6 +53,7 @@ def ranked_rows(n_columns: int, n_folds: int, n_selected: int | None = None) -> 
             group=groups[i % 3],
             relative_weight=2.0 - 1.5 * i / n_columns,
             stability=1.0 - i / n_columns,
+            p_value=(i + 1) / (n_columns + 1),
             selected=i < chosen,
             weights=tuple(((2.0 - 1.5 * i / n_columns) / n_columns,) * n_folds),
         )
@@ -160,6 +162,7 @@ def page(**changes: Any) -> str:
         "n_prefiltered": 276,
         "n_selected": 50,
         "ranked": ranked_rows(100, 3),
+        "pruning_summary": "50 of 276 columns kept, at most 5.0 of them expected to be false",
         "pruning_warning": "",
         "tuned": {"d_hidden": 48, "lr": 0.00271234},
         "n_trials": 40,
@@ -293,6 +296,12 @@ def test_what_became_of_the_model_is_said(model: tuple[str, str, bool, str], sai
     html = page(model=model)
     assert said in section(html, "model")
     assert ('class="box warning"' in html) == warned
+
+
+def test_the_selected_columns_stand_with_how_many_are_expected_to_be_false() -> None:
+    html = page()
+    assert "50 of 276 columns kept, at most 5.0 of them expected to be false." in html
+    assert "<td>0.0099</td>" in html, "the p-value of the first of 100"
 
 
 def test_trouble_and_the_pruning_warning_are_in_the_warning_box() -> None:

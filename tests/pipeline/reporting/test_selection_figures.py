@@ -10,6 +10,7 @@ import pytest
 from matplotlib.text import Text
 
 from pipeline.reporting import selection_figures
+from pipeline.statistics.false_discovery import ProbeNull
 from tests.pipeline.reporting.test_figures import drawn
 from tests.pipeline.reporting.test_page import ranked_rows
 
@@ -58,6 +59,29 @@ def test_stability_without_probes_and_with_a_column_of_no_weight() -> None:
     assert "probe" not in text
     assert ranked[2].feature in text
     assert ranked[3].feature not in text
+
+
+@pytest.mark.parametrize("threshold", [1.25, float("inf")])
+def test_the_null_shows_columns_probes_the_fitted_tail_and_what_was_needed(threshold: float) -> None:
+    """Where no weight is enough there is no line. A column without a weight is left out."""
+    ranked = ranked_rows(30, 6)
+    ranked[-1] = replace(ranked[-1], relative_weight=float("nan"))
+    probes = np.exp(np.random.default_rng(1).normal(0.0, 0.2, 20)).tolist()
+    figure = selection_figures.probe_null(ranked, [*probes, float("nan")], threshold, 0.1)
+    text = drawn(figure)
+    assert "columns (29)" in text and "probes (20)" in text and "rate of 0.1" in text
+    assert ("needed: 1.25×" in text) == np.isfinite(threshold)
+    # The black line is the p-value, and what is needed is ten times as much.
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    p_value, needed = lines["p-value: what noise gives"], lines["share needed at a rate of 0.1"]
+    expected = ProbeNull.of(probes).p_values(p_value.get_xdata())
+    np.testing.assert_allclose(np.asarray(p_value.get_ydata()), expected)
+    np.testing.assert_allclose(np.asarray(needed.get_ydata()), 10.0 * expected)
+
+
+def test_stability_where_no_weight_is_enough_has_no_line() -> None:
+    text = drawn(selection_figures.stability_against_weight(ranked_rows(4, 2), [0.9], [0.5], float("inf")))
+    assert "needed" not in text and "probe" in text
 
 
 def test_a_few_dominant_columns_are_drawn_on_a_ratio_scale() -> None:

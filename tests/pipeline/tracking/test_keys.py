@@ -88,6 +88,7 @@ EDITED = {
     "pipeline/phases/prefilter.py": "PRJLS",
     "pipeline/phases/exploration.py": "EURJLS",
     "pipeline/phases/pruning.py": "URJLS",
+    "pipeline/statistics/false_discovery.py": "URJLS",
     "pipeline/phases/search.py": "TRJLS",
     "pipeline/phases/tuning.py": "TRJLS",
     "pipeline/phases/folds.py": "ETRJLS",
