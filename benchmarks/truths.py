@@ -2,9 +2,9 @@
 
     y_(i,t) = m s_(i,t) + e_(i,t),    r_(i,t+1+delay) = sigma_(i,t) y_(i,t)
 
-s has unit variance and is made of the features that a decision at bar t sees; e has unit variance and a common factor of
-Student-t noise. The strength m makes `trading the truth`, holding s_(i,t) / sigma_(i,t) of each instrument without costs,
-earn the Sharpe that was asked for, in expectation.
+s has unit variance and is made of the features that a decision at bar t sees; e has unit variance and a common factor
+of Student-t noise. The strength m makes `trading the truth`, holding s_(i,t) / sigma_(i,t) of each instrument without
+costs, earn the Sharpe that was asked for, in expectation.
 
 Shapes: T bars, A instruments, F features, S steps of a kernel.
 """
