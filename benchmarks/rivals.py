@@ -51,21 +51,39 @@ def correlation_between_instruments(residuals: Array) -> float:
     return float(np.clip(mean, 0.0, MAX_CORRELATION)) if np.isfinite(mean) else 0.0
 
 
-def regress(task: Task, features: Features, regression: Regression) -> list[FoldForecast]:
-    """One regression on features (T, A, F), fold by fold: raw = 2 Phi(mu / sd of training residuals) - 1."""
-    return [_regress_fold(task, fold, features, regression) for fold in task.folds]
+def regress(task: Task, features: Features, regression: Regression, *, generalised: bool = False) -> list[FoldForecast]:
+    """One regression on features (T, A, F), fold by fold: raw = 2 Phi(mu / sd of training residuals) - 1.
+
+    `generalised`: fitted as generalised least squares for noise that instruments share, on `decorrelated` cells; its
+    forecast of an instrument reads the instrument's own columns alone all the same.
+    """
+    return [_regress_fold(task, fold, features, regression, generalised) for fold in task.folds]
 
 
-def _regress_fold(task: Task, fold: Fold, features: Features, regression: Regression) -> FoldForecast:
+def decorrelated(values: NDArray[np.floating], rho: float) -> NDArray[np.floating]:
+    """Values (n, A, ...) whose noise has correlation rho between instruments, so combined that it has none: v - c mean v.
+
+    With c = 1 - sqrt((1 - rho) / (1 + (A - 1) rho)) the covariance becomes 1 - rho times the identity. A bar at which an
+    instrument is missing is NaN.
+    """
+    c = 1.0 - np.sqrt((1.0 - rho) / (1.0 + (values.shape[1] - 1) * rho))
+    return np.asarray(values - values.dtype.type(c) * values.mean(axis=1, keepdims=True))
+
+
+def _regress_fold(
+    task: Task, fold: Fold, features: Features, regression: Regression, generalised: bool
+) -> FoldForecast:
     y = task.market.y
+    rho_of_labels = correlation_between_instruments(y[fold.train.start : fold.train.stop]) if generalised else 0.0
     scaler = Scaler.fit(features[fold.train.start : fold.train.stop])
 
     def scaled(block: range) -> Features:
         return scaler.transform(features[block.start : block.stop])
 
     def labelled(block: range) -> Cells:
-        known = np.isfinite(y[block.start : block.stop])
-        return Cells(scaled(block)[known], y[block.start : block.stop][known])
+        x, labels = (decorrelated(each, rho_of_labels) for each in (scaled(block), y[block.start : block.stop]))
+        known = np.isfinite(labels)
+        return Cells(x[known], labels[known])
 
     def forecast_of(block: range) -> Array:
         x = scaled(block)
@@ -105,4 +123,7 @@ REGRESSIONS: Mapping[str, Callable[[Task], list[FoldForecast]]] = {
     "trees": lambda task: regress(task, task.truth.panel.features, boosted_trees),
     "lags": lambda task: regress(task, with_right_lags(task), ridge),
     "products": lambda task: regress(task, with_products(task), ridge),
+    "ridge-gls": lambda task: regress(task, task.truth.panel.features, ridge, generalised=True),
+    "lags-gls": lambda task: regress(task, with_right_lags(task), ridge, generalised=True),
+    "products-gls": lambda task: regress(task, with_products(task), ridge, generalised=True),
 }

@@ -23,6 +23,8 @@ Who sees what, and which ceiling is therefore theirs (bold in the table; both sh
     ridge, trees     pipeline/statistics/baselines.py on the columns of the bar          own
     lags             ridge whose true column is its kernel mean (else the same as ridge) own
     products         ridge on all columns and their 780 products: can it be found?       own
+    ...-gls          the same, fitted by generalised least squares: what a loss that knows
+                     that noise is shared gets out of the same cells                     own
     lstm             positions trained on the Sharpe (Lim, Zohren & Roberts 2019)        own
     neuralforecast   its TFT as its documentation trains it, where it is installed       own
     tft              this project, by tft.backtest.walk                                  own, or as --tft-sees says
@@ -147,7 +149,7 @@ LEARNERS: Mapping[str, Callable[[Task], list[FoldForecast]]] = {
     **REGRESSIONS,
 }
 """The slowest first, so that processes end together"""
-DEFAULT_LEARNERS = tuple(name for name in LEARNERS if name != NEURALFORECAST)
+DEFAULT_LEARNERS = (TFT, "lstm", "ridge", "trees", "lags", "products")
 
 
 # ---- the measurement
@@ -354,7 +356,8 @@ def main(
         return
     settings = [*(SMALL_SETTINGS if small else ()), *(COSTS if costs else ()), f"production.seeds={networks}"]
     config = read_config([*settings, *split_overrides(overrides)])
-    wanted_kinds = chosen(kinds, KINDS, "kind") if kinds != "all" or not small else list(SMALL_KINDS)
+    names = SMALL_KINDS if small and kinds == "all" else chosen(kinds, KINDS, "kind")
+    wanted_kinds = [kind for kind in KINDS if kind in names]
     wanted = chosen(learners, list(LEARNERS), "learner")
     if NEURALFORECAST in wanted and not neuralforecast_installed():
         click.echo("neuralforecast is not installed and is left out: put it on PYTHONPATH (benchmarks/peers.py)")
