@@ -91,7 +91,7 @@ def _fit_lstm(task: Task, fold: Fold) -> FoldForecast:
         network.train()
         # Sequences tile the training bars from a random offset on; each belongs to one instrument.
         lasts = np.arange(fold.train.start + LSTM_BARS - 1 + draws.integers(LSTM_BARS), fold.train.stop, LSTM_BARS)
-        cells = draws.permutation([(asset, last) for asset in range(len(labels)) for last in lasts])
+        cells = draws.permutation(np.array([(asset, last) for asset in range(len(labels)) for last in lasts]))
         for start in range(0, len(cells) - LSTM_BATCH + 1, LSTM_BATCH):
             asset, last = torch.from_numpy(cells[start : start + LSTM_BATCH]).to(device).T
             bars, rows = last[:, None] + back, asset[:, None]

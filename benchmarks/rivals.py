@@ -61,10 +61,10 @@ def regress(task: Task, features: Features, regression: Regression, *, generalis
 
 
 def decorrelated(values: NDArray[np.floating], rho: float) -> NDArray[np.floating]:
-    """Values (n, A, ...) whose noise has correlation rho between instruments, so combined that it has none: v - c mean v.
+    """v - c mean v of values v (n, A, ...), the mean over instruments: noise of correlation rho has none any more.
 
-    With c = 1 - sqrt((1 - rho) / (1 + (A - 1) rho)) the covariance becomes 1 - rho times the identity. A bar at which an
-    instrument is missing is NaN.
+    With c = 1 - sqrt((1 - rho) / (1 + (A - 1) rho)) its covariance becomes 1 - rho times the identity. A bar at which
+    an instrument is missing is NaN.
     """
     c = 1.0 - np.sqrt((1.0 - rho) / (1.0 + (values.shape[1] - 1) * rho))
     return np.asarray(values - values.dtype.type(c) * values.mean(axis=1, keepdims=True))
