@@ -1,0 +1,129 @@
+"""Regressions in the network's place, fitted anew in every fold on its training and validation blocks.
+
+None of them sees other instruments. `relative_to_others` is the step that does: it turns single forecasts into the
+portfolio that suits instruments whose noise is equally correlated.
+
+Shapes: T bars, A instruments, F features, n bars of a block, M labelled cells (bar, instrument) of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from benchmarks.skill_task import FoldForecast, Task
+from pipeline.statistics.baselines import Cells, Regression, boosted_trees, ridge
+from tft.folds import Fold
+from tft.scaling import Scaler
+
+Array = NDArray[np.float64]
+Features = NDArray[np.float32]
+
+MAX_CORRELATION = 0.99
+CERTAIN = 1.0 - 1e-6
+"""Largest raw position that is turned back into a forecast"""
+
+
+def relative_to_others(raw: Array, rho: float) -> Array:
+    """Raw positions (n, A) of z_i - k mean_j z_j, k = n rho / (1 + (n - 1) rho), z being what `raw` is made of.
+
+    With equal correlation rho between n instruments this is proportional to the inverse covariance times z.
+    """
+    z = ndtri((1.0 + np.clip(raw, -CERTAIN, CERTAIN)) / 2.0)
+    known = np.isfinite(z)
+    count = known.sum(axis=1, keepdims=True)
+    mean = np.where(known, z, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+    return np.asarray(2.0 * ndtr(z - count * rho / (1.0 + (count - 1) * rho) * mean) - 1.0)
+
+
+def correlation_between_instruments(residuals: Array) -> float:
+    """Mean correlation, within [0, 0.99], between the columns of residuals (n, A) at bars where all are known."""
+    complete = residuals[np.isfinite(residuals).all(axis=1)]
+    n_assets = residuals.shape[1]
+    if len(complete) < 3 or n_assets < 2:
+        return 0.0
+    correlations = np.corrcoef(complete.T)
+    mean = (correlations.sum() - n_assets) / (n_assets * (n_assets - 1))
+    return float(np.clip(mean, 0.0, MAX_CORRELATION)) if np.isfinite(mean) else 0.0
+
+
+def regress(task: Task, features: Features, regression: Regression, *, generalised: bool = False) -> list[FoldForecast]:
+    """One regression on features (T, A, F), fold by fold: raw = 2 Phi(mu / sd of training residuals) - 1.
+
+    `generalised`: fitted as generalised least squares for noise that instruments share, on `decorrelated` cells; its
+    forecast of an instrument reads the instrument's own columns alone all the same.
+    """
+    return [_regress_fold(task, fold, features, regression, generalised) for fold in task.folds]
+
+
+def decorrelated(values: NDArray[np.floating], rho: float) -> NDArray[np.floating]:
+    """v - c mean v of values v (n, A, ...), the mean over instruments: noise of correlation rho has none any more.
+
+    With c = 1 - sqrt((1 - rho) / (1 + (A - 1) rho)) its covariance becomes 1 - rho times the identity. A bar at which
+    an instrument is missing is NaN.
+    """
+    c = 1.0 - np.sqrt((1.0 - rho) / (1.0 + (values.shape[1] - 1) * rho))
+    return np.asarray(values - values.dtype.type(c) * values.mean(axis=1, keepdims=True))
+
+
+def _regress_fold(
+    task: Task, fold: Fold, features: Features, regression: Regression, generalised: bool
+) -> FoldForecast:
+    y = task.market.y
+    rho_of_labels = correlation_between_instruments(y[fold.train.start : fold.train.stop]) if generalised else 0.0
+    scaler = Scaler.fit(features[fold.train.start : fold.train.stop])
+
+    def scaled(block: range) -> Features:
+        return scaler.transform(features[block.start : block.stop])
+
+    def labelled(block: range) -> Cells:
+        x, labels = (decorrelated(each, rho_of_labels) for each in (scaled(block), y[block.start : block.stop]))
+        known = np.isfinite(labels)
+        return Cells(x[known], labels[known])
+
+    def forecast_of(block: range) -> Array:
+        x = scaled(block)
+        return forecast(x.reshape(-1, x.shape[-1])).reshape(x.shape[:2])
+
+    forecast = regression(labelled(fold.train), labelled(fold.validation))
+    residuals = y[fold.train.start : fold.train.stop] - forecast_of(fold.train)
+    mu = forecast_of(fold.test)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        raw = 2.0 * ndtr(mu / np.nanstd(residuals)) - 1.0
+    return FoldForecast(raw, correlation_between_instruments(residuals), mu)
+
+
+def with_right_lags(task: Task) -> Features:
+    """Features (T, A, F) in which the true column is replaced by the weighted mean of its past that the truth is."""
+    features, kernel = task.truth.panel.features.copy(), task.truth.kernel
+    if len(kernel) == 1:
+        return features
+    column = task.truth.columns[0]
+    past = features[:, :, column].astype(np.float64)
+    padded = np.concatenate([np.repeat(past[:1], len(kernel) - 1, axis=0), past])
+    features[:, :, column] = sum(
+        weight * padded[len(kernel) - 1 - lag : len(padded) - lag] for lag, weight in enumerate(kernel)
+    )
+    return features
+
+
+def with_products(task: Task) -> Features:
+    """The features (T, A, F) and all their F (F - 1) / 2 pairwise products. Their means are 0 by construction."""
+    x = task.truth.panel.features
+    first, second = np.array(list(combinations(range(x.shape[2]), 2))).T
+    return np.concatenate([x, x[:, :, first] * x[:, :, second]], axis=2)
+
+
+REGRESSIONS: Mapping[str, Callable[[Task], list[FoldForecast]]] = {
+    "ridge": lambda task: regress(task, task.truth.panel.features, ridge),
+    "trees": lambda task: regress(task, task.truth.panel.features, boosted_trees),
+    "lags": lambda task: regress(task, with_right_lags(task), ridge),
+    "products": lambda task: regress(task, with_products(task), ridge),
+    "ridge-gls": lambda task: regress(task, task.truth.panel.features, ridge, generalised=True),
+    "lags-gls": lambda task: regress(task, with_right_lags(task), ridge, generalised=True),
+    "products-gls": lambda task: regress(task, with_products(task), ridge, generalised=True),
+}

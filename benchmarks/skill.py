@@ -1,0 +1,388 @@
+"""How much of what can be known does the model learn? Planted truths, two ceilings, and rivals on the same bars.
+
+    python -m benchmarks.skill --out skill                      # six kinds, five seeds, one network, one GPU
+    python -m benchmarks.skill --out skill --small              # minutes on two cores, to see that it runs
+    python -m benchmarks.skill --out after --learners tft --set "training.lr=0.003;model.seq_len=63"
+    python -m benchmarks.skill --out costs --costs              # 5 bps, smoothing 0.5
+    python -m benchmarks.skill --compare before/skill.json after/skill.json
+    python -m benchmarks.skill --out report --seeds report      # once, when the recipe is frozen
+    python -m benchmarks.skill --show a/skill.json --show b/skill.json --out both
+
+A market (benchmarks/truths.py) has 8 instruments, 40 columns, 2,200 bars and a delay of 1. Five expanding folds test
+the last 1,250 bars that have a label. Every learner gives raw positions on them, and gets the same cap, smoothing,
+volatility scaling by the estimated sigma, costs, and stitched record. The settings of the network and of sizing are
+those of benchmarks/skill.yaml with --set on top.
+
+Two ceilings (benchmarks/ceilings.py): a trader who knows E[y | own window], and the best portfolio given E[y | all] and
+the covariance of the noise. With costs they smooth as much as pays. `share` is a learner's *true* Sharpe, net, by that
+of a ceiling: the noise of the test bars is averaged out, which is possible because the truth is known. On `noise` the
+true gross Sharpe is 0 by construction: there the realised one, with its HAC standard error, is what counts.
+
+Who sees what, and which ceiling is therefore theirs (bold in the table; both shares are given):
+
+    ridge, trees     pipeline/statistics/baselines.py on the columns of the bar          own
+    lags             ridge whose true column is its kernel mean (else the same as ridge) own
+    products         ridge on all columns and their 780 products: can it be found?       own
+    ...-gls          the same, fitted by generalised least squares: what a loss that knows
+                     that noise is shared gets out of the same cells                     own
+    lstm             positions trained on the Sharpe (Lim, Zohren & Roberts 2019)        own
+    neuralforecast   its TFT as its documentation trains it, where it is installed       own
+    tft              this project, by tft.backtest.walk                                  own, or as --tft-sees says
+    ...+x            the same forecasts with the cross-sectional step (rivals.py)        all
+
+The files of --out: skill.json (one row a learner and market, written as they come), skill.md, skill.png.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # cases run in processes of their own: a thread each
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from benchmarks.ceilings import all_trader, knower_record, own_trader, true_sharpe
+from benchmarks.rival_networks import lstm, neuralforecast_installed, neuralforecast_tft
+from benchmarks.rivals import REGRESSIONS, correlation_between_instruments, relative_to_others
+from benchmarks.skill_report import (
+    CROSS,
+    KNOWERS,
+    Ceiling,
+    Row,
+    comparison,
+    figure,
+    known_or_none,
+    read,
+    remarks,
+    table,
+    write,
+)
+from benchmarks.skill_task import TIMING, WARM_UP_BARS, FoldForecast, Size, Task, joined
+from benchmarks.truths import KINDS, Kind
+from pipeline.config.reading import load_config, split_overrides
+from pipeline.config.schema import Config, ConfigError
+from pipeline.execution import in_processes
+from pipeline.statistics.significance import sharpe_standard_error
+from tft.backtest import FoldOutcome, walk
+from tft.fold_store import FoldFit
+from tft.market import choose_device
+from tft.metrics import annual_volatility, sharpe, turnover
+from tft.record import Record
+from tft.train import Recipe, forecast_fit
+
+Array = NDArray[np.float64]
+
+RECIPE = Path(__file__).with_name("skill.yaml")
+SEEDS: Mapping[str, range] = {"development": range(1, 21), "report": range(101, 121)}
+"""Of the generator. Whatever is tried is tried on the first; the second are run once, with a recipe that is frozen"""
+N_SEEDS = 5
+"""By default the first so many of them"""
+TFT = "tft"
+NEURALFORECAST = "neuralforecast"
+SMALL = Size(n_bars=900, n_folds=2, test_bars=150, validation_bars=150)
+SMALL_KINDS: tuple[Kind, ...] = ("linear", "relative")
+SMALL_SETTINGS = ("production.epochs=3", "model.d_hidden=8", "model.seq_len=16")
+COSTS = ("positions.cost_bps=5", "positions.position_smooth=0.5")
+
+
+# ---- this project
+
+
+def tft(task: Task) -> list[FoldForecast]:
+    """The network of this project on every fold; raw positions and means of several networks are averaged."""
+    networks = [walked(task, task.seed + 1000 * number) for number in range(task.config.production.seeds)]
+    return [_average(of_fold) for of_fold in zip(*networks, strict=True)]
+
+
+def walked(task: Task, seed: int) -> list[FoldForecast]:
+    """One network a fold: the only place here that knows how the project trains."""
+    config, market = task.config, task.market
+    recipe = Recipe(config.model, config.training, TIMING, config.production.epochs, seed)
+    return [
+        _fold_forecast(task, recipe, fit, outcome)
+        for fit, outcome in walk(market, task.folds, recipe, config.positions)
+    ]
+
+
+def _fold_forecast(task: Task, recipe: Recipe, fit: FoldFit, outcome: FoldOutcome) -> FoldForecast:
+    train, raw = outcome.fold.train, outcome.forecast.raw_position
+    rho = correlation_between_instruments(task.market.y[train.start : train.stop])
+    return FoldForecast(raw, rho, _mean_forecast(task, recipe, fit, raw.shape), (outcome.kept_epoch,))
+
+
+def _mean_forecast(task: Task, recipe: Recipe, fit: FoldFit, shape: tuple[int, ...]) -> Array | None:
+    """Forecast mean of y (n, A) over the test bars, of quantiles the median; None for a mode without a distribution."""
+    column = {"joint_mle": 0, "joint_quantile": 3}.get(recipe.training.loss_mode)
+    if column is None:
+        return None
+    forecasts, cells = forecast_fit(fit, task.market, recipe, fit.fold.test)
+    mu = np.full(shape, np.nan)
+    mu.reshape(-1)[cells - fit.fold.test.start * shape[1]] = forecasts.distribution[:, column]
+    return mu
+
+
+def _average(networks: Sequence[FoldForecast]) -> FoldForecast:
+    means = [network.mu for network in networks if network.mu is not None]
+    return FoldForecast(
+        raw=np.mean([network.raw for network in networks], axis=0),
+        rho=networks[0].rho,
+        mu=np.mean(means, axis=0) if means else None,
+        kept_epochs=tuple(epoch for network in networks for epoch in network.kept_epochs),
+    )
+
+
+LEARNERS: Mapping[str, Callable[[Task], list[FoldForecast]]] = {
+    TFT: tft,
+    NEURALFORECAST: neuralforecast_tft,
+    "lstm": lstm,
+    **REGRESSIONS,
+}
+"""The slowest first, so that processes end together"""
+DEFAULT_LEARNERS = (TFT, "lstm", "ridge", "trees", "lags", "products")
+
+
+# ---- the measurement
+
+
+def measure(
+    task: Task,
+    learner: str,
+    ceiling: Ceiling,
+    record: Record,
+    knowers: Mapping[Ceiling, Record],
+    *,
+    mu: Array | None = None,
+    kept_epochs: Sequence[int] = (),
+    seconds: float = 0.0,
+) -> Row:
+    """The figures of a record; `mu` (n, A) is the forecast of y over its bars, `knowers` are the ceilings' records."""
+    y, per_year = task.market.y[record.bars], TIMING.periods_per_year
+    net, gross = record.net(), record.gross()
+    of = partial(true_sharpe, task.truth, cost_bps=task.config.positions.cost_bps)
+    true, realised = of(record), sharpe(net, periods_per_year=per_year)
+
+    def by(ours: float, best: float) -> float | None:
+        return known_or_none(ours / best) if task.truth.strength and best > 0.0 else None
+
+    return Row(
+        kind=task.truth.kind,
+        seed=task.seed,
+        learner=learner,
+        ceiling=ceiling,
+        sharpe=known_or_none(realised),
+        sharpe_gross=known_or_none(sharpe(gross, periods_per_year=per_year)),
+        sharpe_gross_error=_standard_error(gross, per_year),
+        true_sharpe=true.net,
+        true_sharpe_gross=true.gross,
+        share_own=by(true.net, of(knowers["own"]).net),
+        share_all=by(true.net, of(knowers["all"]).net),
+        realised_share_own=by(realised, sharpe(knowers["own"].net(), periods_per_year=per_year)),
+        realised_share_all=by(realised, sharpe(knowers["all"].net(), periods_per_year=per_year)),
+        ic=known_or_none(correlation(record.raw_position, y)),
+        rank_ic=known_or_none(rank_correlation(record.raw_position, y)),
+        slope=None if mu is None else known_or_none(slope(mu, y)),
+        volatility=annual_volatility(gross, periods_per_year=per_year),
+        turnover=turnover(record.earned.change, periods_per_year=per_year),
+        kept_epochs=list(kept_epochs),
+        seconds=seconds,
+    )
+
+
+def _standard_error(gross: Array, periods_per_year: float) -> float | None:
+    known = gross[np.isfinite(gross)]
+    if not known.std() > 0.0:
+        return None
+    return known_or_none(sharpe_standard_error(known) * float(np.sqrt(periods_per_year)))
+
+
+def correlation(a: Array, b: Array) -> float:
+    """Over the cells in which both are known; NaN where one is constant."""
+    known = np.isfinite(a) & np.isfinite(b)
+    x, y = a[known] - a[known].mean(), b[known] - b[known].mean()
+    norm = float(np.sqrt((x**2).sum() * (y**2).sum()))
+    return float((x * y).sum() / norm) if norm > 0.0 else float("nan")
+
+
+def rank_correlation(a: Array, b: Array) -> float:
+    """Mean over bars of Spearman's correlation between instruments (n, A), without bars in which one is constant."""
+    complete = (np.isfinite(a) & np.isfinite(b)).all(axis=1)
+    if not complete.any():
+        return float("nan")
+    x, y = (rankdata(values[complete], axis=1) for values in (a, b))
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
+    norm = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    return float(((x * y).sum(axis=1)[norm > 0.0] / norm[norm > 0.0]).mean()) if (norm > 0.0).any() else float("nan")
+
+
+def slope(mu: Array, y: Array) -> float:
+    """Of y regressed on mu and a constant, over cells; NaN where mu is constant."""
+    known = np.isfinite(mu) & np.isfinite(y)
+    x = mu[known] - mu[known].mean()
+    variance = float((x**2).sum())
+    return float((x * y[known]).sum() / variance) if variance > 0.0 else float("nan")
+
+
+# ---- cases
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cases share."""
+
+    config: Config
+    size: Size
+    device: str
+    tft_sees: Ceiling
+
+
+@dataclass(frozen=True)
+class Case:
+    """One learner on one market."""
+
+    kind: Kind
+    seed: int
+    learner: str
+
+
+def run(setting: Setting, case: Case) -> list[Row]:
+    """The rows of one case: the learner without and with the cross-sectional step, or those who know."""
+    networks = case.learner not in REGRESSIONS and case.learner != "knowers"
+    device = choose_device(setting.device if networks else "cpu")
+    task = Task.of(case.kind, case.seed, setting.size, setting.config, device)
+    knowers: dict[Ceiling, Record] = {
+        "own": knower_record(task, own_trader(task.truth)),
+        "all": knower_record(task, all_trader(task.truth)),
+    }
+    if case.learner == "knowers":
+        return [measure(task, name, ceiling, knowers[ceiling], knowers) for ceiling, name in KNOWERS.items()]
+    started = time.perf_counter()
+    forecasts = LEARNERS[case.learner](task)
+    seconds = time.perf_counter() - started
+    mu = [forecast.mu for forecast in forecasts if forecast.mu is not None]
+    kept_epochs = [epoch for forecast in forecasts for epoch in forecast.kept_epochs]
+    plain = joined([forecast.raw for forecast in forecasts])
+    crossed = joined([relative_to_others(forecast.raw, forecast.rho) for forecast in forecasts])
+    sees: Ceiling = setting.tft_sees if case.learner == TFT else "own"
+    measured = partial(measure, task, knowers=knowers, kept_epochs=kept_epochs, seconds=seconds)
+    return [
+        measured(case.learner, sees, task.record(plain), mu=joined(mu) if mu else None),
+        measured(case.learner + CROSS, "all", task.record(crossed)),
+    ]
+
+
+def read_config(overrides: Sequence[str]) -> Config:
+    """The recipe with these settings on top."""
+    try:
+        config = load_config(RECIPE, overrides)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    if config.model.seq_len > WARM_UP_BARS + 1:
+        raise click.UsageError(
+            f"model.seq_len is {config.model.seq_len}, the folds begin after {WARM_UP_BARS} bars: at most "
+            f"{WARM_UP_BARS + 1}"
+        )
+    return config
+
+
+def chosen(text: str, known: Sequence[str], what: str) -> list[str]:
+    """The names in `text`, separated by commas, in the order of `known`; `all` is all of them."""
+    names = known if text == "all" else [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise click.UsageError(f"{what} {', '.join(unknown)} is not known: choose from {', '.join(known)}, or all")
+    return [name for name in known if name in names]
+
+
+def show(rows: Sequence[Row], folder: Path) -> None:
+    text = "\n".join([table(rows), "", *remarks(rows)])
+    (folder / "skill.md").write_text(text + "\n")
+    figure(rows).savefig(folder / "skill.png")
+    click.echo(text)
+
+
+@click.command(help="How much of what can be known does the model learn? See the top of the file.")
+@click.option("--kinds", default="all", show_default=True, help=f"Of {', '.join(KINDS)}, separated by commas.")
+@click.option("--learners", default=",".join(DEFAULT_LEARNERS), show_default=True, help="Separated by commas, or all.")
+@click.option("--seeds", type=click.Choice(list(SEEDS)), default="development", show_default=True)
+@click.option("--n-seeds", type=click.IntRange(1, 20), help=f"The first so many of them; {N_SEEDS}, or 1 if small.")
+@click.option("--networks", default=1, show_default=True, help="Networks of this project, averaged.")
+@click.option("--costs", is_flag=True, help="5 bps and a smoothing of 0.5, instead of neither.")
+@click.option("--set", "overrides", multiple=True, help='Settings on top of skill.yaml, as "a.b=1;c.d=2".')
+@click.option("--tft-sees", type=click.Choice(get_args(Ceiling)), default="own", show_default=True)
+@click.option("--small", is_flag=True, help="Two kinds, one seed, 900 bars, a few epochs.")
+@click.option("--jobs", type=int, help="Cases at a time: one a core, at most 8, unless said.")
+@click.option("--device", default="auto", show_default=True, help="Of networks: auto, cpu or cuda.")
+@click.option("--out", type=click.Path(path_type=Path), default="skill", show_default=True)
+@click.option("--show", "shown", type=click.Path(path_type=Path, exists=True), multiple=True, help="Of these, no run.")
+@click.option("--compare", nargs=2, type=click.Path(path_type=Path, exists=True), help="Before and after: JSON files.")
+@click.option("--learner", default=TFT, show_default=True, help="Whom to compare.")
+@click.option(
+    "--ceiling", type=click.Choice(get_args(Ceiling)), default="own", show_default=True, help="In a comparison."
+)
+def main(
+    kinds: str,
+    learners: str,
+    seeds: str,
+    n_seeds: int | None,
+    networks: int,
+    costs: bool,
+    overrides: tuple[str, ...],
+    tft_sees: Ceiling,
+    small: bool,
+    jobs: int | None,
+    device: str,
+    out: Path,
+    shown: tuple[Path, ...],
+    compare: tuple[Path, Path] | None,
+    learner: str,
+    ceiling: Ceiling,
+) -> None:
+    if compare:
+        click.echo(comparison(*(read(path) for path in compare), learner=learner, ceiling=ceiling))
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if shown:
+        show([row for path in shown for row in read(path)], out)
+        return
+    settings = [*(SMALL_SETTINGS if small else ()), *(COSTS if costs else ()), f"production.seeds={networks}"]
+    config = read_config([*settings, *split_overrides(overrides)])
+    names = SMALL_KINDS if small and kinds == "all" else chosen(kinds, KINDS, "kind")
+    wanted_kinds = [kind for kind in KINDS if kind in names]
+    wanted = chosen(learners, list(LEARNERS), "learner")
+    if NEURALFORECAST in wanted and not neuralforecast_installed():
+        click.echo("neuralforecast is not installed and is left out: put it on PYTHONPATH (benchmarks/peers.py)")
+        wanted.remove(NEURALFORECAST)
+    setting = Setting(config, SMALL if small else Size(), device, tft_sees)
+    some_seeds = SEEDS[seeds][: n_seeds or (1 if small else N_SEEDS)]
+    cases = [Case(kind, seed, name) for name in [*wanted, "knowers"] for kind in wanted_kinds for seed in some_seeds]
+    n_jobs = jobs or min(len(os.sched_getaffinity(0)), 8)
+    used = {"seeds": seeds, "size": asdict(setting.size), "tft_sees": tft_sees, **config.record_settings()}
+    rows: list[Row] = []
+    started = time.perf_counter()
+
+    def on_done(found: list[Row]) -> None:
+        rows.extend(found)
+        write(out / "skill.json", used, rows)
+        row = found[0]
+        click.echo(
+            f"{row.kind} {row.seed} {row.learner}: true Sharpe {row.true_sharpe:.2f}, {row.seconds:.1f} s", err=True
+        )
+
+    in_turn = [row for found in in_processes(run, setting, cases, n_workers=n_jobs, on_done=on_done) for row in found]
+    write(out / "skill.json", used, in_turn)
+    show(in_turn, out)
+    click.echo(f"{len(cases)} cases in {time.perf_counter() - started:.0f} s, {n_jobs} at a time")
+
+
+if __name__ == "__main__":
+    main()
