@@ -90,6 +90,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         walked.market.sigma,
         chosen.config.timing,
         lambda own: stitch_by_fold(own, walked.positions, walked.market, n_development=walked.n_development),
+        cross_section=chosen.config.training.objective == "portfolio",
         test_until=len(job.data.panel.times),
     )
     looks = overlapping(look.first, look.last, look.symbols) if look else []

@@ -306,6 +306,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         rows = tuple(fold_row(outcome, record, panel.times) for outcome in walked.outcomes)
         development, holdout = record.performance("development"), record.performance("holdout")
         metrics = {"oos_sharpe": holdout.sharpe} if holdout else {}
+        assert walked.final is not None
         trained = producing.trained_model(panel, job.data.sha256, choice, walked.final, metrics)
         folder, trouble = _save(trained, key)
         registered = register_and_promote(

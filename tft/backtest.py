@@ -17,13 +17,17 @@ from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.forecast import probability_of_up
 from tft.market import Market
-from tft.metrics import sharpe
+from tft.metrics import MIN_BARS, annual_volatility, sharpe
 from tft.panel import Panel
 from tft.positions import PositionsConfig, portfolio_return, position_path
 from tft.record import RawForecast, Record, block_earnings
 from tft.runtime.store import Store
 from tft.train import EpochReport, Recipe, forecast_fit, map_fits, per_fold, selection_of_fit
 from tft.volatility import Timing
+
+MAX_GAIN = 5.0
+"""Largest factor on raw positions"""
+GAIN_HALVINGS = 10
 
 
 def validation_returns(
@@ -46,12 +50,42 @@ def validation_returns(
     return np.stack(out)
 
 
+def gain_for_volatility(
+    raw: NDArray[np.float64],
+    bars: range,
+    panel: Panel,
+    sigma: NDArray[np.float64],
+    positions: PositionsConfig,
+    timing: Timing,
+) -> float:
+    """Factor within [1, MAX_GAIN] on raw positions (n, A) over the n `bars` that brings the portfolio's annual volatility
+    there nearest to `vol_target`; 1 if it is not known.
+
+    An honest forecast of a daily return is small, and its positions take up a fraction of the volatility aimed at.
+    """
+
+    def volatility(gain: float) -> float:
+        (returns,) = validation_returns(gain * raw[None], bars, panel, sigma, positions, timing)
+        known = returns[np.isfinite(returns)]
+        return annual_volatility(known, periods_per_year=timing.periods_per_year) if len(known) >= MIN_BARS else np.inf
+
+    low, high = 1.0, MAX_GAIN
+    if volatility(low) >= positions.vol_target:
+        return low
+    if volatility(high) <= positions.vol_target:
+        return high
+    for _ in range(GAIN_HALVINGS):  # volatility grows with the gain, up to where all positions are capped
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if volatility(middle) < positions.vol_target else (low, middle)
+    return 0.5 * (low + high)
+
+
 @dataclass(frozen=True, eq=False)
 class FoldOutcome:
     """Forecast, learning curves and selection weights of one fitted fold."""
 
     forecast: RawForecast
-    """Raw positions over the test bars"""
+    """Raw positions over the test bars, after the cross-sectional step and the gain"""
     distribution: NDArray[np.float64]
     """(n, A, D) distributions forecast for the labels of the test bars, in units of sigma_t * sqrt(horizon): mu and
     sigma, the quantiles, or nothing (D = 0), depending on the loss mode; NaN = no forecast"""
@@ -64,7 +98,7 @@ class FoldOutcome:
     validation_score: NDArray[np.float64]
     """(E,) not smoothed; lower is better"""
     validation_position: NDArray[np.float64]
-    """(n_validation, A) raw positions at the kept epoch"""
+    """(n_validation, A) raw positions at the kept epoch, likewise"""
     validation_returns: NDArray[np.float64]
     """(E, n_validation) net portfolio returns after each epoch"""
     val_sharpe: float
@@ -81,6 +115,8 @@ class FoldOutcome:
     """Wall time of the fold's stack, shared equally among its folds"""
     stack_size: int
     """Number of folds trained in one stack, this one included"""
+    gain: float = 1.0
+    """Factor that the raw positions hold, see `gain_for_volatility`"""
 
     @property
     def fold(self) -> Fold:

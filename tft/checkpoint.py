@@ -27,7 +27,7 @@ from tft.scaling import Scaler
 from tft.volatility import MEMORY_BARS, Timing
 from tft.windows import CONTEXT_POOL_BARS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WEIGHTS = "model.safetensors"
 META = "meta.json"
 
@@ -48,6 +48,10 @@ class TrainedModel:
     scaler: Scaler
     parameters: Mapping[str, Tensor]
     """Parameters by name, each (S, ...): one network per seed"""
+    correlation: float
+    """Of forecast errors between instruments, for the cross-sectional step (cross_section.py)"""
+    gain: float
+    """Factor on the raw positions of the averaged networks after that step"""
     timing: Timing
     positions: PositionsConfig
     regime: RegimeConfig
@@ -157,6 +161,8 @@ class CheckpointManager:
             "timing": asdict(trained.timing),
             "positions": asdict(trained.positions),
             "regime": asdict(trained.regime),
+            "correlation": trained.correlation,
+            "gain": trained.gain,
             "seed": trained.seed,
             "fit_end": trained.fit_end,
             "min_history_bars": trained.min_history_bars,
@@ -215,6 +221,8 @@ def load_checkpoint(folder: str | Path) -> TrainedModel:
         symbols=tuple(meta["symbols"]),
         scaler=scaler,
         parameters=tensors,
+        correlation=meta["correlation"],
+        gain=meta["gain"],
         timing=Timing(**meta["timing"]),
         positions=PositionsConfig(**meta["positions"]),
         regime=RegimeConfig(**meta["regime"]),

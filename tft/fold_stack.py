@@ -110,6 +110,8 @@ class FoldStack:
         self.shapes = [(name, value.shape, value.numel()) for name, value in self.model.named_parameters()]
         self.first_moment, self.second_moment = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.averaged = self.flat.clone()  # along training
+        decay = [torch.full((n,), float(_decays(name))) for name, _, n in self.shapes]
+        self.decay = (torch.cat(decay) * training.weight_decay).to(device) if training.weight_decay else None  # (P,)
         self.n_updates = torch.zeros(n_folds, 1, device=device)
         self.n_skipped = torch.zeros(n_folds, 1, device=device)
         self.active = torch.ones(n_folds, 1, device=device)  # 0 once a fold has stopped
@@ -196,6 +198,8 @@ class FoldStack:
         self.n_skipped.add_(self.active * has_batch * (1.0 - finite))
         clip = (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)).nan_to_num(nan=0.0)
         moves = self.active * has_batch * finite  # (K, 1)
+        if self.decay is not None:
+            self.flat.mul_(1.0 - self.lr * moves * self.decay)
         adam(self.flat, gradient, self.first_moment, self.second_moment, self.n_updates, clip, moves, self.lr)
         keep = ((1.0 + self.n_updates) / (10.0 + self.n_updates)).clamp_max(LARGEST_AVERAGING)
         self.averaged.lerp_(self.flat, (1.0 - keep) * moves)
@@ -306,6 +310,11 @@ def network(panel: Panel, recipe: Recipe, seed: int) -> TemporalFusionTransforme
             n_assets=len(panel.symbols),
             loss_mode=recipe.training.loss_mode,
         )
+
+
+def _decays(name: str) -> bool:
+    """Whether weight decay pulls this parameter to 0: all but the biases, and the scales of layer norms."""
+    return "norm" not in name and "bias" not in name
 
 
 def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[str, Tensor]:

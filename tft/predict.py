@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tft.checkpoint import TrainedModel
+from tft.cross_section import hedged
 from tft.forecast import forecast, mean_of_seeds, mixture, plan, probability_of_up
 from tft.model import QUANTILE_LEVELS
 from tft.panel import Panel
@@ -113,9 +114,10 @@ class Predictor:
             parameters = {name: value[seed : seed + 1] for name, value in self.parameters.items()}
             targets = plan([space], [cells], seed=trained.seed + seed, device=self.device)
             (forecasts,) = forecast(self.model, parameters, on_device, mean, std, targets)
-            positions.append(forecasts.position)
+            grid = _grid(forecasts.position, cells - first * n_assets, (len(bars), n_assets))
+            positions.append(hedged(grid, np.isfinite(grid), trained.correlation))
             distributions.append(forecasts.distribution)
-        raw = _grid(mean_of_seeds(positions), cells - first * n_assets, (len(bars), n_assets))
+        raw = trained.gain * mean_of_seeds(positions)
         path = position_path(
             raw,
             volatility,

@@ -22,12 +22,14 @@ class TrainingConfig:
     over it; pooled: a step sees targets of any bars and instruments, and the Sharpe of their raw positions"""
     block_bars: int = 32
     """Scored bars of a step with objective portfolio"""
-    lr: float = 0.0027
+    lr: float = 0.003
     """Learning rate of Adam"""
+    weight_decay: float = 5.0
+    """Share of a weight that is taken off at each step, in units of the learning rate (Loshchilov & Hutter 2019)"""
     batch_size: int = 16
     """Targets per optimiser step with objective pooled"""
     loss_mode: LossMode = "joint_mle"
-    mle_weight: float = 0.186
+    mle_weight: float = 50.0
     """Weight of the likelihood term in the loss"""
     patience: int = 15
     """Epochs without a better smoothed validation score after which a fold stops; 0 means never"""
@@ -41,6 +43,10 @@ class TrainingConfig:
             faults.append(f"training.block_bars is {self.block_bars}, the least is 2")
         if self.lr <= 0.0:
             faults.append(f"training.lr is {self.lr}, it must be positive")
+        if not 0.0 <= self.weight_decay * self.lr < 1.0:
+            faults.append(
+                f"training.weight_decay is {self.weight_decay}, it must be at least 0 and below 1 / lr ({self.lr})"
+            )
         if self.batch_size < 2:
             faults.append(f"training.batch_size is {self.batch_size}, the least is 2")
         if self.loss_mode not in LOSS_MODES:

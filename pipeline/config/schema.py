@@ -22,10 +22,11 @@ from pipeline.config.sections import (
     at_least,
 )
 from pipeline.config.space import SECTION_OF, WHOLE_NUMBERS
+from tft.blocks import burn_in_bars
 from tft.folds import WalkForwardConfig
 from tft.model import ModelConfig
 from tft.positions import PositionsConfig, RegimeConfig
-from tft.train import TrainingConfig
+from tft.recipe import Recipe, TrainingConfig
 from tft.volatility import Timing
 
 Selection = Literal["holdout", "nested"]
@@ -105,6 +106,7 @@ class Config:
             "timing": asdict(self.timing),
             "purge_gap": self.purge_gap,
             "warm_up_bars": self.warm_up_bars,
+            "burn_in_bars": self.burn_in_bars,
         }
 
     @property
@@ -118,6 +120,19 @@ class Config:
         tuned = self.tuning.space.get("seq_len")
         candidates = [self.model.seq_len, *(int(value) for value in (tuned.extremes() if tuned else ()))]
         return max(candidates) - 1
+
+    @property
+    def burn_in_bars(self) -> int:
+        """Bars before the scored ones of a training block: enough for the largest smoothing that any trial can have."""
+        tuned = self.tuning.space.get("position_smooth")
+        candidates = [self.positions.position_smooth, *(float(each) for each in (tuned.extremes() if tuned else ()))]
+        return burn_in_bars(max(candidates))
+
+    def recipe(self, epochs: int, *, number: int = 0) -> Recipe:
+        """How a fold is fitted in so many epochs, as network `number` of those that are averaged."""
+        return Recipe(
+            self.model, self.training, self.timing, epochs, self.seed + number, self.positions, self.burn_in_bars
+        )
 
     def untuned(self) -> dict[str, Any]:
         """The configured values of the parameters in the search space."""
@@ -162,6 +177,11 @@ class Config:
                 np.datetime64(self.holdout_start)
             except ValueError:
                 found.append(f"holdout_start is {self.holdout_start!r}, it must be an ISO date or time")
+        if self.training.objective == "portfolio" and self.horizon > 1:
+            found.append(
+                f"training.objective is portfolio, which holds a position for one bar, but horizon is {self.horizon}: set "
+                f"horizon to 1, or training.objective to pooled"
+            )
         if self.purge_gap < self.least_purge_gap and not self.allow_label_overlap:
             found.append(
                 f"purge_gap is {self.purge_gap}, but labels reach {self.least_purge_gap} bars past the first bar of "

@@ -14,7 +14,7 @@ from tft.folds import Fold
 from tft.panel import Panel
 from tft.record import stitch
 from tft.runtime.store import Store
-from tft.train import EpochReport, Recipe
+from tft.train import EpochReport
 from tft.windows import seed_from
 
 PROBE_GROUP = "probe"
@@ -88,7 +88,7 @@ def explore(
     features = data.panel.feature_names
     panel, probes = with_probes(data.panel, config.exploration.n_probes, config.seed)
     market = replace(data, panel=panel).market(config.timing)
-    recipe = Recipe(config.model, config.training, config.timing, config.exploration.epochs, config.seed)
+    recipe = config.recipe(config.exploration.epochs)
     walked = walk(market, folds, recipe, config.positions, store=store, on_epoch=on_epoch)
     outcomes = [outcome for _, outcome in walked]
     record = stitch(

@@ -17,7 +17,7 @@ import torch
 from pipeline.config.schema import Config, Selection, sha256_of
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
-from pipeline.phases.stitching import average, stitch_by_fold
+from pipeline.phases.stitching import average, stitch_by_fold, with_gain
 from pipeline.phases.training_data import TrainingData
 from pipeline.phases.tuning import Tuned
 from tft.backtest import FoldOutcome, walk
@@ -50,6 +50,14 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
+class Final:
+    """What is deployed: the final fit of every seed, and the gain of their averaged positions."""
+
+    fits: tuple[FoldFit, ...]
+    gain: float
+
+
+@dataclass(frozen=True, eq=False)
 class Walked:
     """A walk-forward and its record."""
 
@@ -67,8 +75,8 @@ class Walked:
     """The record is clean from this bar on: 0 with `selection: nested`."""
     market: Market
     """The market of the last fold's columns; its returns, volatility and labels are those of every fold."""
-    final: tuple[FoldFit, ...] = ()
-    """The final fit by seed, where it was asked for."""
+    final: Final | None = None
+    """Where it was asked for."""
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -109,7 +117,7 @@ def walk_forward(
     the first bar of the holdout. store: where finished folds wait in case the process dies.
     """
     to_fit = [*folds, *([final] if final else [])]
-    outcomes, by_seed, market, final_fits = _fit(data, config, to_fit, folds[-1][0], store=store, on_epoch=on_epoch)
+    outcomes, by_seed, market, final_fit = _fit(data, config, to_fit, folds[-1][0], store=store, on_epoch=on_epoch)
     choices = {fold.index: choice for fold, choice in folds}
     positions = {fold: choice.config.positions for fold, choice in choices.items()}
 
@@ -125,7 +133,7 @@ def walk_forward(
         seed_records=tuple(stitched(own) for own in by_seed),
         n_development=n_development,
         market=market,
-        final=tuple(final_fits),
+        final=final_fit,
     )
 
 
@@ -176,9 +184,9 @@ def _fit(
     *,
     store: Store | None,
     on_epoch: Callable[[EpochReport], None] | None,
-) -> tuple[list[FoldOutcome], list[list[FoldOutcome]], Market, list[FoldFit]]:
-    """Outcomes of the tested folds, seeds averaged and seed by seed, the last one's market, and the fits, by seed, of
-    the fold without a test block. Folds of one choice are fitted side by side.
+) -> tuple[list[FoldOutcome], list[list[FoldOutcome]], Market, Final | None]:
+    """Outcomes of the tested folds, seeds averaged and seed by seed, the last one's market, and the final fit, which is
+    that of the fold without a test block. Folds of one choice are fitted side by side.
 
     The `last` fold of the record goes on forecasting where there is no label yet.
     """
@@ -194,47 +202,52 @@ def _fit(
         outcomes: list[list[FoldOutcome]] = []
         for recipe in recipes(own):
             own_store = store.within(f"{sha256[:16]}-seed-{recipe.seed}") if store else None
-            of_seed = []
-            for fit, outcome in walk(
+            walked = walk(
                 market, folds, recipe, own.positions, test_until=test_until, store=own_store, on_epoch=on_epoch
-            ):
-                if fit.fold.test:
-                    of_seed.append(outcome)
-                else:
-                    final.append(fit)
-            outcomes.append(of_seed)
-        averaged += [average(same_fold, market, own.positions) for same_fold in zip(*outcomes, strict=True)]
+            )
+            fits, of_seed = zip(*walked, strict=True)
+            outcomes.append(list(of_seed))
+            final += [fit for fit in fits if not fit.fold.test]
+        of_folds = [average(same_fold, market, own.positions) for same_fold in zip(*outcomes, strict=True)]
+        if own.training.objective == "portfolio":
+            of_folds, *outcomes = (
+                [with_gain(outcome, market, own.positions) for outcome in each] for each in (of_folds, *outcomes)
+            )
+        averaged += of_folds
         for all_of_seed, of_seed in zip(by_seed, outcomes, strict=True):
-            all_of_seed += of_seed
+            all_of_seed += [outcome for outcome in of_seed if outcome.fold.test]
         if folds[0].test:
             markets.append(market)
-    return averaged, by_seed, markets[-1], final
+    tested = [outcome for outcome in averaged if outcome.fold.test]
+    untested = [outcome.gain for outcome in averaged if not outcome.fold.test]
+    return tested, by_seed, markets[-1], Final(tuple(final), untested[0]) if final else None
 
 
 def recipes(config: Config) -> list[Recipe]:
     """How production fits a fold, seed by seed."""
-    return [
-        Recipe(config.model, config.training, config.timing, config.production.epochs, config.seed + number)
-        for number in range(config.production.seeds)
-    ]
+    return [config.recipe(config.production.epochs, number=number) for number in range(config.production.seeds)]
 
 
 def trained_model(
-    panel: Panel, data_sha256: str, choice: Choice, final: Sequence[FoldFit], metrics: Mapping[str, float]
+    panel: Panel, data_sha256: str, choice: Choice, final: Final, metrics: Mapping[str, float]
 ) -> TrainedModel:
     """The model to deploy: the final fit of every seed, and all that a live process needs.
 
     panel: all columns and bars of the table.
     """
-    config, last = choice.config, final[0].fold
+    config, last = choice.config, final.fits[0].fold
     return TrainedModel(
         config=config.model,
         loss_mode=config.training.loss_mode,
         feature_names=choice.features,
         known=tuple(name for name in config.data.known if name + AHEAD in choice.features),
         symbols=panel.symbols,
-        scaler=final[0].scaler,
-        parameters={name: torch.stack([fit.parameters[name] for fit in final]) for name in final[0].parameters},
+        scaler=final.fits[0].scaler,
+        parameters={
+            name: torch.stack([fit.parameters[name] for fit in final.fits]) for name in final.fits[0].parameters
+        },
+        correlation=final.fits[0].correlation,
+        gain=final.gain,
         timing=config.timing,
         positions=config.positions,
         regime=config.regime,

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from tft.backtest import FoldOutcome, validation_returns
+from tft.backtest import FoldOutcome, gain_for_volatility, validation_returns
 from tft.forecast import mean_of_seeds, mixture
 from tft.market import Market
 from tft.metrics import sharpe
@@ -50,6 +50,24 @@ def stitch_by_fold(
     position = np.concatenate(paths)
     earned = block_earnings(position, bars, panel.returns, common, timing)
     return replace(record, position=position, earned=earned)
+
+
+def with_gain(outcome: FoldOutcome, market: Market, positions: PositionsConfig) -> FoldOutcome:
+    """The outcome with its raw positions multiplied by one factor, chosen on the validation block, so that the portfolio
+    has the volatility that it aims at.
+    """
+    block = outcome.fold.validation, market.panel, market.sigma, positions, market.timing
+    gain = gain_for_volatility(outcome.validation_position, *block)
+    position = gain * outcome.validation_position
+    (returns,) = validation_returns(position[None], *block)
+    forecast = outcome.forecast
+    return replace(
+        outcome,
+        forecast=RawForecast(forecast.fold, forecast.bars, gain * forecast.raw_position),
+        validation_position=position,
+        val_sharpe=sharpe(returns, periods_per_year=market.timing.periods_per_year),
+        gain=gain,
+    )
 
 
 def average(outcomes: Sequence[FoldOutcome], market: Market, positions: PositionsConfig) -> FoldOutcome:

@@ -13,11 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.config.schema import Config, ConfigError
 from pipeline.phases.candidates import Candidate, CandidateWalks
 from pipeline.phases.search import Report, ended, first_parameters, search, trials_allowed
+from pipeline.phases.stitching import with_gain
 from pipeline.phases.training_data import TrainingData
 from tft.folds import Fold
 from tft.metrics import sharpe
 from tft.record import RawForecast, stitch
-from tft.train import Recipe
 
 OOS_RETURNS = "oos_returns"
 
@@ -70,8 +70,7 @@ def tune(
 
     def candidate(parameters: Mapping[str, Any]) -> Candidate:
         tuned = config.with_tuned(parameters)
-        recipe = Recipe(tuned.model, tuned.training, config.timing, config.tuning.epochs, config.seed)
-        return Candidate(recipe, tuned.positions)
+        return Candidate(tuned.recipe(config.tuning.epochs), tuned.positions)
 
     def foreseen(parameters: Mapping[str, Any]) -> Candidate | None:
         try:
@@ -90,6 +89,8 @@ def tune(
         value = 0.0
         # The folds are fitted side by side; a trial that is pruned stops those of its own that are still running.
         for number, outcome in enumerate(walks.outcomes(tried)):
+            if tried.recipe.training.objective == "portfolio":
+                outcome = with_gain(outcome, market, tried.positions)
             forecasts.append(outcome.forecast)
             record = stitch(forecasts, panel, market.sigma, tried.positions, config.timing, n_development=data.n_bars)
             tested = np.concatenate([np.arange(f.bars.start, f.bars.stop) for f in forecasts]) - record.bars[0]

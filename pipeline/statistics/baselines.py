@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from sklearn.linear_model import Ridge
 
+from tft.cross_section import error_correlation, hedged
 from tft.folds import Fold
 from tft.panel import Panel
 from tft.record import RawForecast, Record
@@ -67,12 +68,14 @@ def run_baselines(
     timing: Timing,
     stitched: Callable[[Sequence[RawForecast]], Record],
     *,
+    cross_section: bool = False,
     test_until: int | None = None,
 ) -> dict[str, Record]:
     """The out-of-sample record of every baseline, over the folds' test bars.
 
     `features`: the columns of `panel` that the regressions read, fold by fold. `sigma` (T, A) scales labels. `stitched`
-    turns forecasts into a record, in the way that the model's were. `test_until`: the bar up to which the last fold
+    turns forecasts into a record, in the way that the model's were. `cross_section`: the regressions get the model's
+    cross-sectional step. `test_until`: the bar up to which the last fold
     forecasts, as in `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
     """
     tested = [fold.test for fold in folds]
@@ -90,7 +93,9 @@ def run_baselines(
     regressions = {RIDGE: ridge} | ({TREES: boosted_trees} if find_spec("lightgbm") else {})
     y = scaled_label(panel.returns, sigma, timing)
     for fold, bars, names in zip(folds, tested, features, strict=True):
-        for name, raw in _regressed(panel, y, fold, bars, names, regressions):
+        correlation = error_correlation(y[fold.train.start : fold.train.stop]) if cross_section else 0.0
+        for name, own in _regressed(panel, y, fold, bars, names, regressions):
+            raw = hedged(own, np.isfinite(own), correlation)
             forecasts.setdefault(name, []).append(RawForecast(fold, bars, raw))
     return {name: stitched(own) for name, own in forecasts.items()}
 
