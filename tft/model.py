@@ -210,7 +210,7 @@ class CellEncoder(nn.Module):
         weights = self.selection_weights(x, present, context, dropout)  # (N, V)
         selected = select(x, weights, self.variable_grns(), dropout)  # (N, H), eqs 7 and 8
         # Relative to a uniform selection: 1 where nothing is preferred.
-        direct = affine(x * weights * present.sum(dim=-1, keepdim=True), self.direct, None)  # (N, S)
+        direct = affine(x * weights, self.direct, None) * present.sum(dim=-1, keepdim=True)  # (N, S)
         return Cells(selected, self.input_gates(selected), weights, direct)
 
     def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, dropout: Dropout | None) -> Tensor:
@@ -341,7 +341,7 @@ class WindowReader(nn.Module):
         decoded = self.after_feed_forward(decoded, temporal[:, -1], dropout)  # eq 22
         raw = self.head(decoded)
         direct = gather(cells.direct, windows[:n_targets]) * direct_averages(length, cells.direct)  # (B, L, S)
-        raw = torch.cat([raw[:, :1] + direct.sum(dim=(1, 2)).unsqueeze(-1), raw[:, 1:]], dim=-1)
+        raw = raw + F.pad(direct.sum(dim=(1, 2)).unsqueeze(-1), (0, raw.shape[-1] - 1))  # part of the first output
         position, distribution = read_head(raw, self.loss_mode)
         return Output(position, distribution, scores[:, :, 0], context_scores)
 

@@ -30,9 +30,9 @@ def by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, clip: bool = Tru
     (reference,) = fit_folds(market, [fold], replace(recipe, epochs=1))
     space = market.space(reference.scaler, recipe.model)
     sampler = TrainingSampler(
-        [space], [fold], np.isfinite(market.y), batch_size=recipe.training.batch_size, seed=recipe.seed, device=CPU
+        [space], [fold], np.isfinite(market.y), batch_size=recipe.training.batch_size, seeds=[recipe.seed], device=CPU
     )
-    model, flat = initial_parameters(panel, [fold], recipe, CPU)
+    model, flat = initial_parameters(panel, [fold], recipe, CPU, seeds=[recipe.seed])
     torch.nn.utils.vector_to_parameters(flat[0], model.parameters())
     mean, std = torch.from_numpy(reference.scaler.mean)[None], torch.from_numpy(reference.scaler.std)[None]
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.training.lr)
@@ -216,7 +216,7 @@ def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -
     ]
     folds = (FOLDS[0], FOLDS[0], FOLDS[1], FOLDS[0])
     *fits, noisy = fit_folds(market_of(panel), folds, recipes, stack_size=4)
-    assert [fit.stack for fit in fits] == [(0, 0, 1, 0)] * 3
+    assert [fit.stack for fit in fits] == [tuple((fold.index, recipe.seed) for fold in folds)] * 3
     assert np.abs(noisy.train_loss - fits[0].train_loss).min() > 1e-2
     for fold, own, fit in zip(folds[:3], recipes[:3], fits, strict=True):
         (alone,) = fitted(panel, (fold,), own)

@@ -146,7 +146,7 @@ def test_a_stack_that_does_not_fit_is_halved_starts_again_and_the_size_is_kept(
     tried.clear()
     resumed = list(train._fit_stacks_in_turn(market, folds, [recipe] * 5, None, store, reports.append))
     assert tried == [[2, 3], [4]]
-    assert [fit.stack for fit in resumed] == [(0, 1), (0, 1), (2, 3), (2, 3), (4,)]
+    assert [[fold for fold, _ in fit.stack] for fit in resumed] == [[0, 1], [0, 1], [2, 3], [2, 3], [4]]
     assert all(identical(a, b) for a, b in zip(expected, resumed, strict=True))
     assert all(identical(a, b) for a, b in zip(first, resumed, strict=False))
 
