@@ -41,8 +41,8 @@ def test_it_is_torchs_adam_and_a_masked_fold_keeps_everything(weight_decay: floa
                 updates[k] += 1
                 kept = min((1 + updates[k]) / (10 + updates[k]), LARGEST_AVERAGING)
                 means[k] = kept * means[k] + (1.0 - kept) * references[k].detach().double()
-            assert torch.allclose(flat[k], references[k].detach(), rtol=0.0, atol=1e-6)
-            assert torch.allclose(averaged[k].double(), means[k], rtol=0.0, atol=1e-6)
+            assert torch.allclose(flat[k], references[k].detach(), rtol=0.0, atol=4e-6)
+            assert torch.allclose(averaged[k].double(), means[k], rtol=0.0, atol=4e-6)
         if step in masked_steps:
             after = (flat, averaged, first, second, count)
             assert all(torch.equal(a, b[1]) for a, b in zip(before, after, strict=True))
@@ -71,7 +71,7 @@ def by_loop(
 
 @pytest.mark.usefixtures("on_cpu")
 def test_it_equals_a_plain_loop_over_weights_that_decay_differently() -> None:
-    """In float64, to rounding; more steps than the average takes to reach its longest memory would take 900."""
+    """In float64, to rounding, for more steps than the 890 after which the average remembers no longer."""
     rng = torch.Generator().manual_seed(1)
     n_steps, n = 1000, 7
     start = torch.randn(1, n, generator=rng, dtype=torch.float64)
@@ -80,7 +80,6 @@ def test_it_equals_a_plain_loop_over_weights_that_decay_differently() -> None:
     decay = torch.linspace(0.0, 3.0, n, dtype=torch.float64)
     one = torch.ones(1, 1, dtype=torch.float64)
     flat, averaged, first, second, count = start.clone(), start.clone(), *torch.zeros(2, 1, n).double(), 0.0 * one
-    first, second = first[None], second[None]
     for gradient in gradients:
         adam(flat, averaged, gradient, first, second, count, 0.3 * one, one, 0.01 * one, decay)
     expected = by_loop(start[0].tolist(), gradients[:, 0].tolist(), lr=0.01, clip=0.3, decay=decay.tolist())
