@@ -163,9 +163,9 @@ class FoldStack:
         self.total_loss.zero_()
         if self.market.device.type == "cuda" and self._captured_update is None:
             optimiser = (self.first_moment, self.second_moment, self.n_updates)
-            changed = (self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss)
+            changed = [self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss]
             if isinstance(self.sampler, BlockSampler):
-                changed = (*changed, self.earning.moments)
+                changed.append(self.earning.moments)
             batch = self.sampler.batch(0)
             self._captured_update = Captured(self._update, batch, changed=changed, generator=self.generator)
         (fold, seed), *others = self.members
@@ -176,8 +176,10 @@ class FoldStack:
         (self._captured_update or self._update)(*self.sampler.batch(number))
 
     def _update(self, *fields: Tensor) -> None:
-        """Forward, loss, backward, clipping and the optimiser's step on the fields of a batch, in place for CUDA graphs."""
-        batch: Batch | BlockBatch = BlockBatch(*fields) if self.recipe.training.objective == "portfolio" else Batch(*fields)
+        """Forward, loss, backward, clipping and Adam on the fields of a batch, in place for CUDA graphs."""
+        batch: Batch | BlockBatch = (
+            BlockBatch(*fields) if self.recipe.training.objective == "portfolio" else Batch(*fields)
+        )
         x, present, asset = self.market.on_device.cells(batch.cells, self.mean, self.std)
         weights = self.flat.detach().requires_grad_()
         output: Output

@@ -84,7 +84,7 @@ def read_stack(store: Store, members: Sequence[tuple[Fold, int]]) -> list[FoldFi
 
 
 def finished_stack(store: Store, members: Sequence[tuple[Fold, int]]) -> int:
-    """Length of the longest prefix of `members` that was trained as one stack and is stored completely; 0 if none is."""
+    """Length of the longest prefix of `members` that was trained as one stack and is stored completely, or 0."""
     for size in range(len(members), 0, -1):
         stack = [(fold.index, seed) for fold, seed in members[:size]]
         if all(store.exists(_name(*member, stack)) for member in stack):

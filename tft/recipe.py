@@ -18,7 +18,7 @@ class TrainingConfig:
     """Optimiser, loss and early stopping of a fit."""
 
     objective: Objective = "portfolio"
-    """portfolio: a step sees a block of neighbouring whole bars and maximises the net Sharpe of what the portfolio earns
+    """portfolio: a step sees a block of neighbouring whole bars and maximises the net Sharpe that the portfolio earns
     over it; pooled: a step sees targets of any bars and instruments, and the Sharpe of their raw positions"""
     block_bars: int = 32
     """Scored bars of a step with objective portfolio"""

@@ -47,7 +47,7 @@ def train_stack(
     recipes: Sequence[Recipe],
     report: Callable[[EpochReport | None], None],
 ) -> list[FoldFit]:
-    """Train folds as one stack, each with its own recipe and seed, until the last epoch or until every fold has stopped.
+    """Train folds as one stack, each with its own recipe and seed, until the last epoch or until all have stopped.
 
     `report` is called after every epoch, and with None before every step; it may raise to abort training.
     """

@@ -14,7 +14,6 @@ from tft.folds import Fold
 from tft.scaling import Scaler
 from tft.train import MAX_STACK
 
-
 Stack = tuple[tuple[int, int], ...]
 BOTH: Stack = ((0, 7), (1, 7))
 

@@ -1,5 +1,5 @@
-"""One optimiser step of a stack of folds: Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019),
-and the average of the weights along training.
+"""One step of Adam (Kingma & Ba 2015) for a stack of folds, with decoupled weight decay (Loshchilov & Hutter 2019), and
+the average of the weights along training.
 
 Folds have separate learning rates, clipping and step counts.
 
