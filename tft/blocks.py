@@ -22,7 +22,7 @@ from tft.windows import EMPTY, LISTED_STEPS, WindowSpace, distinct, seed_from, w
 
 MAX_BLOCK_TARGETS = 2048
 """Most targets of a block; with more instruments it takes a random subset of them"""
-LEAST_STEPS = 32
+LEAST_STEPS = 16
 """Fewest optimiser steps of an epoch: a short fold is tiled several times"""
 BURN_IN_LEFT = 0.05
 """Largest weight that a position before the burn-in may keep in a scored one"""
