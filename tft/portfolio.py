@@ -105,9 +105,7 @@ def portfolio_returns(raw: Tensor, block: Block, sizing: Sizing) -> tuple[Tensor
     return torch.where(earns, net, 0.0).sum(dim=2) / n_earning.clamp_min(1), n_earning > 0
 
 
-def sharpe_loss(
-    returns: Tensor, counted: Tensor, moments: Tensor, *, periods_per_year: float
-) -> tuple[Tensor, Tensor]:
+def sharpe_loss(returns: Tensor, counted: Tensor, moments: Tensor, *, periods_per_year: float) -> tuple[Tensor, Tensor]:
     """Minus the annual Sharpe ratio (K,) of returns (K, n) where counted (K, n), and the next running moments (K, 3).
 
     moments: running sums of count, return and squared return (K, 3), zeros at first; a ratio of two of them is
