@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import click
 
-from tft.model import ModelConfig
+from tft.model import ModelConfig, direct_scales
 
 
 def step_flops(model: ModelConfig, *, n_variables: int, n_cells: int, batch_size: int) -> float:
@@ -25,14 +25,16 @@ def step_flops(model: ModelConfig, *, n_variables: int, n_cells: int, batch_size
 def forward_flops(model: ModelConfig, *, n_variables: int, n_cells: int, batch_size: int) -> float:
     """Operations of one forward pass, without static encoder (one row per instrument) and head (a few columns)."""
     n, v, h, b = float(n_cells), n_variables, model.d_hidden, batch_size
-    return n * _cell(v, h) + _folding(v, h) + _recurrence(model, b) + _reader(model, b)
+    cells = n * _cell(v, h, len(direct_scales(model.seq_len)))
+    return cells + _folding(v, h) + _recurrence(model, b) + _reader(model, b)
 
 
-def _cell(v: int, h: int) -> float:
+def _cell(v: int, h: int, n_scales: int) -> float:
     """Operations per cell: a GRN for every variable, the selection GRN over all, the LSTM's input projection."""
     per_variable = 2 * h * h + 2 * h * 2 * h  # second layer and gate; the first layer is a rank-1 map of one number
     selection = 2 * (2 * v) * h + 2 * h * h + 2 * h * h + 2 * h * 2 * v + 2 * (2 * v) * v  # eq 6, and its skip
-    return v * per_variable + selection + 2 * v * h + 2 * h * 4 * h  # the third: eq 8's weighted sum
+    summed = 2 * v * h + 2 * v * n_scales  # eq 8's weighted sum, and the direct term
+    return v * per_variable + selection + summed + 2 * h * 4 * h
 
 
 def _folding(v: int, h: int) -> float:

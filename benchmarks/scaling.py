@@ -45,13 +45,13 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.reference_run import noise_panel, peak_bytes, reset_peaks, work_of
+from benchmarks.reference_run import TRAINING, noise_panel, peak_bytes, reset_peaks, work_of
 from tft.fold_stack import FoldStack
 from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.market import Market, choose_device
 from tft.model import ModelConfig
-from tft.train import EpochReport, Recipe, TrainingConfig, fit_folds, forecast_fit
+from tft.train import EpochReport, Recipe, fit_folds, forecast_fit
 from tft.volatility import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,7 +112,7 @@ def measure(size: Size, where: torch.device) -> dict[str, float]:
     block = range(validation.start - PURGE_GAP - size.bars, validation.start - PURGE_GAP)
     folds = [Fold(index, block, validation, range(end, end)) for index in range(size.folds)]
     model = ModelConfig(d_hidden=size.d_hidden, seq_len=size.seq_len, n_context=size.contexts)
-    recipe = Recipe(model, TrainingConfig(patience=0), market.timing, 1, SEED)
+    recipe = Recipe(model, TRAINING, market.timing, 1, SEED)
     n_steps, _ = work_of(market, folds[0], recipe)
     recipe = replace(recipe, epochs=1 + math.ceil(size.steps / n_steps))
 

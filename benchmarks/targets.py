@@ -37,6 +37,7 @@ from benchmarks.reference_run import (
     PRODUCTION_STEP,
     PURGE_GAP,
     SEED,
+    TRAINING,
     noise_panel,
 )
 from pipeline.config.sections import PruningConfig
@@ -49,7 +50,7 @@ from tft.market import Market, choose_device
 from tft.model import ModelConfig
 from tft.positions import PositionsConfig
 from tft.record import stitch
-from tft.train import Recipe, TrainingConfig, fit_folds
+from tft.train import Recipe, fit_folds
 from tft.volatility import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +112,7 @@ def record_s() -> float:
     )
     folds = [fold.shifted(warm_up) for fold in found[-PRODUCTION_FOLDS:]]
     market = Market(noise_panel(N_BARS, N_INSTRUMENTS, N_SELECTED), timing, choose_device("auto"))
-    recipe = Recipe(model, TrainingConfig(), timing, 1, SEED)
+    recipe = Recipe(model, TRAINING, timing, 1, SEED)
     with tempfile.TemporaryDirectory() as folder:
         for _ in fit_folds(market, folds, recipe, store=LocalStore(Path(folder))):
             pass

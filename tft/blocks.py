@@ -68,11 +68,14 @@ class BlockSampler:
         *,
         block_bars: int,
         burn_in: int,
-        seed: int,
+        seeds: Sequence[int],
         device: torch.device,
     ) -> None:
-        """`labelled` (T, A) marks cells with a label. Raises ValueError for a fold without a training target."""
-        self.spaces, self.folds, self.seed, self.device = spaces, folds, seed, device
+        """`labelled` (T, A) marks cells with a label; `seeds` has one a fold, and a fold may be there with several.
+
+        Raises ValueError for a fold without a training target.
+        """
+        self.spaces, self.folds, self.seeds, self.device = spaces, folds, seeds, device
         self.block_bars, self.burn_in, self.n_bars = block_bars, burn_in, burn_in + block_bars
         self.n_assets = labelled.shape[1]
         self.n_chosen = max(1, min(self.n_assets, MAX_BLOCK_TARGETS // self.n_bars))
@@ -104,8 +107,8 @@ class BlockSampler:
         first = np.full((n_folds, self.n_steps), EMPTY, dtype=np.int64)
         assets = np.zeros((n_folds, self.n_steps, self.n_chosen), dtype=np.int64)
         contexts = np.full((*assets.shape, n_context), EMPTY, dtype=np.int64)
-        for k, (space, fold) in enumerate(zip(self.spaces, self.folds, strict=True)):
-            rng = np.random.default_rng([self.seed, fold.index, epoch])
+        for k, (space, fold, seed) in enumerate(zip(self.spaces, self.folds, self.seeds, strict=True)):
+            rng = np.random.default_rng([seed, fold.index, epoch])
             starts = np.concatenate(
                 [
                     np.arange(fold.train.start - int(rng.integers(self.block_bars)), fold.train.stop, self.block_bars)
@@ -120,7 +123,7 @@ class BlockSampler:
             if n_context:
                 bar = np.maximum(starts - self.burn_in, 0)[:, None]
                 cells = (bar * self.n_assets + assets[k, : len(starts)]).reshape(-1)
-                drawn = space.contexts(cells, seed_from(self.seed, fold.index, epoch))
+                drawn = space.contexts(cells, seed_from(seed, fold.index, epoch))
                 contexts[k, : len(starts)] = drawn.reshape(len(starts), self.n_chosen, n_context)
         self._drawn = _Drawn(epoch, first, assets, contexts)
 

@@ -1,10 +1,11 @@
 """A stack of folds trained as one model: its tensors, the optimiser step, the end of an epoch, the resulting fits.
 
+A member of a stack is a fold with a recipe, whose seed is one of its own: one fold may be there several times.
 Gradient norm, clipping, early stopping and kept weights are separate for each fold. A fold that has stopped, or has
 fewer batches than the others, is masked out of the update and keeps its place in the tensors. On a GPU a step is
 captured once as a CUDA graph and replayed.
 
-Shapes: K stacked folds, P parameters of one model, E epochs run, T bars, B batch, M targets, A instruments,
+Shapes: K stacked folds (members), P parameters of one model, E epochs run, T bars, B batch, M targets, A instruments,
 V variables.
 """
 
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -43,8 +45,6 @@ from tft.windows import Batch, TrainingSampler, seed_from
 
 MAX_GRADIENT_NORM = 1.0
 """Gradients of a fold with a larger norm are scaled down to it"""
-LARGEST_AVERAGING = 0.99
-"""Weight of the averaged weights at a step once many have been made: about a hundred steps are remembered"""
 SMOOTHING_EPOCHS = 5
 """Early stopping compares the mean validation score of the last so many epochs"""
 MAX_RECORDED_BLOCKS = 32
@@ -69,34 +69,40 @@ class FoldStack:
         self.market, self.folds, self.recipes = market, folds, recipes
         device, n_folds = market.device, len(folds)
 
-        # What differs between folds: three settings of the recipe, the scaler, and with it the window space.
+        # What differs between members: the seed and some settings of the recipe, the scaler, and with it the window
+        # space. Those of one fold share what depends on the fold alone.
+        self.seeds = [recipe.seed for recipe in recipes]
         self.lr = torch.tensor([[recipe.training.lr] for recipe in recipes], device=device)  # (K, 1)
         self.mle_weight = torch.tensor([recipe.training.mle_weight for recipe in recipes], device=device)  # (K,)
         rates = [recipe.model.dropout for recipe in recipes]
-        self.scalers = [Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in folds]
+        scaler_of = {
+            fold: Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in dict.fromkeys(folds)
+        }
+        self.scalers = [scaler_of[fold] for fold in folds]
         self.mean = torch.from_numpy(np.stack([scaler.mean for scaler in self.scalers])).to(device)  # (K, V)
         self.std = torch.from_numpy(np.stack([scaler.std for scaler in self.scalers])).to(device)  # (K, V)
-        spaces = [market.space(scaler, self.recipe.model) for scaler in self.scalers]
+        space_of = {fold: market.space(scaler, self.recipe.model) for fold, scaler in scaler_of.items()}
+        spaces = [space_of[fold] for fold in folds]
 
         # Training targets, and validation targets by which the epoch is chosen.
         labelled = np.isfinite(market.y)  # (T, A)
-        training, seed = self.recipe.training, self.recipe.seed
-        self.correlation = [
-            error_correlation(market.y[fold.train.start : fold.train.stop])
+        training = self.recipe.training
+        correlation_of = {
+            fold: error_correlation(market.y[fold.train.start : fold.train.stop])
+            for fold in scaler_of
             if training.objective == "portfolio"
-            else 0.0
-            for fold in folds
-        ]
+        }
+        self.correlation = [correlation_of.get(fold, 0.0) for fold in folds]
         self.sampler: TrainingSampler | BlockSampler
         if training.objective == "portfolio":
             blocks = training.block_bars, self.recipe.burn_in_bars
             self.sampler = BlockSampler(
-                spaces, folds, labelled, block_bars=blocks[0], burn_in=blocks[1], seed=seed, device=device
+                spaces, folds, labelled, block_bars=blocks[0], burn_in=blocks[1], seeds=self.seeds, device=device
             )
             self.earning = _Earning(market, recipes, self.correlation)
         else:
             self.sampler = TrainingSampler(
-                spaces, folds, labelled, batch_size=training.batch_size, seed=seed, device=device
+                spaces, folds, labelled, batch_size=training.batch_size, seeds=self.seeds, device=device
             )
         self.validation_cells = [
             space.targets(fold.validation) for space, fold in zip(spaces, folds, strict=True)
@@ -107,11 +113,11 @@ class FoldStack:
                     f"fold {fold.index} has no validation target: between bars {fold.validation.start} and "
                     f"{fold.validation.stop - 1} no instrument has both a feature and a label; widen validation_window"
                 )
-        self.validation_plan = plan(spaces, self.validation_cells, seed=seed, device=device)
+        self.validation_plan = plan(spaces, self.validation_cells, seeds=self.seeds, device=device)
 
         # Weights and optimiser state. A captured graph reads and writes these tensors, so they are only changed in
         # place.
-        self.model, self.flat = initial_parameters(market.panel, folds, self.recipe, device)  # (K, P)
+        self.model, self.flat = initial_parameters(market.panel, folds, self.recipe, device, seeds=self.seeds)  # (K, P)
         self.shapes = [(name, value.shape, value.numel()) for name, value in self.model.named_parameters()]
         self.first_moment, self.second_moment = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.averaged = self.flat.clone()  # along training
@@ -150,6 +156,11 @@ class FoldStack:
         return self.recipe.training.objective == "portfolio"
 
     @property
+    def members(self) -> tuple[tuple[int, int], ...]:
+        """Index of the fold and seed of each member."""
+        return tuple((fold.index, seed) for fold, seed in zip(self.folds, self.seeds, strict=True))
+
+    @property
     def n_steps(self) -> int:
         """Steps of an epoch, those of the fold with the most batches."""
         return self.sampler.n_steps
@@ -161,12 +172,13 @@ class FoldStack:
         self.total_loss.zero_()
         if self.market.device.type == "cuda" and self._captured_update is None:
             optimiser = (self.first_moment, self.second_moment, self.n_updates)
-            changed = (self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss)
+            changed = [self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss]
             if isinstance(self.sampler, BlockSampler):
-                changed = (*changed, self.earning.moments)
+                changed.append(self.earning.moments)
             batch = self.sampler.batch(0)
             self._captured_update = Captured(self._update, batch, changed=changed, generator=self.generator)
-        self.generator.manual_seed(seed_from(self.recipe.seed, "dropout", epoch, *(fold.index for fold in self.folds)))
+        (fold, seed), *others = self.members
+        self.generator.manual_seed(seed_from(seed, "dropout", epoch, fold, *chain(*others)))
 
     def step(self, number: int) -> None:
         """Update every fold that has not stopped with its batch of this number, if it has one."""
@@ -211,11 +223,8 @@ class FoldStack:
         self.n_skipped.add_(self.active * has_batch * (1.0 - finite))
         clip = (MAX_GRADIENT_NORM / norm.clamp_min(MAX_GRADIENT_NORM)).nan_to_num(nan=0.0)
         moves = self.active * has_batch * finite  # (K, 1)
-        if self.decay is not None:
-            self.flat.mul_(1.0 - self.lr * moves * self.decay)
-        adam(self.flat, gradient, self.first_moment, self.second_moment, self.n_updates, clip, moves, self.lr)
-        keep = ((1.0 + self.n_updates) / (10.0 + self.n_updates)).clamp_max(LARGEST_AVERAGING)
-        self.averaged.lerp_(self.flat, (1.0 - keep) * moves)
+        moments = self.first_moment, self.second_moment
+        adam(self.flat, self.averaged, gradient, *moments, self.n_updates, clip, moves, self.lr, self.decay)
         self.total_loss.add_(loss.detach() * has_batch[:, 0])
 
     def draw_ahead(self) -> None:
@@ -295,7 +304,7 @@ class FoldStack:
         """
         lost = [k for k in range(len(self.folds)) if not np.isfinite(self.best_score[k])]
         if lost:
-            indices = ", ".join(str(self.folds[k].index) for k in lost)
+            indices = ", ".join(dict.fromkeys(str(self.folds[k].index) for k in lost))
             rates = ", ".join(dict.fromkeys(str(self.recipes[k].training.lr) for k in lost))
             raise FloatingPointError(
                 f"the validation score of fold {indices} was never finite: lower training.lr ({rates}) or "
@@ -309,6 +318,7 @@ class FoldStack:
         return [
             FoldFit(
                 fold=fold,
+                seed=self.seeds[k],
                 scaler=self.scalers[k],
                 parameters={name: value[k].clone() for name, value in best.items()},
                 kept_epoch=int(self.kept_epoch[k]),
@@ -318,17 +328,18 @@ class FoldStack:
                 skipped_steps=int(n_skipped[k]),
                 correlation=self.correlation[k],
                 seconds=seconds,
-                stack=tuple(other.index for other in self.folds),
+                stack=self.members,
             )
             for k, fold in enumerate(self.folds)
         ]
 
 
 def initial_parameters(
-    panel: Panel, folds: Sequence[Fold], recipe: Recipe, device: torch.device
+    panel: Panel, folds: Sequence[Fold], recipe: Recipe, device: torch.device, *, seeds: Sequence[int]
 ) -> tuple[TemporalFusionTransformer, Tensor]:
-    """The network, and the initial parameters (K, P) of all folds, each drawn by (seed, fold)."""
-    networks = [network(panel, recipe, seed_from(recipe.seed, "initial", fold.index)) for fold in folds]
+    """The network, and the initial parameters (K, P) of all members, each drawn by (seed, fold); one seed a fold."""
+    drawn_by = [seed_from(seed, "initial", fold.index) for seed, fold in zip(seeds, folds, strict=True)]
+    networks = [network(panel, recipe, seed) for seed in drawn_by]
     rows = [torch.cat([value.detach().flatten() for value in each.parameters()]) for each in networks]
     return networks[0].to(device), torch.stack(rows).to(device)
 

@@ -1,10 +1,14 @@
-"""The result of fitting a fold, and the store of finished folds from which an interrupted training resumes.
+"""The result of fitting a fold, and the store of finished fits from which an interrupted training resumes.
+
+A fit is stored by fold and seed, together with the stack that it was trained in. A stack is given by its members, pairs
+of a fold and a seed, in order.
 
 Shapes: E epochs run, A instruments.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +35,8 @@ class FoldFit:
     """One fitted fold, with the weights of its kept epoch."""
 
     fold: Fold
+    seed: int
+    """Of the recipe that it was fitted with"""
     scaler: Scaler
     parameters: dict[str, Tensor]
     """Parameters by name, on the CPU"""
@@ -48,8 +54,8 @@ class FoldFit:
     """Of forecast errors between instruments, for the cross-sectional step; 0 with objective pooled"""
     seconds: float
     """Wall time of the fold's stack, shared equally among its folds"""
-    stack: tuple[int, ...]
-    """Indices of the folds that were trained in one stack, this one included; a fold that was fitted with several
+    stack: tuple[tuple[int, int], ...]
+    """Index of the fold and seed of each member of the stack, this one included; a fold that was fitted with several
     recipes is listed once for each"""
 
 
@@ -62,28 +68,28 @@ def write_fit(store: Store, fit: FoldFit) -> None:
     numbers = {"kept_epoch": fit.kept_epoch, "skipped_steps": fit.skipped_steps, "correlation": fit.correlation}
     numbers["seconds"] = fit.seconds
     files = {TENSORS: tensors_to_bytes(tensors), NUMBERS: json.dumps(numbers).encode()}
-    store.put(_name(fit.fold.index, fit.stack), files)
+    store.put(_name(fit.fold.index, fit.seed, fit.stack), files)
 
 
-def read_stack(store: Store, folds: Sequence[Fold]) -> list[FoldFit] | None:
-    """The stored fits of the stack that consists of exactly these folds; None unless all of them are stored."""
-    stack = tuple(fold.index for fold in folds)
+def read_stack(store: Store, members: Sequence[tuple[Fold, int]]) -> list[FoldFit] | None:
+    """The stored fits of the stack of exactly these folds and seeds; None unless all of them are stored."""
+    stack = tuple((fold.index, seed) for fold, seed in members)
     fits = []
-    for fold in folds:
-        files = store.get(_name(fold.index, stack))
+    for fold, seed in members:
+        files = store.get(_name(fold.index, seed, stack))
         if files is None:
             return None
-        fits.append(_fit_from_files(files, fold, stack))
+        fits.append(_fit_from_files(files, fold, seed, stack))
     return fits
 
 
-def finished_stack(store: Store, folds: Sequence[Fold]) -> Sequence[Fold] | None:
-    """The longest prefix of `folds` that was trained as one stack and is stored completely; None if there is none."""
-    for size in range(len(folds), 0, -1):
-        stack = [fold.index for fold in folds[:size]]
-        if all(store.exists(_name(index, stack)) for index in stack):
-            return folds[:size]
-    return None
+def finished_stack(store: Store, members: Sequence[tuple[Fold, int]]) -> int:
+    """Length of the longest prefix of `members` that was trained as one stack and is stored completely, or 0."""
+    for size in range(len(members), 0, -1):
+        stack = [(fold.index, seed) for fold, seed in members[:size]]
+        if all(store.exists(_name(*member, stack)) for member in stack):
+            return size
+    return 0
 
 
 def write_stack_size(store: Store, size: int) -> None:
@@ -97,17 +103,21 @@ def read_stack_size(store: Store) -> int | None:
     return None if files is None else int(files[STACK_SIZE])
 
 
-def _name(fold: int, stack: Sequence[int]) -> str:
-    """Name of a fit in the store, with its whole stack, because a fit depends on the folds that it is stacked with."""
-    return f"fold-{fold}-of-{'-'.join(str(index) for index in stack)}"
+def _name(fold: int, seed: int, stack: Sequence[tuple[int, int]]) -> str:
+    """Name of a fit in the store. It holds a hash of its whole stack, because a fit depends on what it is stacked with,
+    and a list of all members could be longer than a file name can be.
+    """
+    members = " ".join(f"{index}.{own}" for index, own in stack)
+    return f"fold-{fold}-seed-{seed}-of-{len(stack)}-{hashlib.sha256(members.encode()).hexdigest()[:16]}"
 
 
-def _fit_from_files(files: dict[str, bytes], fold: Fold, stack: tuple[int, ...]) -> FoldFit:
+def _fit_from_files(files: dict[str, bytes], fold: Fold, seed: int, stack: tuple[tuple[int, int], ...]) -> FoldFit:
     """Decode the files that `write_fit` stored."""
     tensors = load(files[TENSORS])
     prefix = "parameters."
     return FoldFit(
         fold=fold,
+        seed=seed,
         scaler=Scaler(tensors["scaler.mean"].numpy(), tensors["scaler.std"].numpy()),
         parameters={name.removeprefix(prefix): tensors[name] for name in sorted(tensors) if name.startswith(prefix)},
         train_loss=tensors["train_loss"].numpy(),

@@ -72,9 +72,9 @@ class Plan:
 
 
 def plan(
-    spaces: Sequence[WindowSpace], targets: Sequence[NDArray[np.int64]], *, seed: int, device: torch.device
+    spaces: Sequence[WindowSpace], targets: Sequence[NDArray[np.int64]], *, seeds: Sequence[int], device: torch.device
 ) -> Plan:
-    """Plan the forecast of each fold's `targets`, flat cells (M_k,).
+    """Plan the forecast of each fold's `targets`, flat cells (M_k,), with one seed a fold.
 
     Contexts are drawn by (seed, symbol, timestamp, slot) and do not depend on the other targets.
     """
@@ -83,7 +83,7 @@ def plan(
     size = max(1, -(-max(len(cells) for cells in targets) // block)) * block
     ends = np.full((len(targets), size), EMPTY, dtype=np.int64)
     contexts = np.full((len(targets), size, n_context), EMPTY, dtype=np.int64)
-    for k, cells in enumerate(targets):
+    for k, (cells, seed) in enumerate(zip(targets, seeds, strict=True)):
         ends[k, : len(cells)] = cells
         ends[k, len(cells) :] = cells[-1] if len(cells) else (spaces[k].seq_len - 1) * n_assets
         contexts[k, : len(cells)] = spaces[k].contexts(cells, seed_from(seed, "forecast"))

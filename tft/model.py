@@ -382,7 +382,7 @@ class WindowReader(nn.Module):
         decoded = self.after_feed_forward(decoded, temporal[:, -1], dropout)  # eq 22
         raw = self.head(decoded)
         direct = gather(cells.direct, windows[:n_targets]) * direct_averages(length, cells.direct)  # (B, L, S + 1)
-        raw = torch.cat([raw[:, :1] + direct.sum(dim=(1, 2)).unsqueeze(-1), raw[:, 1:]], dim=-1)
+        raw = raw + F.pad(direct.sum(dim=(1, 2)).unsqueeze(-1), (0, raw.shape[-1] - 1))  # part of the first output
         position, distribution = read_head(raw, self.loss_mode)
         distribution = recalibrated(distribution, self.recalibration.detach(), self.loss_mode)
         return Output(position, distribution, scores[:, :, 0], context_scores)

@@ -112,7 +112,7 @@ class Predictor:
         positions, distributions = [], []
         for seed in range(self.n_seeds):  # one network at a time, in the shapes of the backtest
             parameters = {name: value[seed : seed + 1] for name, value in self.parameters.items()}
-            targets = plan([space], [cells], seed=trained.seed + seed, device=self.device)
+            targets = plan([space], [cells], seeds=[trained.seed + seed], device=self.device)
             (forecasts,) = forecast(self.model, parameters, on_device, mean, std, targets)
             grid = _grid(forecasts.position, cells - first * n_assets, (len(bars), n_assets))
             positions.append(hedged(grid, np.isfinite(grid), trained.correlation))

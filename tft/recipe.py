@@ -18,7 +18,7 @@ class TrainingConfig:
     """Optimiser, loss and early stopping of a fit."""
 
     objective: Objective = "portfolio"
-    """portfolio: a step sees a block of neighbouring whole bars and maximises the net Sharpe of what the portfolio earns
+    """portfolio: a step sees a block of neighbouring whole bars and maximises the net Sharpe that the portfolio earns
     over it; pooled: a step sees targets of any bars and instruments, and the Sharpe of their raw positions"""
     block_bars: int = 32
     """Scored bars of a step with objective portfolio"""
@@ -75,11 +75,12 @@ class Recipe:
 
     @property
     def common(self) -> Recipe:
-        """The part that all recipes of a stack must share: the recipe with fixed lr, mle_weight, dropout, cap, smoothing
-        and cost.
+        """The part that all recipes of a stack must share: the recipe with fixed seed, lr, mle_weight, dropout, cap,
+        smoothing and cost.
         """
         return replace(
             self,
+            seed=0,
             model=replace(self.model, dropout=0.0),
             training=replace(self.training, lr=1.0, mle_weight=0.0),
             positions=replace(self.positions, max_position=1.0, position_smooth=0.0, cost_bps=0.0),
@@ -90,7 +91,7 @@ class EpochReport(NamedTuple):
     """Progress of a stack of folds after an epoch. Tuples hold one value per fold."""
 
     folds: tuple[int, ...]
-    """Indices of the folds"""
+    """Indices of the folds; one that is fitted with several seeds or recipes is listed once for each"""
     epoch: int
     """Counted from 0"""
     train_loss: tuple[float, ...]

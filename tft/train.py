@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tft.blocks import MAX_BLOCK_TARGETS
 from tft.fold_stack import FoldStack, network
 from tft.fold_store import FoldFit, finished_stack, read_stack, read_stack_size, write_fit, write_stack_size
 from tft.folds import Fold
@@ -32,7 +33,7 @@ from tft.windows import CONTEXT_POOL_BARS
 __all__ = ["EpochReport", "Recipe", "TrainingConfig", "fit_folds", "map_fits"]
 
 MAX_STACK = 20
-"""Most folds stacked on a GPU; with so many, launching kernels is a small part of a step"""
+"""Most folds, or seeds of one, stacked on a GPU; with so many, launching kernels is a small part of a step"""
 GPU_SHARE = 0.8
 """Share of a GPU's free memory that a stack may take according to `bytes_per_fold`"""
 
@@ -46,7 +47,7 @@ def train_stack(
     recipes: Sequence[Recipe],
     report: Callable[[EpochReport | None], None],
 ) -> list[FoldFit]:
-    """Train folds as one stack, each with its own recipe, until the last epoch or until every fold has stopped.
+    """Train folds as one stack, each with its own recipe and seed, until the last epoch or until all have stopped.
 
     `report` is called after every epoch, and with None before every step; it may raise to abort training.
     """
@@ -75,14 +76,15 @@ def fit_folds(
 ) -> Iterator[FoldFit]:
     """Fit every fold, and yield the fits in the order of `folds`, each as soon as its stack is done.
 
-    `recipe` is one for all folds or a sequence with one per fold; the recipes of a stack must have the same `common`.
+    `recipe` is one for all folds or a sequence with one per fold; the recipes of a stack must have the same `common`. A
+    fold may be there several times, with recipes of different seeds.
     `stack_size` is the number of folds per stack, by default as many as `largest_stack` allows, in stacks of nearly
     equal size. On a CPU as many stacks are fitted at once as torch has threads, each in one thread; on a GPU one stack
     is fitted after the other. A fit depends only on the market, the fold, its recipe and the composition of its stack.
 
     Finished folds are written to `store`, if one is given, and a stack whose folds are all stored is read back instead
-    of fitted. The store must be used for this market and these folds and recipes only, and holds one fit per fold
-    index. `on_epoch` is called in the caller's thread. Raises ValueError for a fold without training or validation
+    of fitted. The store must be used for this market and these folds and recipes only, and holds one fit per fold index
+    and seed. `on_epoch` is called in the caller's thread. Raises ValueError for a fold without training or validation
     targets, FloatingPointError for one whose validation score is never finite.
     """
 
@@ -109,9 +111,7 @@ def map_fits(
     """
     report = on_epoch or (lambda epoch_report: None)
     recipes = per_fold(recipe, len(folds))
-    assert store is None or len({fold.index for fold in folds}) == len(folds), (
-        "fits are stored by the index of their fold"
-    )
+    assert store is None or len({*_members(folds, recipes)}) == len(folds), "fits are stored by fold and seed"
     if market.device.type != "cpu":
         for number, fit in enumerate(_fit_stacks_in_turn(market, folds, recipes, stack_size, store, report)):
             yield function(number, fit)
@@ -145,7 +145,8 @@ def _fit_stacks_in_turn(
     while start < len(folds):
         stack = folds[start : start + size]
         if store is not None and not stack_size:
-            stack = finished_stack(store, folds[start:]) or stack
+            finished = finished_stack(store, _members(folds, recipes)[start : start + MAX_STACK])
+            stack = folds[start : start + (finished or size)]
             if size != stored_size:
                 with _warn_if_not_stored(store):
                     write_stack_size(store, size)
@@ -180,13 +181,18 @@ def _read_or_train(
     """The fits of one stack: read from the store if they are all there, otherwise trained and written to it."""
     if store is None:
         return train_stack(market, folds, recipes, report)
-    fits = read_stack(store, folds)
+    fits = read_stack(store, _members(folds, recipes))
     if fits is None:
         fits = train_stack(market, folds, recipes, report)
         with _warn_if_not_stored(store):
             for fit in fits:
                 write_fit(store, fit)
     return fits
+
+
+def _members(folds: Sequence[Fold], recipes: Sequence[Recipe]) -> list[tuple[Fold, int]]:
+    """Each fold with the seed that it is fitted with, as the store knows it."""
+    return [(fold, recipe.seed) for fold, recipe in zip(folds, recipes, strict=True)]
 
 
 @contextmanager
@@ -222,9 +228,17 @@ def bytes_per_fold(recipe: Recipe, panel: Panel, n_training_bars: int) -> int:
     n_variables, n_assets, h = len(panel.feature_names), len(panel.symbols), model.d_hidden
     n_parameters = n_variables * (n_variables * h + 4 * h * h)
     per_target = (1 + model.n_context) * model.seq_len
-    n_cells = min(training.batch_size * per_target, (n_training_bars + CONTEXT_POOL_BARS) * n_assets)
+    n_targets = n_groups = training.batch_size
+    n_rows = n_targets * per_target
+    if training.objective == "portfolio":  # all targets of an instrument share contexts, and nearly all bars
+        n_bars = training.block_bars + recipe.burn_in_bars
+        n_groups = max(1, min(n_assets, MAX_BLOCK_TARGETS // n_bars))
+        n_targets = n_groups * n_bars
+        n_rows = n_targets + n_groups * per_target
+    n_cells = min(n_rows, (n_training_bars + CONTEXT_POOL_BARS) * n_assets)
     cells = n_cells * (n_variables * (12 * 4 + 4 * h) + 40 * 4 * h)  # VSN logits, a gradient, selected values
-    windows = training.batch_size * (per_target * 5 * 4 * 4 * h + model.seq_len * 80 * 4 * h)
+    n_read = (n_targets + n_groups * model.n_context) * model.seq_len
+    windows = n_read * 5 * 4 * 4 * h + n_targets * model.seq_len * 80 * 4 * h
     forecasts = target_block(torch.device("cuda")) * per_target * 3 * 4 * 4 * h
     return n_parameters * 10 * 4 + cells + windows + forecasts
 
@@ -258,7 +272,7 @@ def forecast_fit(fit: FoldFit, market: Market, recipe: Recipe, bars: range) -> t
         market.on_device,
         torch.from_numpy(fit.scaler.mean)[None].to(device),
         torch.from_numpy(fit.scaler.std)[None].to(device),
-        plan([space], [cells], seed=recipe.seed, device=device),
+        plan([space], [cells], seeds=[recipe.seed], device=device),
     )
     return forecasts, cells
 

@@ -189,12 +189,15 @@ class TrainingSampler:
         labelled: NDArray[np.bool_],
         *,
         batch_size: int,
-        seed: int,
+        seeds: Sequence[int],
         device: torch.device,
     ) -> None:
-        """`labelled` (T, A) marks cells with a label. Raises ValueError for a fold without a training target."""
+        """`labelled` (T, A) marks cells with a label; `seeds` has one a fold, and a fold may be there with several.
+
+        Raises ValueError for a fold without a training target.
+        """
         self.spaces, self.folds = spaces, folds
-        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.batch_size, self.seeds, self.device = batch_size, seeds, device
         self.n_assets = labelled.shape[1]
         self.targets = []
         for space, fold in zip(spaces, folds, strict=True):
@@ -230,13 +233,13 @@ class TrainingSampler:
         n_folds, size = len(self.folds), self.batch_size
         targets = np.full((n_folds, self.n_steps, size), EMPTY, dtype=np.int64)
         contexts = np.full((*targets.shape, self.spaces[0].n_context), EMPTY, dtype=np.int64)
-        for k, (space, fold) in enumerate(zip(self.spaces, self.folds, strict=True)):
-            order = np.random.default_rng([self.seed, fold.index, epoch]).permutation(self.targets[k])
+        for k, (space, fold, seed) in enumerate(zip(self.spaces, self.folds, self.seeds, strict=True)):
+            order = np.random.default_rng([seed, fold.index, epoch]).permutation(self.targets[k])
             chosen = order[
                 : self.steps_per_fold[k] * size
             ]  # targets that do not fill a batch are left out of this epoch
             targets[k].reshape(-1)[: len(chosen)] = chosen
-            drawn = space.contexts(chosen, seed_from(self.seed, fold.index, epoch))
+            drawn = space.contexts(chosen, seed_from(seed, fold.index, epoch))
             contexts[k].reshape(self.n_steps * size, contexts.shape[-1])[: len(chosen)] = drawn
         self._drawn = _Drawn(epoch, targets, contexts)
 

@@ -186,7 +186,7 @@ def _fit(
     on_epoch: Callable[[EpochReport], None] | None,
 ) -> tuple[list[FoldOutcome], list[list[FoldOutcome]], Market, Final | None]:
     """Outcomes of the tested folds, seeds averaged and seed by seed, the last one's market, and the final fit, which is
-    that of the fold without a test block. Folds of one choice are fitted side by side.
+    that of the fold without a test block. Folds of one choice are fitted side by side, with all seeds.
 
     The `last` fold of the record goes on forecasting where there is no label yet.
     """
@@ -199,15 +199,19 @@ def _fit(
         own = choices[0].config
         market = data.select(choices[0].features).market(own.timing)
         test_until = len(market.panel.times) if last in folds else None
-        outcomes: list[list[FoldOutcome]] = []
-        for recipe in recipes(own):
-            own_store = store.within(f"{sha256[:16]}-seed-{recipe.seed}") if store else None
-            walked = walk(
-                market, folds, recipe, own.positions, test_until=test_until, store=own_store, on_epoch=on_epoch
-            )
-            fits, of_seed = zip(*walked, strict=True)
-            outcomes.append(list(of_seed))
-            final += [fit for fit in fits if not fit.fold.test]
+        seeds = recipes(own)
+        walked = walk(
+            market,
+            [fold for fold in folds for _ in seeds],  # folds of one length are neighbours, and share stacks
+            seeds * len(folds),
+            own.positions,
+            test_until=test_until,
+            store=store.within(sha256[:16]) if store else None,
+            on_epoch=on_epoch,
+        )
+        fits, fitted = zip(*walked, strict=True)
+        final += [fit for fit in fits if not fit.fold.test]
+        outcomes = [list(fitted[number :: len(seeds)]) for number in range(len(seeds))]  # of each seed, by fold
         of_folds = [average(same_fold, market, own.positions) for same_fold in zip(*outcomes, strict=True)]
         if own.training.objective == "portfolio":
             of_folds, *outcomes = (

@@ -101,7 +101,7 @@ class Reporter:
         """A callback of training that counts `epochs` steps a fold, and says fold, epoch and validation score."""
 
         def report(epoch: EpochReport) -> None:
-            folds = ", ".join(str(index) for index in epoch.folds)
+            folds = ", ".join(dict.fromkeys(str(index) for index in epoch.folds))
             score = sum(epoch.validation_score) / len(epoch.validation_score)
             loss = sum(epoch.train_loss) / len(epoch.train_loss)
             self.step(

@@ -13,6 +13,7 @@ import torch
 from tests.conftest import CPU, small_panel, small_recipe
 from tests.tft.fitting import FOLDS, distance, fitted, identical, market_of
 from tft.fold_stack import MAX_GRADIENT_NORM, SMOOTHING_EPOCHS, FoldStack, initial_parameters
+from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.loss import training_loss
 from tft.model import LOSS_MODES, LossMode
@@ -30,9 +31,9 @@ def by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, clip: bool = Tru
     (reference,) = fit_folds(market, [fold], replace(recipe, epochs=1))
     space = market.space(reference.scaler, recipe.model)
     sampler = TrainingSampler(
-        [space], [fold], np.isfinite(market.y), batch_size=recipe.training.batch_size, seed=recipe.seed, device=CPU
+        [space], [fold], np.isfinite(market.y), batch_size=recipe.training.batch_size, seeds=[recipe.seed], device=CPU
     )
-    model, flat = initial_parameters(panel, [fold], recipe, CPU)
+    model, flat = initial_parameters(panel, [fold], recipe, CPU, seeds=[recipe.seed])
     torch.nn.utils.vector_to_parameters(flat[0], model.parameters())
     mean, std = torch.from_numpy(reference.scaler.mean)[None], torch.from_numpy(reference.scaler.std)[None]
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.training.lr)
@@ -216,7 +217,7 @@ def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -
     ]
     folds = (FOLDS[0], FOLDS[0], FOLDS[1], FOLDS[0])
     *fits, noisy = fit_folds(market_of(panel), folds, recipes, stack_size=4)
-    assert [fit.stack for fit in fits] == [(0, 0, 1, 0)] * 3
+    assert [fit.stack for fit in fits] == [tuple((fold.index, recipe.seed) for fold in folds)] * 3
     assert np.abs(noisy.train_loss - fits[0].train_loss).min() > 1e-2
     for fold, own, fit in zip(folds[:3], recipes[:3], fits, strict=True):
         (alone,) = fitted(panel, (fold,), own)
@@ -226,6 +227,48 @@ def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -
         assert np.allclose(alone.train_loss, fit.train_loss, rtol=0.0, atol=1e-4)
         assert np.allclose(alone.validation_score, fit.validation_score, rtol=0.0, atol=1e-4)
     assert distance(fits[0], fits[1]) > 1e-3
+
+
+# Seeds of their own
+
+
+def pooled(recipe: Recipe) -> Recipe:
+    return replace(recipe, training=replace(recipe.training, objective="pooled", weight_decay=0.0))
+
+
+@pytest.mark.parametrize("objective", ["pooled", "portfolio"])
+def test_seeds_side_by_side_are_what_each_is_alone(objective: str) -> None:
+    """Without dropout, whose draws depend on the stack, up to rounding: weights, contexts and order are each seed's."""
+    recipe = small_recipe(epochs=2, dropout=0.0, lr=0.0003)
+    recipe = pooled(recipe) if objective == "pooled" else recipe
+    market, folds = market_of(small_panel()), (FOLDS[0], FOLDS[0], FOLDS[2], FOLDS[0])
+    recipes = [replace(recipe, seed=seed) for seed in (5, 6, 6, 2**40)]
+    fits = list(fit_folds(market, folds, recipes, stack_size=4))
+    assert [fit.seed for fit in fits] == [5, 6, 6, 2**40]
+    assert {fit.stack for fit in fits} == {((0, 5), (0, 6), (2, 6), (0, 2**40))}
+    for fold, own, fit in zip(folds, recipes, fits, strict=True):
+        (alone,) = fit_folds(market, [fold], own)
+        assert alone.stack == ((fold.index, own.seed),)
+        moved = torch.cat([(alone.parameters[name] - fit.parameters[name]).abs().flatten() for name in fit.parameters])
+        # Adam moves a weight whose gradient is rounding noise by up to lr a step either way: such are few.
+        assert moved.quantile(0.9) < 1e-6
+        np.testing.assert_allclose(alone.train_loss, fit.train_loss, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(alone.validation_score, fit.validation_score, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(alone.validation_position, fit.validation_position, rtol=0.0, atol=1e-4)
+    assert distance(fits[0], fits[1]) > 1e-2
+
+
+def test_dropout_is_drawn_by_all_members_and_differs_between_seeds_of_one_fold() -> None:
+    """The same members give the same fits; another seed beside a fit gives it other draws."""
+    market, recipe = market_of(small_panel()), pooled(small_recipe(epochs=1, dropout=0.4))
+
+    def fits(*seeds: int) -> list[FoldFit]:
+        recipes = [replace(recipe, seed=seed) for seed in seeds]
+        return list(fit_folds(market, FOLDS[:1] * len(seeds), recipes, stack_size=len(seeds)))
+
+    first, again, other = fits(5, 6), fits(5, 6), fits(5, 7)
+    assert all(identical(a, b) for a, b in zip(first, again, strict=True))
+    assert np.abs(first[0].train_loss - other[0].train_loss).min() > 1e-4
 
 
 def test_only_the_fit_that_diverges_is_named() -> None:

@@ -64,7 +64,7 @@ class Setting:
             self.on_device,
             self.mean[folds],
             self.std[folds],
-            plan([self.spaces[k] for k in folds], targets, seed=3, device=CPU),
+            plan([self.spaces[k] for k in folds], targets, seeds=[3] * len(folds), device=CPU),
         )
 
     def one(self, targets: NDArray[np.int64]) -> Forecasts:

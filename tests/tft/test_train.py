@@ -146,7 +146,7 @@ def test_a_stack_that_does_not_fit_is_halved_starts_again_and_the_size_is_kept(
     tried.clear()
     resumed = list(train._fit_stacks_in_turn(market, folds, [recipe] * 5, None, store, reports.append))
     assert tried == [[2, 3], [4]]
-    assert [fit.stack for fit in resumed] == [(0, 1), (0, 1), (2, 3), (2, 3), (4,)]
+    assert [[fold for fold, _ in fit.stack] for fit in resumed] == [[0, 1], [0, 1], [2, 3], [2, 3], [4]]
     assert all(identical(a, b) for a, b in zip(expected, resumed, strict=True))
     assert all(identical(a, b) for a, b in zip(first, resumed, strict=False))
 
@@ -162,6 +162,41 @@ def test_a_finished_stack_is_read_back_whole_whatever_size_is_in_use_later(
     fits = list(train._fit_stacks_in_turn(market, folds, recipes, None, store, lambda one: None))
     assert tried == [[3]]
     assert all(identical(a, b) for a, b in zip(whole, fits, strict=False))
+
+
+def test_seeds_share_stacks_and_a_killed_walk_reads_back_exactly_those(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two folds with three seeds, stacks of at most four: what is stored is read, and the rest is fitted."""
+    monkeypatch.setattr(train, "largest_stack", lambda *arguments: 4)
+    market, recipe = market_of(small_panel()), small_recipe(epochs=1)
+    folds = [fold for fold in FOLDS[:2] for _ in range(3)]
+    recipes = [replace(recipe, seed=seed) for seed in (5, 6, 7)] * 2
+    members = [(fold.index, one.seed) for fold, one in zip(folds, recipes, strict=True)]
+    walk = train._fit_stacks_in_turn(market, folds, recipes, None, store, lambda one: None)
+    first = [next(walk) for _ in range(3)]
+    walk.close()  # the process dies
+    tried = out_of_memory_above(monkeypatch, 4)
+    fits = list(train._fit_stacks_in_turn(market, folds, recipes, None, store, lambda one: None))
+    assert tried == [[1, 1, 1]]  # six shared evenly
+    assert all(identical(a, b) for a, b in zip(first, fits, strict=False))
+    assert [(fit.fold.index, fit.seed) for fit in fits] == members
+    assert [fit.stack for fit in fits] == [tuple(members[:3])] * 3 + [tuple(members[3:])] * 3
+
+
+def test_on_a_cpu_a_seed_is_stored_and_found_again_however_many_there_are(store: MemoryStore) -> None:
+    market, recipe = market_of(small_panel()), small_recipe(epochs=1)
+    epochs: list[EpochReport] = []
+
+    def fits(*seeds: int) -> list[FoldFit]:
+        recipes = [replace(recipe, seed=seed) for _ in range(2) for seed in seeds]
+        folds = [fold for fold in FOLDS[:2] for _ in seeds]
+        return list(fit_folds(market, folds, recipes, store=store, on_epoch=epochs.append))
+
+    one, three = fits(6), fits(5, 6, 7)
+    assert [identical(a, b) for a, b in zip(one, three[1::3], strict=True)] == [True, True]
+    assert len(epochs) == 2 * 3  # none twice
+    assert not identical(three[0], three[1])
 
 
 def test_the_size_is_noted_once_it_changes_and_a_given_size_is_not(

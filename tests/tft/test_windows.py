@@ -248,7 +248,8 @@ def sampler_of(
 ) -> TrainingSampler:
     spaces = [space_of(panel, n_context=n_context)] * len(folds)
     labelled = np.isfinite(panel.returns)
-    return TrainingSampler(spaces, folds, labelled, batch_size=batch_size, seed=seed, device=CPU)
+    seeds = [seed] * len(folds)
+    return TrainingSampler(spaces, folds, labelled, batch_size=batch_size, seeds=seeds, device=CPU)
 
 
 def epoch_of(sampler: TrainingSampler, epoch: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

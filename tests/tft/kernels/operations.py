@@ -178,12 +178,14 @@ ADAM_SHAPES: list[Shape] = [(3, 1), (3, 77), (3, 2 * 1024 + 77), (3, 2 * adam.CP
 
 
 def adam_inputs(k: int, n_parameters: int) -> list[Tensor]:
-    """Weights (K, P), gradients of four steps (K, 4, P), some not finite, and what `update` takes of folds (K, 4, 5).
+    """Weights and their average (K, P), gradients of four steps (K, 4, P), some not finite, and what `update` takes of
+    folds (K, 4, 7).
 
     The last fold is updated every second step.
     """
     draws = Generator().manual_seed(0)
-    weights, gradients = normal(draws, k, n_parameters), normal(draws, k, 4, n_parameters)
+    weights, averaged = normal(draws, k, n_parameters), normal(draws, k, n_parameters)
+    gradients = normal(draws, k, 4, n_parameters)
     gradients[0, 2, -1], gradients[1, 2, 0], gradients[2, 2] = float("nan"), float("inf"), -float("inf")
     updated = torch.ones(k, 4)
     updated[-1, ::2] = 0.0
@@ -191,16 +193,21 @@ def adam_inputs(k: int, n_parameters: int) -> list[Tensor]:
     lr, clip = torch.tensor([[0.01], [0.002], [0.1]]), torch.tensor([[1.0], [0.3], [0.01]])
     rate, correction = lr * updated / (1.0 - adam.BETA_1**count), (1.0 - adam.BETA_2**count) ** -0.5
     moments = (1.0 - adam.BETA_1) * updated, (1.0 - adam.BETA_2) * updated
-    return [weights, gradients, torch.stack([rate, correction, clip.expand(k, 4), *moments], dim=-1)]
+    new = updated * torch.tensor([0.9, 0.7, 0.4, 0.01])
+    of_folds = [rate, correction, clip.expand(k, 4), *moments, lr * updated, new]
+    return [weights, averaged, gradients, torch.stack(of_folds, dim=-1)]
 
 
-def run_adam(own: Any, weights: Tensor, gradients: Tensor, of_folds: Tensor) -> list[Tensor]:
-    """Weights and moments after four updates."""
-    weights = weights.clone(memory_format=torch.contiguous_format)
-    mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
-    for step in range(4):
-        own.update(weights, gradients[:, step], mean, square, of_folds[:, step])
-    return [weights, mean, square]
+def run_adam(own: Any, weights: Tensor, averaged: Tensor, gradients: Tensor, of_folds: Tensor) -> list[Tensor]:
+    """Weights, their average and the moments after four updates, with decay and without."""
+    found = []
+    for decay in (torch.linspace(0.0, 4.0, weights.shape[1]).to(weights), None):
+        state = [t.clone(memory_format=torch.contiguous_format) for t in (weights, averaged)]
+        mean, square = torch.zeros_like(state[0]), torch.zeros_like(state[0])
+        for step in range(4):
+            own.update(*state, gradients[:, step], mean, square, decay, of_folds[:, step])
+        found += [*state, mean, square]
+    return found
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -1,4 +1,4 @@
-"""Adam by the CUDA kernel of adam.cu. Shapes: K stacked folds, P parameters of one model."""
+"""The optimiser step by the CUDA kernel of adam.cu. Shapes: K stacked folds, P parameters of one model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,23 @@ def refuses(flat: Tensor) -> str | None:
     return compiling.not_float32(flat) or unavailable(flat.device)
 
 
-def update(weights: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, coefficients: Tensor) -> None:
-    """Update weights and moments (K, P) in place; coefficients (K, 5) as in kernels/adam.py."""
+def update(
+    weights: Tensor,
+    averaged: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    decay: Tensor | None,
+    coefficients: Tensor,
+) -> None:
+    """Update weights, their average and the moments (K, P) in place; decay (P,), coefficients (K, 7) as in
+    kernels/adam.py.
+    """
     n_folds, n_parameters = weights.shape
     (kernel,) = compiling.loaded(_kernel(weights.device))
     grid = (-(-n_parameters // (N_THREADS * EACH)), n_folds, 1)
-    kernel(grid, weights.device, weights, gradient.contiguous(), mean, square, coefficients.contiguous(), n_parameters)
+    given = averaged, gradient.contiguous(), mean, square, None if decay is None else decay.contiguous()
+    kernel(grid, weights.device, weights, *given, coefficients.contiguous(), n_parameters)
 
 
 @cache
