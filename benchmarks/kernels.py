@@ -70,7 +70,7 @@ def main() -> None:
     device = torch.device(given.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    recipe = Recipe(ModelConfig(), TrainingConfig(patience=0), Timing(), given.epochs, 7)
+    recipe = Recipe(ModelConfig(), TrainingConfig("pooled", weight_decay=0.0, patience=0), Timing(), given.epochs, 7)
     end = N_BARS - recipe.timing.label_bars
     stop = end - VALIDATION_BARS - PURGE_BARS
     bounds = range(stop - TRAIN_BARS, stop), range(end - VALIDATION_BARS, end), range(end, end)

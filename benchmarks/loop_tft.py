@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tft.model import INITIAL_SELECTION_SPREAD, QUANTILE_LEVELS, SIGMA_FLOOR, LossMode, ModelConfig
+from tft.model import INITIAL_SELECTION_SPREAD, QUANTILE_LEVELS, SIGMA_FLOOR, LossMode, ModelConfig, direct_scales
 
 
 class Batch(NamedTuple):
@@ -153,6 +153,8 @@ class LoopTFT(nn.Module):
         self.feed_forward = GRN(h, h, h, dropout)
         self.after_feed_forward = GatedSkip(h, h, dropout)
         self.head = nn.Linear(h, {"sharpe": 1, "joint_mle": 2, "joint_quantile": len(QUANTILE_LEVELS)}[loss_mode])
+        self.scales = direct_scales(config.seq_len)
+        self.direct = nn.Parameter(torch.zeros(n_variables, len(self.scales)))
 
     def forward(self, batch: Batch) -> Output:
         selected, states, enrichment, weights = self.encode(batch.values, batch.present, batch.asset)
@@ -173,7 +175,12 @@ class LoopTFT(nn.Module):
         attended, scores = self.attention(enriched[:, -1:], enriched)  # eq 19; all bars lie at or before the last
         attended = self.after_attention(attended[:, 0], enriched[:, -1])  # (B, H), eq 20
         decoded = self.after_feed_forward(self.feed_forward(attended), temporal[:, -1])  # (B, H), eqs 21-22
-        position, distribution = self.read(self.head(decoded))
+        raw = self.head(decoded)
+        relative = weights * batch.present.sum(dim=-1, keepdim=True) * batch.values  # (B, L, V), weights 1 if uniform
+        for s, scale in enumerate(self.scales):
+            direct = relative[:, -scale:].mean(dim=1) @ self.direct[:, s]  # (B,)
+            raw = torch.cat([raw[:, :1] + direct[:, None], raw[:, 1:]], dim=1)
+        position, distribution = self.read(raw)
         return Output(position, distribution, scores[:, :, -1], context_scores[:, :, -1], weights)
 
     def encode(self, values: Tensor, present: Tensor, asset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -290,6 +297,7 @@ def load(loop: LoopTFT, parameters: Mapping[str, Tensor]) -> None:
         dense(loop.context_gate, "windows.context_gate")
     attention(loop.attention, "windows.attention")
     dense(loop.head, "windows.head")
+    loop.direct.copy_(remaining.pop("cells.direct"))
     assert not remaining, f"not used: {', '.join(remaining)}"
     assert all(torch.isfinite(parameter).all() for parameter in loop.parameters()), "left as it was"
 

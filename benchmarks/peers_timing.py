@@ -348,7 +348,9 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
         seq_len=setting.seq_len,
         n_context=0,
     )
-    training = TrainingConfig(lr=1e-3, batch_size=setting.batch, loss_mode="joint_quantile", patience=0)
+    training = TrainingConfig(
+        "pooled", lr=1e-3, weight_decay=0.0, batch_size=setting.batch, loss_mode="joint_quantile", patience=0
+    )
     recipe = Recipe(model, training, Timing(), 1 + setting.repeats, SEED)
 
     forecast_s: list[float] = []

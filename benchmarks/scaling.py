@@ -112,7 +112,7 @@ def measure(size: Size, where: torch.device) -> dict[str, float]:
     block = range(validation.start - PURGE_GAP - size.bars, validation.start - PURGE_GAP)
     folds = [Fold(index, block, validation, range(end, end)) for index in range(size.folds)]
     model = ModelConfig(d_hidden=size.d_hidden, seq_len=size.seq_len, n_context=size.contexts)
-    recipe = Recipe(model, TrainingConfig(patience=0), market.timing, 1, SEED)
+    recipe = Recipe(model, TrainingConfig("pooled", weight_decay=0.0, patience=0), market.timing, 1, SEED)
     n_steps, _ = work_of(market, folds[0], recipe)
     recipe = replace(recipe, epochs=1 + math.ceil(size.steps / n_steps))
 

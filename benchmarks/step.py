@@ -384,7 +384,7 @@ def main(
     where, n_threads = choose_device(device), torch.get_num_threads()
     on_gpu = where.type == "cuda"
     torch.backends.cudnn.allow_tf32 = False  # nn.LSTM's only; products are float32 unless asked
-    recipe = Recipe(ModelConfig(), TrainingConfig(patience=0), Timing(), epochs, 7)
+    recipe = Recipe(ModelConfig(), TrainingConfig("pooled", weight_decay=0.0, patience=0), Timing(), epochs, 7)
     end = bars - recipe.timing.label_bars
     stop = end - validation_bars - PURGE_BARS
     if stop - train_bars < 0:

@@ -111,7 +111,7 @@ def record_s() -> float:
     )
     folds = [fold.shifted(warm_up) for fold in found[-PRODUCTION_FOLDS:]]
     market = Market(noise_panel(N_BARS, N_INSTRUMENTS, N_SELECTED), timing, choose_device("auto"))
-    recipe = Recipe(model, TrainingConfig(), timing, 1, SEED)
+    recipe = Recipe(model, TrainingConfig("pooled", weight_decay=0.0), timing, 1, SEED)
     with tempfile.TemporaryDirectory() as folder:
         for _ in fit_folds(market, folds, recipe, store=LocalStore(Path(folder))):
             pass

@@ -140,8 +140,8 @@ class FoldStack:
 
     @property
     def n_steps(self) -> int:
-        """Steps of an epoch, those of the fold with the most batches."""
-        return self.sampler.n_steps
+        """Steps of the epoch that was started, those of the fold with the most batches."""
+        return max(self.sampler.steps_per_fold)
 
     def start_epoch(self, epoch: int) -> None:
         """Draw the epoch's batches, seed its dropout and, on a GPU, capture the update before its first use."""
