@@ -138,6 +138,8 @@ def test_live_decisions_up_to_t_do_not_see_what_comes_after_t(loss_mode: LossMod
             symbols=panel.symbols,
             scaler=fit.scaler,
             parameters={name: value[None] for name, value in fit.parameters.items()},
+            correlation=fit.correlation,
+            gain=1.5,
             timing=recipe.timing,
             positions=POSITIONS,
             regime=RegimeConfig(),

@@ -28,6 +28,7 @@ def fit_of(number: int, stack: tuple[int, ...]) -> FoldFit:
         validation_score=np.array([np.inf, 1.0]),
         validation_position=position,
         skipped_steps=3,
+        correlation=0.1 + 0.2 * number,
         seconds=1.5,
         stack=stack,
     )
@@ -42,6 +43,7 @@ def test_a_stack_is_read_back_as_it_was_written() -> None:
     for fit, again in zip(fits, found, strict=True):
         assert identical(fit, again)
         assert (again.stack, again.seconds) == ((0, 1), 1.5)
+        assert again.correlation == fit.correlation
         assert np.array_equal(again.scaler.std, fit.scaler.std, equal_nan=True)
         assert list(again.parameters) == ["cells.weight", "windows.bias"]
     assert sorted(store.pieces) == ["fold-0-of-0-1", "fold-1-of-0-1"]
