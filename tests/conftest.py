@@ -35,6 +35,7 @@ from filelock import FileLock
 
 from pipeline.tracking.runs import configure
 from tests.workplace import WholeJob, Workplace, copy_of, forget_mlflow, made_once, own_mlflow
+from tft import blocks
 from tft.model import ModelConfig
 from tft.panel import Panel
 from tft.recipe import Objective, Recipe, TrainingConfig
@@ -148,6 +149,12 @@ def small_recipe(
         seed=seed,
         burn_in_bars=1 if pooled else 4,
     )
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of objective portfolio has four steps at least and not 32, which takes less time."""
+    monkeypatch.setattr(blocks, "LEAST_STEPS", 4)
 
 
 @pytest.fixture(scope="session")

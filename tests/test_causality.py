@@ -25,6 +25,8 @@ from tft.recipe import OBJECTIVES, Objective
 from tft.record import RawForecast, Record, stitch
 from tft.train import Recipe, fit_folds, forecast_fit
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 N_BARS = 170
 EARLIER = Fold(0, range(20, 70), range(75, 90), range(95, 120))
 LATER = Fold(1, range(45, 95), range(100, 115), range(120, N_BARS))

@@ -21,6 +21,8 @@ from tft.model import LOSS_MODES, LossMode
 from tft.recipe import OBJECTIVES, Objective
 from tft.train import EpochReport, Recipe, evenly, fit_folds, forecast_fit, largest_stack, map_fits
 
+pytestmark = pytest.mark.usefixtures("few_steps")
+
 # What a fit depends on
 
 
