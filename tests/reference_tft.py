@@ -72,8 +72,27 @@ def forecast(
         delta = gated_skip(p, "windows.after_attention", attended[t], enriched[t])  # eq 20
         psi = grn(p, "windows.feed_forward", delta)  # eq 21
         decoded.append(gated_skip(p, "windows.after_feed_forward", psi, encoded[t]))  # eq 22
-    position, distribution = read_head(linear(p, "windows.head", decoded[-1]), loss_mode)
+    raw = linear(p, "windows.head", decoded[-1])
+    raw = torch.cat([raw[:1] + direct_term(p, window), raw[1:]])
+    position, distribution = read_head(raw, loss_mode)
     return Forecast(position, distribution, scores[-1], context_attention, weights[-1])
+
+
+def direct_term(p: Parameters, window: Sequence[Cell]) -> Tensor:
+    """Added to the first output: per scale the mean over the window's last bars of (weight relative to uniform) x value,
+    times a coefficient per variable and scale. Scales are 1, 4, 16 ... below the look-back, and the look-back.
+    """
+    scales = [4**k for k in range(10) if 4**k < len(window)] + [len(window)]
+    assert p["cells.direct"].shape[1] == len(scales)
+    total = p["cells.direct"].new_zeros(())
+    for age, cell in enumerate(reversed(window)):
+        _, weights = select_variables(p, cell)
+        there = sum(value is not None for value in cell.values)
+        for v, value in enumerate(cell.values):
+            for s, scale in enumerate(scales):
+                if value is not None and age < scale:
+                    total = total + p["cells.direct"][v, s] * weights[v] * there * value / scale
+    return total
 
 
 def encode_window(p: Parameters, window: Sequence[Cell]) -> tuple[list[Tensor], list[Tensor]]:

@@ -162,8 +162,8 @@ class FoldStack:
 
     @property
     def n_steps(self) -> int:
-        """Steps of an epoch, those of the fold with the most batches."""
-        return self.sampler.n_steps
+        """Steps of the epoch that was started, those of the fold with the most batches."""
+        return max(self.sampler.steps_per_fold)
 
     def start_epoch(self, epoch: int) -> None:
         """Draw the epoch's batches, seed its dropout and, on a GPU, capture the update before its first use."""
@@ -414,7 +414,7 @@ class _Earning:
         self.has_ended = flat(np.broadcast_to(ended[:, None], held.shape))
         self.y, self.labelled = market.y_on_device, flat(np.isfinite(market.y))
         self.n_assets, self.periods_per_year = held.shape[1], market.timing.periods_per_year
-        self.loss_mode = recipes[0].training.loss_mode
+        self.loss_mode, self.block_bars = recipes[0].training.loss_mode, recipes[0].training.block_bars
 
         def of_folds(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
@@ -444,7 +444,9 @@ class _Earning:
         )
         raw = hedged(grid(output.position), grid(batch.forecast), self.correlation)
         returns, counted = portfolio_returns(raw, block, self.sizing)
-        loss, moments = sharpe_loss(returns, counted, self.moments, periods_per_year=self.periods_per_year)
+        loss, moments = sharpe_loss(
+            returns, counted, self.moments, block_bars=self.block_bars, periods_per_year=self.periods_per_year
+        )
         self.moments.copy_(torch.where(moves > 0.0, moments, self.moments))
         if self.loss_mode == "sharpe":
             return loss

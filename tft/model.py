@@ -98,7 +98,7 @@ def direct_averages(seq_len: int, like: Tensor) -> Tensor:
 @cache
 def _averages(seq_len: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     age = torch.arange(seq_len - 1, -1, -1)[:, None]
-    scales = torch.tensor([*direct_scales(seq_len), 1])
+    scales = torch.tensor([*direct_scales(seq_len), 1], dtype=torch.float64)
     return ((age < scales) / scales).to(dtype).to(device)
 
 

@@ -88,7 +88,7 @@ def average(outcomes: Sequence[FoldOutcome], market: Market, positions: Position
     (returns,) = validation_returns(
         position[None], first.fold.validation, market.panel, market.sigma, positions, market.timing
     )
-    raw = mean([outcome.forecast.raw_position for outcome in outcomes])
+    raw = mean_of_seeds([outcome.forecast.raw_position for outcome in outcomes])  # as for a live decision
     return replace(
         first,
         forecast=RawForecast(first.fold, first.forecast.bars, raw),

@@ -27,6 +27,8 @@ from tft.model import (
     ModelConfig,
     Output,
     TemporalFusionTransformer,
+    direct_averages,
+    direct_scales,
     probability_up,
     read_head,
     stacked,
@@ -284,6 +286,107 @@ def test_a_filled_slot_matters() -> None:
     changed, _ = model(batch.x, batch.present, batch.asset, batch.windows, fewer)
     assert changed.position[0] != output.position[0]
     assert torch.equal(changed.position[1:], output.position[1:])
+
+
+# Targets that share their contexts
+
+
+def shared_batch(config: ModelConfig, n_bars: int, seed: int = 0) -> tuple[Batch, Batch]:
+    """Targets of `n_bars` neighbouring bars of both instruments in order of bars, contexts given once for an instrument;
+    and the same targets and contexts, given for each target. The second instrument has an empty slot."""
+    whole = make_batch(config, seed)
+    draws = np.random.default_rng(seed + 100)
+    row = draws.permutation(N_BARS * N_ASSETS)  # row[flat cell] = where it lies
+
+    def window(bar: int, asset: int) -> list[int]:
+        return [int(row[(bar - back) * N_ASSETS + asset]) for back in reversed(range(config.seq_len))]
+
+    targets = [(bar, asset) for bar in range(N_BARS - n_bars, N_BARS) for asset in range(N_ASSETS)]
+    contexts = [
+        [window(int(draws.integers(config.seq_len - 1, N_BARS)), int(draws.integers(N_ASSETS))) for _ in range(2)]
+        for _ in range(N_ASSETS)
+    ]
+    filled = torch.tensor([[True, True], [True, False]])
+    own = [window(*target) for target in targets]
+    common = {
+        "x": whole.x,
+        "present": whole.present,
+        "asset": torch.from_numpy(np.argsort(row) % N_ASSETS),
+        "y": torch.from_numpy(draws.normal(size=len(targets))),
+    }
+    once = torch.tensor([*own, *(one for asset in range(N_ASSETS) for one in contexts[asset])])
+    each = torch.tensor([*own, *(one for _, asset in targets for one in contexts[asset])])
+    return (
+        Batch(windows=once, has_context=filled, **common),
+        Batch(windows=each, has_context=filled.repeat(n_bars, 1), **common),
+    )
+
+
+@pytest.mark.parametrize("n_bars", [1, 4])
+def test_contexts_given_once_for_a_group_are_what_they_are_given_for_each_target(n_bars: int) -> None:
+    """Outputs and gradients; target b belongs to group b % G."""
+    model = make_model()
+    once, each = shared_batch(SMALL, n_bars)
+    found, expected = model(*once.inputs())[0], model(*each.inputs())[0]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **TIGHT)
+    assert found.context_attention.shape == (n_bars * N_ASSETS, SMALL.n_heads, 2)
+    assert (found.context_attention[1::2, :, 1] == 0.0).all() and (found.context_attention[::2] > 0.0).all()
+    parameters = dict(model.named_parameters())
+    ours = gradients(loss_of(found, once, "joint_mle"), parameters)
+    theirs = gradients(loss_of(expected, each, "joint_mle"), parameters)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], **TIGHT)
+
+
+# The direct term
+
+
+def test_the_direct_term_averages_over_powers_of_four_below_the_look_back_and_the_look_back() -> None:
+    """Weights of a bar by its age, written out; each scale's sum to one."""
+    assert [direct_scales(length) for length in (2, 4, 5, 16, 17, 63)] == [
+        (1, 2),
+        (1, 4),
+        (1, 4, 5),
+        (1, 4, 16),
+        (1, 4, 16, 17),
+        (1, 4, 16, 63),
+    ]
+    found = direct_averages(5, torch.zeros((), dtype=torch.float64))
+    assert found.tolist() == [[0, 0, 0.2], [0, 0.25, 0.2], [0, 0.25, 0.2], [0, 0.25, 0.2], [1, 0.25, 0.2]]
+
+
+def test_the_direct_term_by_a_loop_and_in_the_first_output_alone() -> None:
+    """What it adds to mu: coefficient of variable and scale times the mean of weight x number present x value."""
+    model, batch = make_model(), make_batch()
+    model.requires_grad_(False)
+    with_term, cells = model(*batch.inputs())
+    coefficient = model.cells.direct.clone()
+    model.cells.direct.zero_()
+    without, _ = model(*batch.inputs())
+    n_present = batch.present.sum(dim=1)
+    for b in range(3):
+        expected = 0.0
+        for s, scale in enumerate((1, 4)):
+            for row in batch.windows[b, -scale:].tolist():
+                for v in range(N_VARIABLES):
+                    value = cells.weights[row, v] * n_present[row] * batch.x[row, v]
+                    expected += float(coefficient[v, s] * value) / scale
+        added = with_term.distribution[b] - without.distribution[b]
+        assert added[0].item() == pytest.approx(expected, rel=1e-9)
+        assert added[1] == 0.0
+
+
+def test_the_direct_term_is_exactly_zero_at_the_start_and_learns() -> None:
+    model = TemporalFusionTransformer(SMALL, n_variables=N_VARIABLES, n_assets=N_ASSETS, loss_mode="joint_mle").double()
+    batch = make_batch()
+    output, cells = model(*batch.inputs())
+    assert (model.cells.direct == 0.0).all() and (cells.direct == 0.0).all()
+    found = gradients(loss_of(output, batch, "joint_mle"), dict(model.named_parameters()))
+    assert (found["cells.direct"] != 0.0).all()
+
+
+# Missing values
 
 
 def test_a_missing_variable_has_weight_zero_and_the_others_sum_to_one() -> None:

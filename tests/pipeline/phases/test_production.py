@@ -46,7 +46,10 @@ def choice_of(config: Config, features: Sequence[int], *, best_trial: int = 1, *
 
 def recipe_of(choice: Choice, seed: int) -> Recipe:
     config = choice.config
-    return Recipe(config.model, config.training, config.timing, config.production.epochs, config.seed + seed)
+    burn_in, epochs = config.burn_in_bars, config.production.epochs
+    return Recipe(
+        config.model, config.training, config.timing, epochs, config.seed + seed, config.positions, burn_in
+    )
 
 
 def alone(fold: Fold, choice: Choice, seed: int, test_until: int | None = None) -> FoldOutcome:
@@ -144,7 +147,7 @@ def test_the_untuned_configuration_walks_the_holdout_on_the_same_columns() -> No
     assert [fold.index for fold in own] == [2, 3]
     assert folds_to_refit_untuned(claiming(1)) == own
     market = Market(DATA.panel.select(walked.choices[0].features), HOLDOUT.timing, CPU)
-    recipe = Recipe(HOLDOUT.model, HOLDOUT.training, HOLDOUT.timing, HOLDOUT.production.epochs, HOLDOUT.seed)
+    recipe = HOLDOUT.recipe(HOLDOUT.production.epochs)
     forecasts = [one.forecast for _, one in walk(market, own, recipe, HOLDOUT.positions, test_until=180)]
     expected = stitch(
         forecasts, market.panel, market.sigma, HOLDOUT.positions, HOLDOUT.timing, n_development=N_DEVELOPMENT
