@@ -23,7 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tft.model import INITIAL_SELECTION_SPREAD, QUANTILE_LEVELS, SIGMA_FLOOR, LossMode, ModelConfig, direct_scales
+from tft.model import (
+    INITIAL_SELECTION_SPREAD,
+    PAIR_RANK,
+    QUANTILE_LEVELS,
+    SIGMA_FLOOR,
+    LossMode,
+    ModelConfig,
+    direct_scales,
+)
 
 
 class Batch(NamedTuple):
@@ -154,7 +162,9 @@ class LoopTFT(nn.Module):
         self.after_feed_forward = GatedSkip(h, h, dropout)
         self.head = nn.Linear(h, {"sharpe": 1, "joint_mle": 2, "joint_quantile": len(QUANTILE_LEVELS)}[loss_mode])
         self.scales = direct_scales(config.seq_len)
-        self.direct = nn.Parameter(torch.zeros(n_variables, len(self.scales)))
+        self.linear = nn.Parameter(torch.zeros(n_variables, len(self.scales)))
+        self.pairs = nn.Parameter(torch.zeros(n_variables, PAIR_RANK))
+        self.recalibration = nn.Parameter(torch.ones(2))
 
     def forward(self, batch: Batch) -> Output:
         selected, states, enrichment, weights = self.encode(batch.values, batch.present, batch.asset)
@@ -178,8 +188,11 @@ class LoopTFT(nn.Module):
         raw = self.head(decoded)
         relative = weights * batch.present.sum(dim=-1, keepdim=True) * batch.values  # (B, L, V), weights 1 if uniform
         for s, scale in enumerate(self.scales):
-            direct = relative[:, -scale:].mean(dim=1) @ self.direct[:, s]  # (B,)
+            direct = relative[:, -scale:].mean(dim=1) @ self.linear[:, s]  # (B,)
             raw = torch.cat([raw[:, :1] + direct[:, None], raw[:, 1:]], dim=1)
+        vectors = relative[:, -1, :, None] * self.pairs  # (B, V, PAIR_RANK)
+        products = 0.5 * (vectors.sum(dim=1) ** 2 - (vectors**2).sum(dim=1)).sum(dim=-1)  # (B,)
+        raw = torch.cat([raw[:, :1] + products[:, None], raw[:, 1:]], dim=1)
         position, distribution = self.read(raw)
         return Output(position, distribution, scores[:, :, -1], context_scores[:, :, -1], weights)
 
@@ -297,7 +310,9 @@ def load(loop: LoopTFT, parameters: Mapping[str, Tensor]) -> None:
         dense(loop.context_gate, "windows.context_gate")
     attention(loop.attention, "windows.attention")
     dense(loop.head, "windows.head")
-    loop.direct.copy_(remaining.pop("cells.direct"))
+    loop.linear.copy_(remaining.pop("cells.linear"))
+    loop.pairs.copy_(remaining.pop("cells.pairs"))
+    assert (remaining.pop("windows.recalibration") == 1.0).all(), "as in training"
     assert not remaining, f"not used: {', '.join(remaining)}"
     assert all(torch.isfinite(parameter).all() for parameter in loop.parameters()), "left as it was"
 

@@ -91,7 +91,7 @@ def direct_scales(seq_len: int) -> tuple[int, ...]:
 
 
 def direct_averages(seq_len: int, like: Tensor) -> Tensor:
-    """Weights (L, S + 1) of a window's bars, oldest first, in the mean over each scale, and 1 for the target bar alone."""
+    """Weights (L, S + 1) of a window's bars, oldest first: in the mean over each scale; 1 for the target bar alone."""
     return _averages(seq_len, like.dtype, like.device)
 
 
@@ -251,9 +251,9 @@ class CellEncoder(nn.Module):
         return masked_softmax(logits, present)
 
     def direct_terms(self, x: Tensor, weights: Tensor, present: Tensor) -> Tensor:
-        """A cell's part of the direct term (N, S + 1): what is linear in its selected variables, for each scale, and the
-        products of their pairs, <p_u, p_v> x_u x_v summed over u < v (factorisation machine, Rendle 2010, eq 1), by the
-        identity of his lemma 3.1. The vectors p have PAIR_RANK numbers, so that few parameters describe all pairs.
+        """A cell's part of the direct term (N, S + 1): what is linear in its selected variables, for each scale, and
+        the products of their pairs, <p_u, p_v> x_u x_v summed over u < v (factorisation machine, Rendle 2010, eq 1), by
+        the identity of his lemma 3.1. The vectors p have PAIR_RANK numbers: few parameters describe all pairs.
         """
         chosen = x * weights * present.sum(dim=-1, keepdim=True)  # (N, V); times 1 where no variable is preferred
         linear = affine(chosen, self.linear, None)  # (N, S)

@@ -32,7 +32,7 @@ class TrainingConfig:
     mle_weight: float = 5.0
     """Weight of the likelihood term in the loss"""
     patience: int = 15
-    """Epochs without a better smoothed validation score after which a fold stops with objective pooled; 0 means never"""
+    """Epochs without a better smoothed validation score after which a fold stops, with objective pooled; 0: never"""
 
     def faults(self) -> list[str]:
         """One sentence for each setting that is out of range."""

@@ -203,7 +203,11 @@ def test_every_parameter_is_used() -> None:
     found = gradients(loss_of(model(*batch.inputs())[0], batch, "joint_mle"), dict(model.named_parameters()))
     # A key bias adds the same to all logits of a softmax, as eq 13 has it: it cannot matter.
     without = {name for name, value in found.items() if float(value.abs().max()) < 1e-12}
-    assert without <= {"windows.attention.key.bias", "windows.context_attention.key.bias"}
+    assert without <= {
+        "windows.attention.key.bias",
+        "windows.context_attention.key.bias",
+        "windows.recalibration",  # set after training
+    }
 
 
 @pytest.mark.parametrize("loss_mode", LOSS_MODES)
@@ -353,37 +357,84 @@ def test_the_direct_term_averages_over_powers_of_four_below_the_look_back_and_th
         (1, 4, 16, 63),
     ]
     found = direct_averages(5, torch.zeros((), dtype=torch.float64))
-    assert found.tolist() == [[0, 0, 0.2], [0, 0.25, 0.2], [0, 0.25, 0.2], [0, 0.25, 0.2], [1, 0.25, 0.2]]
+    of_pairs = [0, 0, 0, 0, 1]
+    assert found[:, :3].tolist() == [[0, 0, 0.2], [0, 0.25, 0.2], [0, 0.25, 0.2], [0, 0.25, 0.2], [1, 0.25, 0.2]]
+    assert found[:, 3].tolist() == of_pairs
 
 
 def test_the_direct_term_by_a_loop_and_in_the_first_output_alone() -> None:
-    """What it adds to mu: coefficient of variable and scale times the mean of weight x number present x value."""
+    """What it adds to mu: coefficient of variable and scale times the mean of weight x number present x value, and of
+    the target bar the product of each pair of these, times the product of their vectors.
+    """
     model, batch = make_model(), make_batch()
     model.requires_grad_(False)
+    model.windows.recalibration.fill_(1.0)
     with_term, cells = model(*batch.inputs())
-    coefficient = model.cells.direct.clone()
-    model.cells.direct.zero_()
+    linear, pairs = model.cells.linear.clone(), model.cells.pairs.clone()
+    model.cells.linear.zero_()
+    model.cells.pairs.zero_()
     without, _ = model(*batch.inputs())
     n_present = batch.present.sum(dim=1)
+
+    def chosen(row: int, v: int) -> float:
+        return float(cells.weights[row, v] * n_present[row] * batch.x[row, v])
+
     for b in range(3):
         expected = 0.0
         for s, scale in enumerate((1, 4)):
             for row in batch.windows[b, -scale:].tolist():
-                for v in range(N_VARIABLES):
-                    value = cells.weights[row, v] * n_present[row] * batch.x[row, v]
-                    expected += float(coefficient[v, s] * value) / scale
+                expected += sum(float(linear[v, s]) * chosen(row, v) / scale for v in range(N_VARIABLES))
+        last = int(batch.windows[b, -1])
+        for u in range(N_VARIABLES):
+            for v in range(u + 1, N_VARIABLES):
+                expected += float((pairs[u] * pairs[v]).sum()) * chosen(last, u) * chosen(last, v)
         added = with_term.distribution[b] - without.distribution[b]
         assert added[0].item() == pytest.approx(expected, rel=1e-9)
         assert added[1] == 0.0
 
 
-def test_the_direct_term_is_exactly_zero_at_the_start_and_learns() -> None:
+def test_the_direct_term_starts_without_a_linear_part_and_learns() -> None:
     model = TemporalFusionTransformer(SMALL, n_variables=N_VARIABLES, n_assets=N_ASSETS, loss_mode="joint_mle").double()
     batch = make_batch()
     output, cells = model(*batch.inputs())
-    assert (model.cells.direct == 0.0).all() and (cells.direct == 0.0).all()
+    assert (model.cells.linear == 0.0).all() and (cells.direct[:, :-1] == 0.0).all()
+    assert 0.0 < cells.direct[:, -1].abs().max() < 0.2
     found = gradients(loss_of(output, batch, "joint_mle"), dict(model.named_parameters()))
-    assert (found["cells.direct"] != 0.0).all()
+    assert (found["cells.linear"] != 0.0).all() and (found["cells.pairs"] != 0.0).any()
+
+
+# How training begins, and what is done to the distribution after it
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_with_nothing_but_its_biases_the_head_forecasts_a_standard_normal(loss_mode: LossMode) -> None:
+    model = TemporalFusionTransformer(SMALL, n_variables=N_VARIABLES, n_assets=N_ASSETS, loss_mode=loss_mode).double()
+    position, distribution = read_head(model.windows.head.bias.detach()[None], loss_mode)
+    assert position.item() == pytest.approx(0.0, abs=1e-6)
+    expected = {
+        "sharpe": [],
+        "joint_mle": [0.0, 1.0],
+        "joint_quantile": [-1.644854, -1.281552, -0.674490, 0.0, 0.674490, 1.281552, 1.644854],  # of a table
+    }
+    assert distribution[0].tolist() == pytest.approx(expected[loss_mode], abs=1e-5)
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_recalibration_scales_centre_and_spread_and_leaves_the_position(loss_mode: LossMode) -> None:
+    model, batch = make_model(loss_mode=loss_mode), make_batch()
+    model.requires_grad_(False)
+    model.windows.recalibration.fill_(1.0)
+    before, _ = model(*batch.inputs())
+    model.windows.recalibration.copy_(torch.tensor([0.5, 2.0]))
+    after, _ = model(*batch.inputs())
+    assert torch.equal(before.position, after.position)
+    if loss_mode == "joint_mle":
+        torch.testing.assert_close(after.distribution, before.distribution * torch.tensor([0.5, 2.0]), **TIGHT)
+    if loss_mode == "joint_quantile":
+        middle = before.distribution[:, 3:4]
+        torch.testing.assert_close(after.distribution[:, 3:4], 0.5 * middle, **TIGHT)
+        width = after.distribution.diff(dim=1) / before.distribution.diff(dim=1)
+        torch.testing.assert_close(width, torch.full_like(width, 2.0), **TIGHT)
 
 
 # Missing values

@@ -47,9 +47,7 @@ def choice_of(config: Config, features: Sequence[int], *, best_trial: int = 1, *
 def recipe_of(choice: Choice, seed: int) -> Recipe:
     config = choice.config
     burn_in, epochs = config.burn_in_bars, config.production.epochs
-    return Recipe(
-        config.model, config.training, config.timing, epochs, config.seed + seed, config.positions, burn_in
-    )
+    return Recipe(config.model, config.training, config.timing, epochs, config.seed + seed, config.positions, burn_in)
 
 
 def alone(fold: Fold, choice: Choice, seed: int, test_until: int | None = None) -> FoldOutcome:

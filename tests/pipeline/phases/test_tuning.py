@@ -18,7 +18,6 @@ from tests.conftest import CPU, NESTED_MICRO, small_panel
 from tft.backtest import walk
 from tft.metrics import sharpe
 from tft.record import stitch
-from tft.train import Recipe
 
 BASE = load_config(NESTED_MICRO)
 CONFIG = replace(BASE, selection="holdout", tuning=replace(BASE.tuning, n_trials=4))
