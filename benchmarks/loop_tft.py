@@ -23,7 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tft.model import INITIAL_SELECTION_SPREAD, QUANTILE_LEVELS, SIGMA_FLOOR, LossMode, ModelConfig, direct_scales
+from tft.model import (
+    INITIAL_SELECTION_SPREAD,
+    PAIR_RANK,
+    QUANTILE_LEVELS,
+    SIGMA_FLOOR,
+    LossMode,
+    ModelConfig,
+    direct_scales,
+)
 
 
 class Batch(NamedTuple):
@@ -152,9 +160,11 @@ class LoopTFT(nn.Module):
         self.after_attention = GatedSkip(h, h, dropout)
         self.feed_forward = GRN(h, h, h, dropout)
         self.after_feed_forward = GatedSkip(h, h, dropout)
-        self.scales = direct_scales(config.seq_len)
-        self.scale_weights = nn.ModuleList(nn.Linear(n_variables, 1, bias=False) for _ in self.scales)
         self.head = nn.Linear(h, {"sharpe": 1, "joint_mle": 2, "joint_quantile": len(QUANTILE_LEVELS)}[loss_mode])
+        self.scales = direct_scales(config.seq_len)
+        self.linear = nn.Parameter(torch.zeros(n_variables, len(self.scales)))
+        self.pairs = nn.Parameter(torch.zeros(n_variables, PAIR_RANK))
+        self.recalibration = nn.Parameter(torch.ones(2))
 
     def forward(self, batch: Batch) -> Output:
         selected, states, enrichment, weights = self.encode(batch.values, batch.present, batch.asset)
@@ -176,8 +186,14 @@ class LoopTFT(nn.Module):
         attended = self.after_attention(attended[:, 0], enriched[:, -1])  # (B, H), eq 20
         decoded = self.after_feed_forward(self.feed_forward(attended), temporal[:, -1])  # (B, H), eqs 21-22
         raw = self.head(decoded)
-        direct = self.direct(batch.values, batch.present, weights)  # (B,)
-        position, distribution = self.read(torch.cat([raw[:, :1] + direct.unsqueeze(1), raw[:, 1:]], dim=1))
+        relative = weights * batch.present.sum(dim=-1, keepdim=True) * batch.values  # (B, L, V), weights 1 if uniform
+        for s, scale in enumerate(self.scales):
+            direct = relative[:, -scale:].mean(dim=1) @ self.linear[:, s]  # (B,)
+            raw = torch.cat([raw[:, :1] + direct[:, None], raw[:, 1:]], dim=1)
+        vectors = relative[:, -1, :, None] * self.pairs  # (B, V, PAIR_RANK)
+        products = 0.5 * (vectors.sum(dim=1) ** 2 - (vectors**2).sum(dim=1)).sum(dim=-1)  # (B,)
+        raw = torch.cat([raw[:, :1] + products[:, None], raw[:, 1:]], dim=1)
+        position, distribution = self.read(raw)
         return Output(position, distribution, scores[:, :, -1], context_scores[:, :, -1], weights)
 
     def encode(self, values: Tensor, present: Tensor, asset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -188,14 +204,6 @@ class LoopTFT(nn.Module):
         start = (hidden.expand(self.n_layers, -1, -1).contiguous(), cell.expand(self.n_layers, -1, -1).contiguous())
         states, _ = self.lstm(selected, start)
         return selected, states, for_enrichment, weights
-
-    def direct(self, values: Tensor, present: Tensor, weights: Tensor) -> Tensor:
-        """Direct term (B,): means of the selected values (B, L, V) over several scales, times a coefficient each."""
-        selected = values * weights * present.sum(dim=-1, keepdim=True)  # (B, L, V)
-        total = selected.new_zeros(len(selected))
-        for scale, one in zip(self.scales, self.scale_weights, strict=True):
-            total = total + one(selected[:, -scale:].mean(dim=1)).squeeze(1)
-        return total
 
     def read(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Raw head (B, *) -> position (B,), distribution (B, D)."""
@@ -302,8 +310,9 @@ def load(loop: LoopTFT, parameters: Mapping[str, Tensor]) -> None:
         dense(loop.context_gate, "windows.context_gate")
     attention(loop.attention, "windows.attention")
     dense(loop.head, "windows.head")
-    for s, one in enumerate(loop.scale_weights):
-        linear(cast(nn.Linear, one), cells["direct"][:, s : s + 1], None)
+    loop.linear.copy_(remaining.pop("cells.linear"))
+    loop.pairs.copy_(remaining.pop("cells.pairs"))
+    assert (remaining.pop("windows.recalibration") == 1.0).all(), "as in training"
     assert not remaining, f"not used: {', '.join(remaining)}"
     assert all(torch.isfinite(parameter).all() for parameter in loop.parameters()), "left as it was"
 
@@ -311,6 +320,5 @@ def load(loop: LoopTFT, parameters: Mapping[str, Tensor]) -> None:
 CELL_PARAMETERS = (
     "embed_weight", "embed_bias", "first_weight", "first_bias", "second_weight", "second_bias", "gate_weight",
     "gate_bias", "norm_weight", "norm_bias", "select_first", "select_bias", "select_skip", "select_skip_bias",
-    "direct",
 )  # fmt: skip
 LSTM_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

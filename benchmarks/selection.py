@@ -87,7 +87,7 @@ def config_of(number: int, size: Size) -> Config:
         exploration=ExplorationConfig(step_size=step, epochs=size.epochs, max_folds=3, n_probes=size.n_probes),
         pruning=PruningConfig(false_discovery_rate=size.rate),
         model=ModelConfig(d_hidden=12, n_heads=2, dropout=0.3, seq_len=8, n_context=0),
-        training=TrainingConfig(lr=0.006, batch_size=128, mle_weight=5.0, patience=4),
+        training=TrainingConfig("pooled", lr=0.006, weight_decay=0.0, batch_size=128, mle_weight=5.0, patience=4),
     )
 
 

@@ -27,7 +27,8 @@ Who sees what, and which ceiling is therefore theirs (bold in the table; both sh
                      that noise is shared gets out of the same cells                     own
     lstm             positions trained on the Sharpe (Lim, Zohren & Roberts 2019)        own
     neuralforecast   its TFT as its documentation trains it, where it is installed       own
-    tft              this project, by tft.backtest.walk                                  own, or as --tft-sees says
+    tft              this project, by tft.backtest.walk; objective portfolio makes the
+                     cross-sectional step itself                                         all (pooled: own)
     ...+x            the same forecasts with the cross-sectional step (rivals.py)        all
 
 The files of --out: skill.json (one row a learner and market, written as they come), skill.md, skill.png.
@@ -42,7 +43,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -73,13 +74,14 @@ from benchmarks.truths import KINDS, Kind
 from pipeline.config.reading import load_config, split_overrides
 from pipeline.config.schema import Config, ConfigError
 from pipeline.execution import in_processes
+from pipeline.phases.stitching import average
+from pipeline.statistics.calibration import CalibrationRow, calibration
 from pipeline.statistics.significance import sharpe_standard_error
 from tft.backtest import FoldOutcome, walk
-from tft.fold_store import FoldFit
 from tft.market import choose_device
 from tft.metrics import annual_volatility, sharpe, turnover
+from tft.recalibration import centre_and_spread
 from tft.record import Record
-from tft.train import Recipe, forecast_fit
 
 Array = NDArray[np.float64]
 
@@ -100,46 +102,26 @@ COSTS = ("positions.cost_bps=5", "positions.position_smooth=0.5")
 
 
 def tft(task: Task) -> list[FoldForecast]:
-    """The network of this project on every fold; raw positions and means of several networks are averaged."""
-    networks = [walked(task, task.seed + 1000 * number) for number in range(task.config.production.seeds)]
-    return [_average(of_fold) for of_fold in zip(*networks, strict=True)]
-
-
-def walked(task: Task, seed: int) -> list[FoldForecast]:
-    """One network a fold: the only place here that knows how the project trains."""
+    """This project's networks on every fold, averaged as in production."""
     config, market = task.config, task.market
-    recipe = Recipe(config.model, config.training, TIMING, config.production.epochs, seed)
-    return [
-        _fold_forecast(task, recipe, fit, outcome)
-        for fit, outcome in walk(market, task.folds, recipe, config.positions)
-    ]
-
-
-def _fold_forecast(task: Task, recipe: Recipe, fit: FoldFit, outcome: FoldOutcome) -> FoldForecast:
-    train, raw = outcome.fold.train, outcome.forecast.raw_position
-    rho = correlation_between_instruments(task.market.y[train.start : train.stop])
-    return FoldForecast(raw, rho, _mean_forecast(task, recipe, fit, raw.shape), (outcome.kept_epoch,))
-
-
-def _mean_forecast(task: Task, recipe: Recipe, fit: FoldFit, shape: tuple[int, ...]) -> Array | None:
-    """Forecast mean of y (n, A) over the test bars, of quantiles the median; None for a mode without a distribution."""
-    column = {"joint_mle": 0, "joint_quantile": 3}.get(recipe.training.loss_mode)
-    if column is None:
-        return None
-    forecasts, cells = forecast_fit(fit, task.market, recipe, fit.fold.test)
-    mu = np.full(shape, np.nan)
-    mu.reshape(-1)[cells - fit.fold.test.start * shape[1]] = forecasts.distribution[:, column]
-    return mu
-
-
-def _average(networks: Sequence[FoldForecast]) -> FoldForecast:
-    means = [network.mu for network in networks if network.mu is not None]
-    return FoldForecast(
-        raw=np.mean([network.raw for network in networks], axis=0),
-        rho=networks[0].rho,
-        mu=np.mean(means, axis=0) if means else None,
-        kept_epochs=tuple(epoch for network in networks for epoch in network.kept_epochs),
-    )
+    networks = []
+    for number in range(config.production.seeds):
+        recipe = replace(config, seed=task.seed + 1000 * number).recipe(config.production.epochs)
+        networks.append([outcome for _, outcome in walk(market, task.folds, recipe, config.positions)])
+    forecasts = []
+    for of_fold in zip(*networks, strict=True):
+        outcome, train = average(of_fold, market, config.positions), of_fold[0].fold.train
+        parameters = outcome.distribution.shape[-1]
+        forecasts.append(
+            FoldForecast(
+                outcome.forecast.raw_position,
+                correlation_between_instruments(market.y[train.start : train.stop]),
+                centre_and_spread(outcome.distribution)[0] if parameters else None,
+                tuple(one.kept_epoch for one in of_fold),
+                outcome,
+            )
+        )
+    return forecasts
 
 
 LEARNERS: Mapping[str, Callable[[Task], list[FoldForecast]]] = {
@@ -165,12 +147,17 @@ def measure(
     mu: Array | None = None,
     kept_epochs: Sequence[int] = (),
     seconds: float = 0.0,
+    outcomes: Sequence[FoldOutcome] = (),
 ) -> Row:
-    """The figures of a record; `mu` (n, A) is the forecast of y over its bars, `knowers` are the ceilings' records."""
+    """The figures of a record; `mu` (n, A) is the forecast of y over its bars, `knowers` are the ceilings' records,
+    `outcomes` those of this project's folds.
+    """
     y, per_year = task.market.y[record.bars], TIMING.periods_per_year
     net, gross = record.net(), record.gross()
     of = partial(true_sharpe, task.truth, cost_bps=task.config.positions.cost_bps)
     true, realised = of(record), sharpe(net, periods_per_year=per_year)
+
+    gain = calibrated.log_score_gain if (calibrated := _calibration(task, record, outcomes)) else None
 
     def by(ours: float, best: float) -> float | None:
         return known_or_none(ours / best) if task.truth.strength and best > 0.0 else None
@@ -192,11 +179,18 @@ def measure(
         ic=known_or_none(correlation(record.raw_position, y)),
         rank_ic=known_or_none(rank_correlation(record.raw_position, y)),
         slope=None if mu is None else known_or_none(slope(mu, y)),
+        log_score_gain=None if gain is None else gain.value,
+        log_score_gain_error=None if gain is None else gain.standard_error,
         volatility=annual_volatility(gross, periods_per_year=per_year),
         turnover=turnover(record.earned.change, periods_per_year=per_year),
         kept_epochs=list(kept_epochs),
         seconds=seconds,
     )
+
+
+def _calibration(task: Task, record: Record, outcomes: Sequence[FoldOutcome]) -> CalibrationRow | None:
+    """Of all test bars, in which nothing is selected here."""
+    return calibration(record, outcomes, task.market.y).of("development") if outcomes else None
 
 
 def _standard_error(gross: Array, periods_per_year: float) -> float | None:
@@ -243,7 +237,6 @@ class Setting:
     config: Config
     size: Size
     device: str
-    tft_sees: Ceiling
 
 
 @dataclass(frozen=True)
@@ -273,10 +266,12 @@ def run(setting: Setting, case: Case) -> list[Row]:
     kept_epochs = [epoch for forecast in forecasts for epoch in forecast.kept_epochs]
     plain = joined([forecast.raw for forecast in forecasts])
     crossed = joined([relative_to_others(forecast.raw, forecast.rho) for forecast in forecasts])
-    sees: Ceiling = setting.tft_sees if case.learner == TFT else "own"
-    measured = partial(measure, task, knowers=knowers, kept_epochs=kept_epochs, seconds=seconds)
+    outcomes = [forecast.outcome for forecast in forecasts if forecast.outcome is not None]
+    measured = partial(measure, task, knowers=knowers, kept_epochs=kept_epochs, seconds=seconds, outcomes=outcomes)
+    if case.learner == TFT and setting.config.training.objective == "portfolio":  # it has made the step itself
+        return [measured(case.learner, "all", task.record(plain), mu=joined(mu) if mu else None)]
     return [
-        measured(case.learner, sees, task.record(plain), mu=joined(mu) if mu else None),
+        measured(case.learner, "own", task.record(plain), mu=joined(mu) if mu else None),
         measured(case.learner + CROSS, "all", task.record(crossed)),
     ]
 
@@ -318,7 +313,6 @@ def show(rows: Sequence[Row], folder: Path) -> None:
 @click.option("--networks", default=1, show_default=True, help="Networks of this project, averaged.")
 @click.option("--costs", is_flag=True, help="5 bps and a smoothing of 0.5, instead of neither.")
 @click.option("--set", "overrides", multiple=True, help='Settings on top of skill.yaml, as "a.b=1;c.d=2".')
-@click.option("--tft-sees", type=click.Choice(get_args(Ceiling)), default="own", show_default=True)
 @click.option("--small", is_flag=True, help="Two kinds, one seed, 900 bars, a few epochs.")
 @click.option("--jobs", type=int, help="Cases at a time: one a core, at most 8, unless said.")
 @click.option("--device", default="auto", show_default=True, help="Of networks: auto, cpu or cuda.")
@@ -337,7 +331,6 @@ def main(
     networks: int,
     costs: bool,
     overrides: tuple[str, ...],
-    tft_sees: Ceiling,
     small: bool,
     jobs: int | None,
     device: str,
@@ -362,11 +355,11 @@ def main(
     if NEURALFORECAST in wanted and not neuralforecast_installed():
         click.echo("neuralforecast is not installed and is left out: put it on PYTHONPATH (benchmarks/peers.py)")
         wanted.remove(NEURALFORECAST)
-    setting = Setting(config, SMALL if small else Size(), device, tft_sees)
+    setting = Setting(config, SMALL if small else Size(), device)
     some_seeds = SEEDS[seeds][: n_seeds or (1 if small else N_SEEDS)]
     cases = [Case(kind, seed, name) for name in [*wanted, "knowers"] for kind in wanted_kinds for seed in some_seeds]
     n_jobs = jobs or min(len(os.sched_getaffinity(0)), 8)
-    used = {"seeds": seeds, "size": asdict(setting.size), "tft_sees": tft_sees, **config.record_settings()}
+    used = {"seeds": seeds, "size": asdict(setting.size), **config.record_settings()}
     rows: list[Row] = []
     started = time.perf_counter()
 

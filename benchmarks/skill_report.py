@@ -55,6 +55,10 @@ class Row:
     """Mean over bars of the rank correlation of raw position and y between instruments"""
     slope: float | None
     """Calibration: y regressed on the forecast mean; below 1 the forecast is too sure of itself"""
+    log_score_gain: float | None
+    """Log score of the forecast distribution less that of the unconditional one, nats a cell; above 0 is better"""
+    log_score_gain_error: float | None
+    """Its HAC standard error"""
     volatility: float
     """Annual, of the realised gross portfolio return"""
     turnover: float
@@ -108,6 +112,7 @@ COLUMNS: Sequence[tuple[str, Callable[[Row], float | None], int]] = (
     ("share of all", lambda row: row.share_all, 2),
     ("IC", lambda row: row.ic, 3),
     ("rank IC", lambda row: row.rank_ic, 3),
+    ("log score gain", lambda row: row.log_score_gain, 4),
     ("slope", lambda row: row.slope, 2),
     ("volatility", lambda row: row.volatility, 3),
     ("kept epoch", lambda row: row.mean_kept_epoch, 1),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.truths import DELAY, PERIODS_PER_YEAR, Kind, Truth, plant
 from pipeline.config.schema import Config
+from tft.backtest import FoldOutcome
 from tft.folds import Fold, walk_forward
 from tft.market import Market
 from tft.record import RawForecast, Record, stitch
@@ -98,6 +99,8 @@ class FoldForecast:
     """(n, A) forecast of y; None if the learner has none"""
     kept_epochs: tuple[int, ...] = ()
     """Of each of the networks averaged, counted from 0"""
+    outcome: FoldOutcome | None = None
+    """Of this project's networks, averaged"""
 
 
 def joined(parts: Sequence[Array]) -> Array:

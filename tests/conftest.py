@@ -35,9 +35,10 @@ from filelock import FileLock
 
 from pipeline.tracking.runs import configure
 from tests.workplace import WholeJob, Workplace, copy_of, forget_mlflow, made_once, own_mlflow
+from tft import blocks
 from tft.model import ModelConfig
 from tft.panel import Panel
-from tft.train import Recipe, TrainingConfig
+from tft.recipe import Objective, Recipe, TrainingConfig
 from tft.volatility import Timing
 
 CPU = torch.device("cpu")
@@ -127,14 +128,33 @@ def small_recipe(
     patience: int = 0,
     dropout: float = 0.1,
     batch_size: int = 16,
+    objective: Objective = "pooled",
 ) -> Recipe:
+    """With objective portfolio: blocks of 16 bars after 4 of burn-in, and weight decay."""
+    pooled = objective == "pooled"
     return Recipe(
         model=ModelConfig(d_hidden=8, n_heads=2, dropout=dropout, seq_len=seq_len, n_context=n_context),
-        training=TrainingConfig(lr=lr, batch_size=batch_size, loss_mode=loss_mode, patience=patience),
+        training=TrainingConfig(
+            objective=objective,
+            block_bars=16,
+            lr=lr,
+            weight_decay=0.0 if pooled else 1.0,
+            batch_size=batch_size,
+            loss_mode=loss_mode,
+            mle_weight=0.186 if pooled else 5.0,
+            patience=patience,
+        ),
         timing=Timing(),
         epochs=epochs,
         seed=seed,
+        burn_in_bars=1 if pooled else 4,
     )
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of objective portfolio has four steps at least and not 32, which takes less time."""
+    monkeypatch.setattr(blocks, "LEAST_STEPS", 4)
 
 
 @pytest.fixture(scope="session")

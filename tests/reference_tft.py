@@ -72,8 +72,35 @@ def forecast(
         delta = gated_skip(p, "windows.after_attention", attended[t], enriched[t])  # eq 20
         psi = grn(p, "windows.feed_forward", delta)  # eq 21
         decoded.append(gated_skip(p, "windows.after_feed_forward", psi, encoded[t]))  # eq 22
-    position, distribution = read_head(linear(p, "windows.head", decoded[-1]), loss_mode)
+    raw = linear(p, "windows.head", decoded[-1])
+    raw = torch.cat([raw[:1] + direct_term(p, window), raw[1:]])
+    position, distribution = read_head(raw, loss_mode)
+    distribution = recalibrated(p, distribution, loss_mode)
     return Forecast(position, distribution, scores[-1], context_attention, weights[-1])
+
+
+def direct_term(p: Parameters, window: Sequence[Cell]) -> Tensor:
+    """Added to the first output: per scale the mean over the window's last bars of (weight relative to uniform) x value,
+    times a coefficient per variable and scale. Scales are 1, 4, 16 ... below the look-back, and the look-back.
+    And of the last bar the products of all pairs of (weight relative to uniform) x value, times that of their vectors.
+    """
+    scales = [4**k for k in range(10) if 4**k < len(window)] + [len(window)]
+    assert p["cells.linear"].shape[1] == len(scales)
+    total = p["cells.linear"].new_zeros(())
+    _, weights = select_variables(p, window[-1])
+    there = sum(value is not None for value in window[-1].values)
+    chosen = [0.0 if value is None else w * there * value for w, value in zip(weights, window[-1].values, strict=True)]
+    for u in range(len(chosen)):
+        for v in range(u + 1, len(chosen)):
+            total = total + (p["cells.pairs"][u] * p["cells.pairs"][v]).sum() * chosen[u] * chosen[v]
+    for age, cell in enumerate(reversed(window)):
+        _, weights = select_variables(p, cell)
+        there = sum(value is not None for value in cell.values)
+        for v, value in enumerate(cell.values):
+            for s, scale in enumerate(scales):
+                if value is not None and age < scale:
+                    total = total + p["cells.linear"][v, s] * weights[v] * there * value / scale
+    return total
 
 
 def encode_window(p: Parameters, window: Sequence[Cell]) -> tuple[list[Tensor], list[Tensor]]:
@@ -223,6 +250,17 @@ def read_head(raw: Tensor, loss_mode: str) -> tuple[Tensor, Tensor]:
     for step in raw[1:]:
         quantiles.append(quantiles[-1] + softplus(step))
     return 2.0 * probability_above_zero(quantiles) - 1.0, torch.stack(quantiles)
+
+
+def recalibrated(p: Parameters, distribution: Tensor, loss_mode: str) -> Tensor:
+    """The distribution (D,) with centre and spread scaled."""
+    centre, spread = p["windows.recalibration"].detach()
+    if loss_mode == "sharpe":
+        return distribution
+    if loss_mode == "joint_mle":
+        return torch.stack([centre * distribution[0], spread * distribution[1]])
+    median = distribution[LEVELS.index(0.5)]
+    return torch.stack([centre * median + spread * (quantile - median) for quantile in distribution])
 
 
 def probability_above_zero(quantiles: Sequence[Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from tests.conftest import CPU, small_panel, small_recipe
 from tft.checkpoint import TrainedModel
+from tft.cross_section import hedged
 from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.forecast import Forecasts
@@ -20,8 +21,11 @@ from tft.model import LossMode
 from tft.panel import Panel
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.predict import Prediction, Predictor
+from tft.recipe import OBJECTIVES, Objective
 from tft.record import RawForecast, Record, stitch
 from tft.train import Recipe, fit_folds, forecast_fit
+
+pytestmark = pytest.mark.usefixtures("few_steps")
 
 N_BARS = 170
 EARLIER = Fold(0, range(20, 70), range(75, 90), range(95, 120))
@@ -62,6 +66,7 @@ def walk_forward(
         forecast, cells = forecast_fit(fit, market, recipe, bars)
         grid = np.full((len(bars), 2), np.nan)
         grid.reshape(-1)[cells - bars.start * 2] = forecast.position
+        grid = hedged(grid, np.isfinite(grid), fit.correlation)
         forecasts.append(forecast)
         raws.append(RawForecast(fit.fold, bars, grid))
     return fits, forecasts, stitch(raws, panel, market.sigma, POSITIONS, recipe.timing, n_development=140)
@@ -71,10 +76,13 @@ def equal(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(a, b, equal_nan=True)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("loss_mode", "n_context"), [("joint_mle", 2), ("joint_quantile", 0), ("sharpe", 2)])
-def test_the_backtest_up_to_t_does_not_see_what_comes_after_t(loss_mode: LossMode, n_context: int) -> None:
+def test_the_backtest_up_to_t_does_not_see_what_comes_after_t(
+    loss_mode: LossMode, n_context: int, objective: Objective
+) -> None:
     """Folds whose validation labels are known by t are refitted on the corrupted panel, t included."""
-    recipe = small_recipe(epochs=2, loss_mode=loss_mode, n_context=n_context)
+    recipe = small_recipe(epochs=1, loss_mode=loss_mode, n_context=n_context, objective=objective)
     panel, folds = the_panel(), (EARLIER, LATER)
     fits, forecasts, record = walk_forward(panel, folds, recipe)
     last_label = LATER.validation.stop - 1 + recipe.timing.label_bars
@@ -111,9 +119,10 @@ def test_the_test_can_fail_what_happens_at_t_does_change_the_decision_of_t(t: in
     assert (record.position[row] != other.position[row]).all()
 
 
-def test_a_fold_whose_labels_are_not_known_yet_is_changed_by_what_comes() -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_fold_whose_labels_are_not_known_yet_is_changed_by_what_comes(objective: Objective) -> None:
     """The reverse for the fit: the last validation label is one bar within reach."""
-    recipe = small_recipe(epochs=2)
+    recipe = small_recipe(epochs=2, objective=objective)
     panel = the_panel()
     last_label = LATER.validation.stop - 1 + recipe.timing.label_bars
     market, other = (Market(p, recipe.timing, CPU) for p in (panel, corrupted(panel, last_label - 1)))
@@ -127,7 +136,7 @@ def test_a_fold_whose_labels_are_not_known_yet_is_changed_by_what_comes() -> Non
 @pytest.mark.parametrize("loss_mode", ["joint_mle", "joint_quantile"])
 def test_live_decisions_up_to_t_do_not_see_what_comes_after_t(loss_mode: LossMode) -> None:
     """A model fitted on an earlier fold, run on a table that goes on after t."""
-    recipe, panel = small_recipe(epochs=2, loss_mode=loss_mode), the_panel()
+    recipe, panel = small_recipe(epochs=2, loss_mode=loss_mode, objective="portfolio"), the_panel()
     (fit,) = fit_folds(Market(panel, recipe.timing, CPU), (EARLIER,), recipe)
     predictor = Predictor(
         TrainedModel(
@@ -138,6 +147,8 @@ def test_live_decisions_up_to_t_do_not_see_what_comes_after_t(loss_mode: LossMod
             symbols=panel.symbols,
             scaler=fit.scaler,
             parameters={name: value[None] for name, value in fit.parameters.items()},
+            correlation=fit.correlation,
+            gain=1.5,
             timing=recipe.timing,
             positions=POSITIONS,
             regime=RegimeConfig(),

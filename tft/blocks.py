@@ -22,8 +22,8 @@ from tft.windows import EMPTY, LISTED_STEPS, WindowSpace, distinct, seed_from, w
 
 MAX_BLOCK_TARGETS = 2048
 """Most targets of a block; with more instruments it takes a random subset of them"""
-LEAST_STEPS = 32
-"""Fewest optimiser steps of an epoch: a short fold is tiled several times"""
+LEAST_STEPS = 16
+"""Fewest optimiser steps of an epoch: a short fold is tiled several times, at an offset of its own each time"""
 BURN_IN_LEFT = 0.05
 """Largest weight that a position before the burn-in may keep in a scored one"""
 MAX_BURN_IN_BARS = 64
@@ -52,7 +52,8 @@ class _Drawn(NamedTuple):
     """Blocks of an epoch, on the host."""
 
     epoch: int
-    first: NDArray[np.int64]  # (K, S) first burn-in bar; EMPTY where a fold has no more blocks
+    n_steps: tuple[int, ...]  # (K,) blocks of each fold
+    first: NDArray[np.int64]  # (K, S) first burn-in bar, which may lie before the data; 0 where there is no block
     assets: NDArray[np.int64]  # (K, S, A)
     contexts: NDArray[np.int64]  # (K, S, A, C)
 
@@ -88,14 +89,16 @@ class BlockSampler:
                     f"fold {fold.index} has no training target: between bars {fold.train.start} and "
                     f"{fold.train.stop - 1} no instrument has both a feature and a label; start later or drop it"
                 )
-        most = [-(-(len(fold.train) + block_bars - 1) // block_bars) for fold in folds]  # blocks of a tiling
-        self.n_tilings = [max(1, -(-LEAST_STEPS // blocks)) for blocks in most]
-        self.n_steps = max(tilings * blocks for tilings, blocks in zip(self.n_tilings, most, strict=True))
-        self.steps_per_fold = [self.n_steps] * len(folds)
-        n_windows = self.n_chosen * (self.n_bars + spaces[0].n_context)
-        reach = max(len(space.reach(fold.train)) for space, fold in zip(spaces, folds, strict=True)) + self.burn_in
+        # Blocks of one tiling: it depends on the offset whether there is one more. Tilings go on up to LEAST_STEPS.
+        fewest = [-(-len(fold.train) // block_bars) for fold in folds]
+        most = [-(-(len(fold.train) + block_bars - 1) // block_bars) for fold in folds]
+        self.n_steps = max(
+            high if low >= LEAST_STEPS else LEAST_STEPS - 1 + high for low, high in zip(fewest, most, strict=True)
+        )
+        self.steps_per_fold = [self.n_steps] * len(folds)  # of the current epoch
+        earliest = burn_in + block_bars - 1  # bars before the training bars that a block may begin
+        reach = max(len(space.reach(fold.train)) for space, fold in zip(spaces, folds, strict=True)) + earliest
         n_rows = self.n_chosen * (self.n_bars + spaces[0].seq_len - 1 + spaces[0].n_context * spaces[0].seq_len)
-        assert n_windows > 0
         # On a GPU all steps have the same number of cells; on a CPU a step has only the cells that it needs.
         self.capacity = min(reach * self.n_assets, n_rows) if device.type == "cuda" else None
         self.n_listed = LISTED_STEPS if device.type == "cuda" else 1
@@ -104,19 +107,18 @@ class BlockSampler:
     def draw(self, epoch: int) -> None:
         """Tile each fold's training bars, shuffle the blocks, and draw the instruments and contexts of each."""
         n_folds, n_context = len(self.folds), self.spaces[0].n_context
-        first = np.full((n_folds, self.n_steps), EMPTY, dtype=np.int64)
+        n_steps = []
+        first = np.zeros((n_folds, self.n_steps), dtype=np.int64)
         assets = np.zeros((n_folds, self.n_steps, self.n_chosen), dtype=np.int64)
         contexts = np.full((*assets.shape, n_context), EMPTY, dtype=np.int64)
         for k, (space, fold, seed) in enumerate(zip(self.spaces, self.folds, self.seeds, strict=True)):
             rng = np.random.default_rng([seed, fold.index, epoch])
-            starts = np.concatenate(
-                [
-                    np.arange(fold.train.start - int(rng.integers(self.block_bars)), fold.train.stop, self.block_bars)
-                    for _ in range(self.n_tilings[k])
-                ]
-            )
+            starts = np.empty(0, dtype=np.int64)
+            while len(starts) < LEAST_STEPS:
+                first_start = fold.train.start - int(rng.integers(self.block_bars))
+                starts = np.concatenate([starts, np.arange(first_start, fold.train.stop, self.block_bars)])
             starts = rng.permutation(starts)
-            self.steps_per_fold[k] = len(starts)
+            n_steps.append(len(starts))
             first[k, : len(starts)] = starts - self.burn_in
             for step in range(len(starts)):
                 assets[k, step] = np.sort(rng.permutation(self.n_assets)[: self.n_chosen])
@@ -125,14 +127,15 @@ class BlockSampler:
                 cells = (bar * self.n_assets + assets[k, : len(starts)]).reshape(-1)
                 drawn = space.contexts(cells, seed_from(seed, fold.index, epoch))
                 contexts[k, : len(starts)] = drawn.reshape(len(starts), self.n_chosen, n_context)
-        self._drawn = _Drawn(epoch, first, assets, contexts)
+        self._drawn = _Drawn(epoch, tuple(n_steps), first, assets, contexts)
 
     def start_epoch(self, epoch: int) -> None:
         """Copy the epoch's blocks to the device, drawing them first unless `draw` already has."""
         if self._drawn is None or self._drawn.epoch != epoch:
             self.draw(epoch)
         assert self._drawn
-        _, first, assets, contexts = self._drawn
+        _, n_steps, first, assets, contexts = self._drawn
+        self.steps_per_fold = list(n_steps)
         bars = first[:, :, None] + np.arange(self.n_bars)  # (K, S, n)
         targets = np.empty((*bars.shape, self.n_chosen), dtype=np.int64)
         forecast = np.empty(targets.shape, dtype=np.bool_)
@@ -140,7 +143,7 @@ class BlockSampler:
         for k, (space, fold) in enumerate(zip(self.spaces, self.folds, strict=True)):
             inside = np.clip(bars[k], space.seq_len - 1, fold.train.stop - 1)
             targets[k] = inside[:, :, None] * self.n_assets + assets[k][:, None, :]
-            real = (inside == bars[k]) & (first[k] != EMPTY)[:, None]
+            real = (inside == bars[k]) & (np.arange(self.n_steps) < n_steps[k])[:, None]
             forecast[k] = self.forecast[k].reshape(-1)[targets[k]] & real[:, :, None]
             counts = real & (bars[k] >= fold.train.start) & (np.arange(self.n_bars) >= self.burn_in)
             scored[k] = np.broadcast_to(counts[:, :, None], targets[k].shape)

@@ -1,12 +1,14 @@
 """The cross-sectional step: what the instruments' forecasts of one bar say of each other.
 
 With errors of equal variance and one correlation r between all of n instruments, the best portfolio of forecasts z is
-proportional to R^-1 z, and so to
+proportional to R^-1 z (Markowitz 1952), and so to
 
-    z_i - n r / (1 + (n - 1) r) mean(z)
+    z_i - r / (1 + (n - 2) r) * (sum of z over the other instruments)
 
-(Markowitz 1952 with the inverse of an equicorrelation matrix). A bet on what all have in common is held as far as it is
-worth its risk, and no further.
+the forecast less what the others' errors would predict of one's own by regression: R^-1 with each row divided by its
+diagonal (Stevens 1998), which are all the same. The level is that of a raw position: it is the raw position where there
+is nothing to hedge, because the instrument is alone, the others have no view, or r is 0. A bet on what all have in
+common is held as far as it is worth its risk, and no further.
 
 Shapes: K stacked folds, n bars, A instruments.
 """
@@ -50,15 +52,15 @@ def hedged(raw: NDArray[np.float64], known: NDArray[np.bool_], correlation: floa
 
 
 def hedged(raw, known, correlation):  # type: ignore[no-untyped-def]
-    """Raw positions less n r / (1 + (n - 1) r) times their mean over the n instruments of the bar that are known.
+    """Raw positions less r / (1 + (n - 2) r) times the sum over the bar's other known instruments, n being known.
 
     raw, known (K, n, A) with correlation (K,), as tensors; or (n, A) and a number. Unknown ones stay as they are.
     """
     if isinstance(raw, Tensor):
         r = correlation.to(raw.dtype).view(-1, 1, 1)
-        n = known.sum(dim=-1, keepdim=True).to(raw.dtype)
-        mean = torch.where(known, raw, 0.0).sum(dim=-1, keepdim=True) / n.clamp_min(1.0)
-        return torch.where(known, raw - n * r / (1.0 + (n - 1.0) * r) * mean, raw)
-    count = known.sum(axis=-1, keepdims=True)
-    mean = np.where(known, raw, 0.0).sum(axis=-1, keepdims=True) / np.maximum(count, 1)
-    return np.where(known, raw - count * correlation / (1.0 + (count - 1) * correlation) * mean, raw)
+        n = known.sum(dim=-1, keepdim=True).clamp_min(1).to(raw.dtype)
+        total = torch.where(known, raw, 0.0).sum(dim=-1, keepdim=True)
+        return torch.where(known, raw - r / (1.0 + (n - 2.0) * r) * (total - raw), raw)
+    n = np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    total = np.where(known, raw, 0.0).sum(axis=-1, keepdims=True)
+    return np.where(known, raw - correlation / (1.0 + (n - 2.0) * correlation) * (total - raw), raw)

@@ -36,6 +36,7 @@ from tft.model import Output, TemporalFusionTransformer, stacked
 from tft.panel import Panel
 from tft.portfolio import Block, Sizing, portfolio_returns, sharpe_loss
 from tft.positions import BASIS_POINT, volatility_scale
+from tft.recalibration import recalibration
 from tft.recipe import EpochReport, Recipe
 from tft.runtime.graph import Captured
 from tft.scaling import Scaler
@@ -48,6 +49,8 @@ SMOOTHING_EPOCHS = 5
 """Early stopping compares the mean validation score of the last so many epochs"""
 MAX_RECORDED_BLOCKS = 32
 """Most blocks of validation targets forecast by a captured graph; capturing more would take longer than it saves"""
+RECALIBRATION = "windows.recalibration"
+"""The parameter that is set after training"""
 _initialising = threading.Lock()
 """Held while initial weights are drawn from torch's global generator, which threads share"""
 
@@ -133,6 +136,7 @@ class FoldStack:
         self.kept_epoch = np.zeros(n_folds, dtype=int)
         self.losses: list[NDArray[np.float64]] = []  # E times (K,)
         self.scores: list[NDArray[np.float64]] = []  # E times (K,)
+        self.kept_forecasts: list[Forecasts | None] = [None] * n_folds  # of the validation targets, at the kept epoch
         self.positions: list[list[NDArray[np.float32]]] = []  # E times K times (n_validation, A)
 
         self._captured_update: Captured[None] | None = None
@@ -147,14 +151,19 @@ class FoldStack:
         )
 
     @property
+    def keeps_latest(self) -> bool:
+        """Whether the weights of the last epoch are kept, whatever the validation block says."""
+        return self.recipe.training.objective == "portfolio"
+
+    @property
     def members(self) -> tuple[tuple[int, int], ...]:
         """Index of the fold and seed of each member."""
         return tuple((fold.index, seed) for fold, seed in zip(self.folds, self.seeds, strict=True))
 
     @property
     def n_steps(self) -> int:
-        """Steps of an epoch, those of the fold with the most batches."""
-        return self.sampler.n_steps
+        """Steps of the epoch that was started, those of the fold with the most batches."""
+        return max(self.sampler.steps_per_fold)
 
     def start_epoch(self, epoch: int) -> None:
         """Draw the epoch's batches, seed its dropout and, on a GPU, capture the update before its first use."""
@@ -231,8 +240,12 @@ class FoldStack:
         return by_fold(self.validation_plan, *self._forecast())
 
     def end_epoch(self, forecasts: Sequence[Forecasts]) -> EpochReport:
-        """Score each fold's validation forecasts; keep its weights if the smoothed score is its best so far, and stop
-        it after `patience` epochs without a better one.
+        """Score each fold's validation forecasts, and keep its weights or not.
+
+        With objective portfolio weight decay holds back what does not generalise, and the weights averaged along
+        training are kept as they are after the last epoch: nothing is chosen on the validation block. With objective
+        pooled they are kept if the smoothed score is the fold's best so far, and the fold stops after `patience` epochs
+        without a better one.
         """
         market, n_assets = self.market, len(self.market.panel.symbols)
         self.losses.append(self.total_loss.double().cpu().numpy() / np.array(self.sampler.steps_per_fold))
@@ -254,12 +267,17 @@ class FoldStack:
         )
         smoothed = np.mean(self.scores[-SMOOTHING_EPOCHS:], axis=0)
         was_active = self.active[:, 0].cpu().numpy() > 0.0
-        improved = was_active & (smoothed < self.best_score)
-        self.best_score = np.where(improved, smoothed, self.best_score)
+        if self.keeps_latest:
+            improved, score = was_active & np.isfinite(self.scores[-1]), self.scores[-1]
+        else:
+            improved, score = was_active & (smoothed < self.best_score), smoothed
+        self.best_score = np.where(improved, score, self.best_score)
         self.kept_epoch[improved] = self.epoch
+        for k in np.flatnonzero(improved):
+            self.kept_forecasts[k] = forecasts[k]
         self.best = torch.where(torch.from_numpy(improved).to(market.device)[:, None], self.averaged, self.best)
         patience = self.recipe.training.patience
-        if patience:
+        if patience and not self.keeps_latest:
             self.active *= torch.from_numpy(self.epoch - self.kept_epoch < patience).to(market.device)[:, None]
         return EpochReport(
             folds=tuple(fold.index for fold in self.folds),
@@ -269,6 +287,15 @@ class FoldStack:
             n_active=int(self.active.sum()),
             seconds=time.perf_counter() - self._epoch_started,
         )
+
+    def _recalibration(self, k: int) -> tuple[float, float]:
+        """Factors on centre and spread of fold k's kept forecasts, from its validation block."""
+        forecasts, bars = self.kept_forecasts[k], self.folds[k].validation
+        assert forecasts is not None
+        n_assets = len(self.market.panel.symbols)
+        grids = [_on_grid(values, self.validation_cells[k], bars, n_assets) for values in forecasts.distribution.T]
+        y = self.market.y[bars.start : bars.stop]
+        return recalibration(np.stack(grids, axis=-1), y, self.correlation[k])
 
     def results(self) -> list[FoldFit]:
         """The fit of each fold, with the weights of its kept epoch.
@@ -286,6 +313,8 @@ class FoldStack:
         n_skipped = self.n_skipped[:, 0].cpu().numpy().astype(int)
         seconds = (time.perf_counter() - self._started) / len(self.folds)
         best = {name: value.cpu() for name, value in _named(self.best, self.shapes).items()}
+        if self.keeps_latest and self.recipe.training.loss_mode != "sharpe":
+            best[RECALIBRATION] = torch.tensor([self._recalibration(k) for k in range(len(self.folds))])  # (K, 2)
         return [
             FoldFit(
                 fold=fold,
@@ -328,8 +357,8 @@ def network(panel: Panel, recipe: Recipe, seed: int) -> TemporalFusionTransforme
 
 
 def _decays(name: str) -> bool:
-    """Whether weight decay pulls this parameter to 0: all but the biases, and the scales of layer norms."""
-    return "norm" not in name and "bias" not in name
+    """Whether weight decay pulls this parameter to 0: all but biases, scales of layer norms, and the recalibration."""
+    return "norm" not in name and "bias" not in name and name != RECALIBRATION
 
 
 def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[str, Tensor]:
@@ -385,7 +414,7 @@ class _Earning:
         self.has_ended = flat(np.broadcast_to(ended[:, None], held.shape))
         self.y, self.labelled = market.y_on_device, flat(np.isfinite(market.y))
         self.n_assets, self.periods_per_year = held.shape[1], market.timing.periods_per_year
-        self.loss_mode = recipes[0].training.loss_mode
+        self.loss_mode, self.block_bars = recipes[0].training.loss_mode, recipes[0].training.block_bars
 
         def of_folds(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
@@ -415,7 +444,9 @@ class _Earning:
         )
         raw = hedged(grid(output.position), grid(batch.forecast), self.correlation)
         returns, counted = portfolio_returns(raw, block, self.sizing)
-        loss, moments = sharpe_loss(returns, counted, self.moments, periods_per_year=self.periods_per_year)
+        loss, moments = sharpe_loss(
+            returns, counted, self.moments, block_bars=self.block_bars, periods_per_year=self.periods_per_year
+        )
         self.moments.copy_(torch.where(moves > 0.0, moments, self.moments))
         if self.loss_mode == "sharpe":
             return loss

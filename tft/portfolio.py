@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from tft.positions import BASIS_POINT
-
-MEMORY = 0.95
-"""Weight of the earlier blocks' moments at each step: about twenty blocks are remembered"""
+MEMORY_BARS = 640
+"""Scored bars that the running moments remember, whatever the length of a block: they are the fewer the more skewness
+biases the ratio"""
 VARIANCE_FLOOR = 1e-12
 """Least variance of a portfolio return"""
 
@@ -106,19 +105,20 @@ def portfolio_returns(raw: Tensor, block: Block, sizing: Sizing) -> tuple[Tensor
 
 
 def sharpe_loss(
-    returns: Tensor, counted: Tensor, moments: Tensor, *, periods_per_year: float
+    returns: Tensor, counted: Tensor, moments: Tensor, *, block_bars: int, periods_per_year: float
 ) -> tuple[Tensor, Tensor]:
     """Minus the annual Sharpe ratio (K,) of returns (K, n) where counted (K, n), and the next running moments (K, 3).
 
     moments: running sums of count, return and squared return (K, 3), zeros at first; a ratio of two of them is
-    corrected for bias by itself. The value is the Sharpe of the running moments, which hold this block's too; the
-    gradient is that of the ratio mean / deviation at these moments with respect to the block's own mean and variance,
-    so that it does not depend on how few bars a block has. A mean of the blocks' own Sharpes would: it rewards
-    negative skew.
+    corrected for bias by itself. `block_bars` of the n bars are scored ones. The value is the Sharpe of the running
+    moments, which hold this block's too; the gradient is that of the ratio mean / deviation at these moments with
+    respect to the block's own mean and variance, so that it does not depend on how few bars a block has. A mean of the
+    blocks' own Sharpes would: it rewards negative skew.
     """
     weight = counted.to(returns.dtype)
     sums = torch.stack([weight, weight * returns, weight * returns**2], dim=-1).mean(dim=1)  # (K, 3)
-    following = MEMORY * moments + (1.0 - MEMORY) * sums.detach()
+    newest = min(block_bars / MEMORY_BARS, 1.0)
+    following = (1.0 - newest) * moments + newest * sums.detach()
     n, total, squares = following.to(returns.dtype).unbind(dim=-1)
     n = n.clamp_min(torch.finfo(returns.dtype).tiny)
     mean = total / n

@@ -24,15 +24,15 @@ class TrainingConfig:
     """Scored bars of a step with objective portfolio"""
     lr: float = 0.003
     """Learning rate of Adam"""
-    weight_decay: float = 5.0
+    weight_decay: float = 8.0
     """Share of a weight that is taken off at each step, in units of the learning rate (Loshchilov & Hutter 2019)"""
     batch_size: int = 16
     """Targets per optimiser step with objective pooled"""
     loss_mode: LossMode = "joint_mle"
-    mle_weight: float = 50.0
+    mle_weight: float = 5.0
     """Weight of the likelihood term in the loss"""
     patience: int = 15
-    """Epochs without a better smoothed validation score after which a fold stops; 0 means never"""
+    """Epochs without a better smoothed validation score after which a fold stops, with objective pooled; 0: never"""
 
     def faults(self) -> list[str]:
         """One sentence for each setting that is out of range."""

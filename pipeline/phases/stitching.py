@@ -53,8 +53,8 @@ def stitch_by_fold(
 
 
 def with_gain(outcome: FoldOutcome, market: Market, positions: PositionsConfig) -> FoldOutcome:
-    """The outcome with its raw positions multiplied by one factor, chosen on the validation block, so that the portfolio
-    has the volatility that it aims at.
+    """The outcome with its raw positions multiplied by one factor, chosen on the validation block, so that the
+    portfolio has the volatility that it aims at.
     """
     block = outcome.fold.validation, market.panel, market.sigma, positions, market.timing
     gain = gain_for_volatility(outcome.validation_position, *block)
@@ -88,7 +88,7 @@ def average(outcomes: Sequence[FoldOutcome], market: Market, positions: Position
     (returns,) = validation_returns(
         position[None], first.fold.validation, market.panel, market.sigma, positions, market.timing
     )
-    raw = mean([outcome.forecast.raw_position for outcome in outcomes])
+    raw = mean_of_seeds([outcome.forecast.raw_position for outcome in outcomes])  # as for a live decision
     return replace(
         first,
         forecast=RawForecast(first.fold, first.forecast.bars, raw),

@@ -78,9 +78,20 @@ class CalibrationRow:
     """Slope of the label on mu (or the median); 1 if calibrated, below 1 where forecasts are too bold"""
     probability_slope: Estimate | None = None
     """Slope of label > 0 on `probability_up`; 1 if calibrated"""
+    against_probability: Estimate | None = None
+    """Share of the cells in which the raw position has another sign than `probability_up` - 1/2: where what the other
+    instruments' forecasts say weighs more than the own one"""
 
 
-ESTIMATES = ("log_score_gain", "crps_gain", "coverage_50", "coverage_90", "slope", "probability_slope")
+ESTIMATES = (
+    "log_score_gain",
+    "crps_gain",
+    "coverage_50",
+    "coverage_90",
+    "slope",
+    "probability_slope",
+    "against_probability",
+)
 """The fields of a row that have a standard error."""
 
 
@@ -145,6 +156,7 @@ class _Cells:
     """1 where the label is above 0, else 0"""
     y: Array
     probability_up: Array
+    raw_position: Array
     centre: Array
     pit: Array
     log_score: Array
@@ -241,6 +253,7 @@ def _cells(record: Record, outcomes: Sequence[FoldOutcome], y: Array) -> _Cells:
                 "up": (label > 0.0).astype(np.float64),
                 "y": label,
                 "probability_up": outcome.probability_up[known],
+                "raw_position": outcome.forecast.raw_position[known],
                 "centre": centre(own),
                 "pit": pit(label, own),
                 "log_score": log_score(label, own),
@@ -272,6 +285,7 @@ def _row(part: str, cells: _Cells) -> CalibrationRow:
         coverage_90=cells.share(np.abs(cells.pit - 0.5) <= 0.45),
         slope=cells.slope(cells.y, cells.centre),
         probability_slope=cells.slope(cells.up, cells.probability_up),
+        against_probability=cells.share(cells.raw_position * (cells.probability_up - 0.5) < 0.0),
     )
 
 
@@ -347,9 +361,16 @@ def in_one_sentence(one: Calibration, *, nested: bool = False) -> str:
     gains = [("log score", row.log_score_gain), ("CRPS", row.crps_gain)]
     scores = " and ".join(f"{name} {_text(gain, '+z.4f', '.4f')}" for name, gain in gains if gain is not None)
     slope = "" if row.slope is None else f"; the label moves by {_text(row.slope, 'z.2f', '.2f')} of what is forecast"
+    against = row.against_probability.value if row.against_probability else 0.0
+    sign = (
+        f" The position goes against the sign of its own forecast in {against:.0%} of the cells, where the other "
+        f"instruments' forecasts weigh more."
+        if against
+        else ""
+    )
     return (
         f"{where} the forecast distribution gains {scores} per bar over the unconditional one; its central 50 % and "
-        f"90 % hold {row.coverage_50.value:.0%} and {row.coverage_90.value:.0%} of the labels{slope}."
+        f"90 % hold {row.coverage_50.value:.0%} and {row.coverage_90.value:.0%} of the labels{slope}.{sign}"
     )
 
 
@@ -367,7 +388,7 @@ def metrics(one: Calibration | None) -> dict[str, float | None]:
     for score, gain in (("log_score", row.log_score_gain), ("crps", row.crps_gain)):
         named[f"calibration_{score}_gain"] = gain.value if gain else None
         named[f"calibration_{score}_gain_t"] = gain.t if gain else None
-    for name in ("coverage_50", "coverage_90", "slope"):
+    for name in ("coverage_50", "coverage_90", "slope", "against_probability"):
         estimate: Estimate | None = getattr(row, name)
         named[f"calibration_{name}"] = estimate.value if estimate else None
     return named

@@ -41,7 +41,8 @@ def identical(a: FoldFit, b: FoldFit) -> bool:
             np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True)
             for name in ("train_loss", "validation_score", "validation_position")
         )
-        and (a.kept_epoch, a.skipped_steps, a.fold) == (b.kept_epoch, b.skipped_steps, b.fold)
+        and (a.kept_epoch, a.skipped_steps, a.correlation) == (b.kept_epoch, b.skipped_steps, b.correlation)
+        and a.fold == b.fold
         and np.array_equal(a.scaler.mean, b.scaler.mean, equal_nan=True)
     )
 

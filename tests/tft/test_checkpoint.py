@@ -30,6 +30,8 @@ def trained_model(*, seeds: int = 2, seed: int = 0, n_context: int = 2) -> Train
         symbols=("S0", "S1"),
         scaler=Scaler(np.array([0.1, np.nan, -3e7], np.float32), np.array([1.7, np.nan, 1e-7], np.float32)),
         parameters={},
+        correlation=0.1 + 0.2,
+        gain=1.7,
         timing=Timing(periods_per_year=365.0, delay_bars=2, horizon=3),
         positions=PositionsConfig(max_position=0.5, cost_bps=1.5),
         regime=RegimeConfig(enter=0.6),
@@ -88,10 +90,11 @@ def test_a_second_save_replaces_the_first_and_leaves_nothing_behind(tmp_path: Pa
 def test_meta_is_readable_and_says_what_a_live_process_needs(tmp_path: Path) -> None:
     trained = trained_model()
     meta = json.loads((CheckpointManager(tmp_path / "c").save(trained) / META).read_text())
-    assert meta["schema_version"] == 1
+    assert meta["schema_version"] == 2
     assert meta["model"] == asdict(trained.config)
     assert meta["symbols"] == ["S0", "S1"]
     assert meta["fit_end"] == trained.fit_end
+    assert (meta["correlation"], meta["gain"]) == (trained.correlation, trained.gain) == (0.1 + 0.2, 1.7)
     assert meta["min_history_bars"] == trained.min_history_bars == 505
     assert trained_model(n_context=0).min_history_bars == 253
 
@@ -219,11 +222,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, make) -> None:  # t
         load_checkpoint(tmp_path / "c")
 
 
-@pytest.mark.parametrize("version", [None, 0, 2])
+@pytest.mark.parametrize("version", [None, 1, 3])
 def test_another_schema_is_refused_before_anything_else_is_read_from_it(tmp_path: Path, version: int | None) -> None:
     folder = CheckpointManager(tmp_path / "c").save(trained_model())
     (folder / META).write_text(json.dumps({"schema_version": version, "unheard_of": 1}))
-    with pytest.raises(CheckpointError, match=f"has schema version {version}, this version reads 1$"):
+    with pytest.raises(CheckpointError, match=f"has schema version {version}, this version reads 2$"):
         load_checkpoint(folder)
 
 

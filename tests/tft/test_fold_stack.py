@@ -12,21 +12,44 @@ import torch
 
 from tests.conftest import CPU, small_panel, small_recipe
 from tests.tft.fitting import FOLDS, distance, fitted, identical, market_of
+from tft.blocks import BlockSampler
+from tft.cross_section import error_correlation, hedged
 from tft.fold_stack import MAX_GRADIENT_NORM, SMOOTHING_EPOCHS, FoldStack, initial_parameters
 from tft.fold_store import FoldFit
 from tft.folds import Fold
-from tft.loss import training_loss
+from tft.loss import correlated_nll, training_loss
 from tft.model import LOSS_MODES, LossMode
 from tft.panel import Panel
-from tft.recipe import Recipe, TrainingConfig
+from tft.portfolio import Block, Sizing, portfolio_returns, sharpe_loss
+from tft.positions import PositionsConfig, volatility_scale
+from tft.recipe import OBJECTIVES, Objective, Recipe, TrainingConfig
 from tft.train import fit_folds
+from tft.volatility import held_return
 from tft.windows import TrainingSampler
+
+pytestmark = pytest.mark.usefixtures("few_steps")
 
 # The update
 
 
+class Averaged:
+    """Weights averaged along training, min(0.99, (1 + t) / (10 + t)) of the earlier average kept at step t, by a loop."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.n_steps = model, 0
+        self.value = self.now()
+
+    def now(self) -> torch.Tensor:
+        return torch.nn.utils.parameters_to_vector(self.model.parameters()).detach().double()
+
+    def step(self) -> None:
+        self.n_steps += 1
+        keep = min(0.99, (1 + self.n_steps) / (10 + self.n_steps))
+        self.value = keep * self.value + (1.0 - keep) * self.now()
+
+
 def by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, clip: bool = True) -> tuple[torch.Tensor, list[float]]:
-    """One epoch as anyone would write it: nn.Module, backward, clip_grad_norm_, torch.optim.Adam."""
+    """One epoch as anyone would write it: nn.Module, backward, clip_grad_norm_, torch.optim.Adam; averaged weights."""
     market = market_of(panel)
     (reference,) = fit_folds(market, [fold], replace(recipe, epochs=1))
     space = market.space(reference.scaler, recipe.model)
@@ -37,7 +60,7 @@ def by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, clip: bool = Tru
     torch.nn.utils.vector_to_parameters(flat[0], model.parameters())
     mean, std = torch.from_numpy(reference.scaler.mean)[None], torch.from_numpy(reference.scaler.std)[None]
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.training.lr)
-    norms = []
+    norms, averaged = [], Averaged(model)
     sampler.start_epoch(0)
     for step in range(sampler.n_steps):
         batch = sampler.batch(step)
@@ -58,7 +81,76 @@ def by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, clip: bool = Tru
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM if clip else 1e9)))
         optimiser.step()
-    return torch.nn.utils.parameters_to_vector(model.parameters()).detach(), norms
+        averaged.step()
+    return averaged.value.float(), norms
+
+
+def portfolio_by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, decay: bool = True) -> torch.Tensor:
+    """Averaged weights after one epoch of blocks: the position path, its Sharpe by the running moments, the likelihood,
+    and torch.optim.AdamW, which decays all but biases and layer norms."""
+    market, training = market_of(panel), recipe.training
+    (reference,) = fit_folds(market, [fold], replace(recipe, epochs=1))
+    space, shape = market.space(reference.scaler, recipe.model), market.y.shape
+    sampler = BlockSampler(
+        [space], [fold], np.isfinite(market.y), block_bars=16, burn_in=4, seed=recipe.seed, device=CPU
+    )
+    model, flat = initial_parameters(panel, [fold], recipe, CPU)
+    torch.nn.utils.vector_to_parameters(flat[0], model.parameters())
+    mean, std = torch.from_numpy(reference.scaler.mean)[None], torch.from_numpy(reference.scaler.std)[None]
+    plain = [value for name, value in model.named_parameters() if "bias" in name or "norm" in name]
+    kinds = {id(value) for value in plain}
+    pulled = [value for value in model.parameters() if id(value) not in kinds]
+    groups = [
+        {"params": pulled, "weight_decay": training.weight_decay if decay else 0.0},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimiser, averaged = torch.optim.AdamW(groups, lr=training.lr), Averaged(model)
+    correlation = error_correlation(market.y[fold.train.start : fold.train.stop])
+    assert reference.correlation == correlation
+    r = torch.tensor([correlation])
+    scale = volatility_scale(market.sigma, recipe.positions, recipe.timing)
+    held = held_return(panel.returns, recipe.timing)
+    sizing = Sizing(
+        *(
+            torch.tensor([value])
+            for value in (
+                recipe.positions.max_position,
+                recipe.positions.position_smooth,
+                recipe.positions.cost_bps * 1e-4,
+            )
+        )
+    )
+    moments = torch.zeros(1, 3)
+    sampler.start_epoch(0)
+    for step in range(sampler.steps_per_fold[0]):
+        batch = sampler.batch(step)
+        x, present, asset = market.on_device.cells(batch.cells, mean, std)
+        output, _ = model(x[0], present[0], asset[0], batch.windows[0], batch.has_context[0])
+        at = np.divmod(batch.targets[0].numpy(), shape[1])
+
+        def grid(values: torch.Tensor) -> torch.Tensor:
+            return values.view(1, 20, shape[1], *values.shape[1:])
+
+        y = torch.from_numpy(market.y[at]).float()
+        forecast, scored = batch.forecast[0], batch.scored[0]
+        decided = forecast & torch.from_numpy(np.isfinite(scale[at]) & np.isfinite(panel.returns[at]))
+        block = Block(
+            grid(decided),
+            grid(torch.from_numpy(np.nan_to_num(scale[at])).float()),
+            grid(torch.from_numpy(np.nan_to_num(held[at])).float()),
+            grid(scored & torch.from_numpy(at[0] < shape[0] - recipe.timing.label_bars)),
+        )
+        raw = hedged(grid(output.position), grid(forecast), r)
+        returns, counted = portfolio_returns(raw, block, sizing)
+        loss, moments = sharpe_loss(returns, counted, moments, block_bars=16, periods_per_year=252.0)
+        labelled = (scored & forecast & torch.isfinite(y)).float()
+        nll = correlated_nll(grid(output.distribution), grid(y.nan_to_num()), grid(labelled), r)
+        optimiser.zero_grad()
+        (loss + training.mle_weight * nll).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+        optimiser.step()
+        averaged.step()
+    return averaged.value.float()
 
 
 def test_an_epoch_equals_plain_torch_with_clip_grad_norm_and_adam() -> None:
@@ -73,6 +165,58 @@ def test_an_epoch_equals_plain_torch_with_clip_grad_norm_and_adam() -> None:
     assert close.float().mean() > 0.97
     assert (unclipped - expected).abs().median() > 10 * (ours - expected).abs().median()
     assert ((unclipped - expected).abs() < 1e-4).float().mean() < 0.5
+
+
+def test_an_epoch_of_blocks_equals_plain_torch_with_decoupled_weight_decay_and_averaged_weights() -> None:
+    """Instruments absent here and there, and one bar without a trade."""
+    panel = small_panel(missing=0.3, signal=0.5)
+    panel.features[40:43, 1] = np.nan
+    panel.returns[50] = np.nan
+    recipe = small_recipe(epochs=1, dropout=0.0, objective="portfolio")
+    (fit,) = fitted(panel, FOLDS[:1], recipe)
+    ours = torch.cat([value.flatten() for value in fit.parameters.values()])
+    expected = portfolio_by_plain_torch(panel, FOLDS[0], recipe)
+    without_decay = portfolio_by_plain_torch(panel, FOLDS[0], recipe, decay=False)
+    assert ((ours - expected).abs() < 1e-4).float().mean() > 0.97
+    assert (without_decay - expected).abs().mean() > 20 * (ours - expected).abs().mean()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_fold_that_has_stopped_does_not_move(objective: Objective) -> None:
+    """Weights, averages, both moments of Adam, its count of updates, and the running moments of the returns."""
+    stack = FoldStack(market_of(small_panel()), FOLDS[:2], [small_recipe(objective=objective)] * 2)
+    stack.start_epoch(0)
+    stack.step(0)
+    stack.active[0] = 0.0
+
+    def state() -> list[torch.Tensor]:
+        own = [stack.flat, stack.averaged, stack.first_moment, stack.second_moment, stack.n_updates]
+        return [value.clone() for value in (*own, *([stack.earning.moments] if objective == "portfolio" else []))]
+
+    before = state()
+    for number in range(1, stack.n_steps):
+        stack.step(number)
+    for was, now in zip(before, state(), strict=True):
+        assert torch.equal(was[0], now[0]) and not torch.equal(was[1], now[1])
+
+
+def test_positions_of_their_own_side_by_side_fit_each_fold_as_if_it_were_alone() -> None:
+    """Cap, smoothing and cost are each fit's own, up to rounding, one fold being there three times."""
+    panel, recipe = small_panel(signal=0.5), small_recipe(epochs=1, dropout=0.0, lr=0.001, objective="portfolio")
+    recipes = [
+        replace(recipe, positions=PositionsConfig(max_position=cap, position_smooth=smooth, cost_bps=cost))
+        for cap, smooth, cost in ((0.05, 0.46, 5.0), (1.0, 0.0, 5.0), (0.3, 0.3, 300.0), (0.05, 0.46, 5.0))
+    ]
+    folds = (FOLDS[0], FOLDS[0], FOLDS[0], FOLDS[1])
+    fits = list(fit_folds(market_of(panel), folds, recipes, stack_size=4))
+    assert [fit.stack for fit in fits] == [(0, 0, 0, 1)] * 4
+    for fold, own, fit in zip(folds, recipes, fits, strict=True):
+        (alone,) = fitted(panel, (fold,), own)
+        moved = torch.cat([(alone.parameters[name] - fit.parameters[name]).abs().flatten() for name in fit.parameters])
+        assert moved.median() < 1e-6
+        assert np.allclose(alone.train_loss, fit.train_loss, rtol=0.0, atol=1e-3)
+    assert len({float(fit.train_loss[0]) for fit in fits}) == 4
+    assert distance(fits[0], fits[1]) > 1e-4
 
 
 def test_a_stack_that_nobody_holds_frees_its_tensors_at_once() -> None:
@@ -108,9 +252,12 @@ def kept_by_hand(scores: np.ndarray, patience: int) -> tuple[int, int]:
     return kept, len(scores)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("loss_mode", LOSS_MODES)
-def test_the_kept_epoch_has_the_best_validation_score_smoothed_over_five_epochs(loss_mode: LossMode) -> None:
-    recipe = small_recipe(epochs=14, lr=0.02, loss_mode=loss_mode)
+def test_the_kept_epoch_has_the_best_validation_score_smoothed_over_five_epochs(
+    loss_mode: LossMode, objective: Objective
+) -> None:
+    recipe = small_recipe(epochs=14, lr=0.02, loss_mode=loss_mode, objective=objective)
     (fit,) = fitted(small_panel(), FOLDS[:1], recipe)
     assert SMOOTHING_EPOCHS == 5
     assert fit.validation_score.shape == (14,)
@@ -282,6 +429,10 @@ def test_only_the_fit_that_diverges_is_named() -> None:
     [
         (TrainingConfig(), None),
         (TrainingConfig(lr=0.0), "training.lr is 0.0, it must be positive"),
+        (TrainingConfig(objective="sum"), "training.objective is 'sum', it must be one of portfolio, pooled"),  # type: ignore[arg-type]
+        (TrainingConfig(block_bars=1), "training.block_bars is 1, the least is 2"),
+        (TrainingConfig(weight_decay=-1.0), "training.weight_decay is -1.0, it must be at least 0 and below 1 / lr"),
+        (TrainingConfig(lr=0.5, weight_decay=2.0), "training.weight_decay is 2.0, it must be at least 0 and below 1"),
         (TrainingConfig(batch_size=1), "training.batch_size is 1, the least is 2"),
         (TrainingConfig(loss_mode="mse"), "training.loss_mode is 'mse', it must be one of "),  # type: ignore[arg-type]
         (TrainingConfig(mle_weight=-1.0), "training.mle_weight is -1.0, it must be at least 0"),

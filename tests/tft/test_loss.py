@@ -1,14 +1,25 @@
-"""The loss against torch.distributions and plain loops; padding never enters."""
+"""The loss against torch.distributions, scipy and plain loops; padding never enters."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from torch import Tensor
 
-from tft.loss import gaussian_nll, likelihood, mean_over, negative_sharpe, pinball, training_loss, validation_score
+from tft.loss import (
+    correlated_nll,
+    gaussian_nll,
+    likelihood,
+    mean_over,
+    negative_sharpe,
+    pinball,
+    training_loss,
+    validation_score,
+)
 from tft.model import LOSS_MODES, QUANTILE_LEVELS, LossMode
 
 
@@ -144,3 +155,57 @@ def test_a_stack_of_batches_gives_each_its_own_loss(loss_mode: LossMode) -> None
 
 def test_the_mean_over_nothing_is_zero() -> None:
     assert mean_over(torch.ones(4), torch.zeros(4)) == 0.0
+
+
+# The likelihood of instruments whose errors are correlated
+
+
+def correlated_sample(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """distribution (2, 7, 4, 2), y and counted (2, 7, 4); some are missing, of one bar all, of another all but one."""
+    draws = torch.Generator().manual_seed(seed)
+    mu = torch.randn(2, 7, 4, generator=draws, dtype=torch.float64)
+    sigma = 0.2 + torch.rand(2, 7, 4, generator=draws, dtype=torch.float64)
+    y = torch.randn(2, 7, 4, generator=draws, dtype=torch.float64)
+    counted = (torch.rand(2, 7, 4, generator=draws) > 0.3).double()
+    counted[0, 2] = 0.0
+    counted[1, 3, 1:] = 0.0
+    return torch.stack([mu, sigma], dim=-1), y, counted
+
+
+def test_the_correlated_term_is_minus_the_log_density_of_each_bar_by_scipy() -> None:
+    """Over the counted instruments of a bar, one correlation between all; per target in the mean."""
+    distribution, y, counted = correlated_sample()
+    correlations = [0.35, 0.9]
+    found = correlated_nll(distribution, y, counted, torch.tensor(correlations, dtype=torch.float64))
+    for k, r in enumerate(correlations):
+        total = 0.0
+        for bar in range(7):
+            there = counted[k, bar].numpy() > 0.0
+            if there.any():
+                mu, sigma = distribution[k, bar].numpy()[there].T
+                matrix = np.where(np.eye(len(mu)) > 0.0, 1.0, r) * np.outer(sigma, sigma)
+                total -= multivariate_normal.logpdf(y[k, bar].numpy()[there], mu, matrix)
+        assert found[k].item() == pytest.approx(total / counted[k].sum().item(), rel=1e-10)
+
+
+def test_without_correlation_it_is_the_gaussian_term() -> None:
+    distribution, y, counted = correlated_sample(1)
+    found = correlated_nll(distribution, y, counted, torch.zeros(2, dtype=torch.float64))
+    expected = mean_over(gaussian_nll(distribution, y).flatten(1), counted.flatten(1))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_gradient_of_the_correlated_term_is_the_numeric_one() -> None:
+    """Nothing flows to what is not counted."""
+    distribution, y, counted = correlated_sample(2)
+    r = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    distribution.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda d: correlated_nll(d, y, counted, r), distribution)
+    (gradient,) = torch.autograd.grad(correlated_nll(distribution, y, counted, r).sum(), distribution)
+    assert (gradient[counted == 0.0] == 0.0).all()
+
+
+def test_with_nothing_counted_the_correlated_term_is_zero() -> None:
+    distribution, y, _ = correlated_sample(3)
+    found = correlated_nll(distribution, y, torch.zeros_like(y), torch.tensor([0.5, 0.98], dtype=torch.float64))
+    assert found.tolist() == [0.0, 0.0]

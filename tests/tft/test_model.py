@@ -27,6 +27,8 @@ from tft.model import (
     ModelConfig,
     Output,
     TemporalFusionTransformer,
+    direct_averages,
+    direct_scales,
     probability_up,
     read_head,
     stacked,
@@ -201,7 +203,11 @@ def test_every_parameter_is_used() -> None:
     found = gradients(loss_of(model(*batch.inputs())[0], batch, "joint_mle"), dict(model.named_parameters()))
     # A key bias adds the same to all logits of a softmax, as eq 13 has it: it cannot matter.
     without = {name for name, value in found.items() if float(value.abs().max()) < 1e-12}
-    assert without <= {"windows.attention.key.bias", "windows.context_attention.key.bias"}
+    assert without <= {
+        "windows.attention.key.bias",
+        "windows.context_attention.key.bias",
+        "windows.recalibration",  # set after training
+    }
 
 
 @pytest.mark.parametrize("loss_mode", LOSS_MODES)
@@ -284,6 +290,154 @@ def test_a_filled_slot_matters() -> None:
     changed, _ = model(batch.x, batch.present, batch.asset, batch.windows, fewer)
     assert changed.position[0] != output.position[0]
     assert torch.equal(changed.position[1:], output.position[1:])
+
+
+# Targets that share their contexts
+
+
+def shared_batch(config: ModelConfig, n_bars: int, seed: int = 0) -> tuple[Batch, Batch]:
+    """Targets of `n_bars` neighbouring bars of both instruments in order of bars, contexts given once for an instrument;
+    and the same targets and contexts, given for each target. The second instrument has an empty slot."""
+    whole = make_batch(config, seed)
+    draws = np.random.default_rng(seed + 100)
+    row = draws.permutation(N_BARS * N_ASSETS)  # row[flat cell] = where it lies
+
+    def window(bar: int, asset: int) -> list[int]:
+        return [int(row[(bar - back) * N_ASSETS + asset]) for back in reversed(range(config.seq_len))]
+
+    targets = [(bar, asset) for bar in range(N_BARS - n_bars, N_BARS) for asset in range(N_ASSETS)]
+    contexts = [
+        [window(int(draws.integers(config.seq_len - 1, N_BARS)), int(draws.integers(N_ASSETS))) for _ in range(2)]
+        for _ in range(N_ASSETS)
+    ]
+    filled = torch.tensor([[True, True], [True, False]])
+    own = [window(*target) for target in targets]
+    common = {
+        "x": whole.x,
+        "present": whole.present,
+        "asset": torch.from_numpy(np.argsort(row) % N_ASSETS),
+        "y": torch.from_numpy(draws.normal(size=len(targets))),
+    }
+    once = torch.tensor([*own, *(one for asset in range(N_ASSETS) for one in contexts[asset])])
+    each = torch.tensor([*own, *(one for _, asset in targets for one in contexts[asset])])
+    return (
+        Batch(windows=once, has_context=filled, **common),
+        Batch(windows=each, has_context=filled.repeat(n_bars, 1), **common),
+    )
+
+
+@pytest.mark.parametrize("n_bars", [1, 4])
+def test_contexts_given_once_for_a_group_are_what_they_are_given_for_each_target(n_bars: int) -> None:
+    """Outputs and gradients; target b belongs to group b % G."""
+    model = make_model()
+    once, each = shared_batch(SMALL, n_bars)
+    found, expected = model(*once.inputs())[0], model(*each.inputs())[0]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **TIGHT)
+    assert found.context_attention.shape == (n_bars * N_ASSETS, SMALL.n_heads, 2)
+    assert (found.context_attention[1::2, :, 1] == 0.0).all() and (found.context_attention[::2] > 0.0).all()
+    parameters = dict(model.named_parameters())
+    ours = gradients(loss_of(found, once, "joint_mle"), parameters)
+    theirs = gradients(loss_of(expected, each, "joint_mle"), parameters)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], **TIGHT)
+
+
+# The direct term
+
+
+def test_the_direct_term_averages_over_powers_of_four_below_the_look_back_and_the_look_back() -> None:
+    """Weights of a bar by its age, written out; each scale's sum to one."""
+    assert [direct_scales(length) for length in (2, 4, 5, 16, 17, 63)] == [
+        (1, 2),
+        (1, 4),
+        (1, 4, 5),
+        (1, 4, 16),
+        (1, 4, 16, 17),
+        (1, 4, 16, 63),
+    ]
+    found = direct_averages(5, torch.zeros((), dtype=torch.float64))
+    of_pairs = [0, 0, 0, 0, 1]
+    assert found[:, :3].tolist() == [[0, 0, 0.2], [0, 0.25, 0.2], [0, 0.25, 0.2], [0, 0.25, 0.2], [1, 0.25, 0.2]]
+    assert found[:, 3].tolist() == of_pairs
+
+
+def test_the_direct_term_by_a_loop_and_in_the_first_output_alone() -> None:
+    """What it adds to mu: coefficient of variable and scale times the mean of weight x number present x value, and of
+    the target bar the product of each pair of these, times the product of their vectors.
+    """
+    model, batch = make_model(), make_batch()
+    model.requires_grad_(False)
+    model.windows.recalibration.fill_(1.0)
+    with_term, cells = model(*batch.inputs())
+    linear, pairs = model.cells.linear.clone(), model.cells.pairs.clone()
+    model.cells.linear.zero_()
+    model.cells.pairs.zero_()
+    without, _ = model(*batch.inputs())
+    n_present = batch.present.sum(dim=1)
+
+    def chosen(row: int, v: int) -> float:
+        return float(cells.weights[row, v] * n_present[row] * batch.x[row, v])
+
+    for b in range(3):
+        expected = 0.0
+        for s, scale in enumerate((1, 4)):
+            for row in batch.windows[b, -scale:].tolist():
+                expected += sum(float(linear[v, s]) * chosen(row, v) / scale for v in range(N_VARIABLES))
+        last = int(batch.windows[b, -1])
+        for u in range(N_VARIABLES):
+            for v in range(u + 1, N_VARIABLES):
+                expected += float((pairs[u] * pairs[v]).sum()) * chosen(last, u) * chosen(last, v)
+        added = with_term.distribution[b] - without.distribution[b]
+        assert added[0].item() == pytest.approx(expected, rel=1e-9)
+        assert added[1] == 0.0
+
+
+def test_the_direct_term_starts_without_a_linear_part_and_learns() -> None:
+    model = TemporalFusionTransformer(SMALL, n_variables=N_VARIABLES, n_assets=N_ASSETS, loss_mode="joint_mle").double()
+    batch = make_batch()
+    output, cells = model(*batch.inputs())
+    assert (model.cells.linear == 0.0).all() and (cells.direct[:, :-1] == 0.0).all()
+    assert 0.0 < cells.direct[:, -1].abs().max() < 0.2
+    found = gradients(loss_of(output, batch, "joint_mle"), dict(model.named_parameters()))
+    assert (found["cells.linear"] != 0.0).all() and (found["cells.pairs"] != 0.0).any()
+
+
+# How training begins, and what is done to the distribution after it
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_with_nothing_but_its_biases_the_head_forecasts_a_standard_normal(loss_mode: LossMode) -> None:
+    model = TemporalFusionTransformer(SMALL, n_variables=N_VARIABLES, n_assets=N_ASSETS, loss_mode=loss_mode).double()
+    position, distribution = read_head(model.windows.head.bias.detach()[None], loss_mode)
+    assert position.item() == pytest.approx(0.0, abs=1e-6)
+    expected = {
+        "sharpe": [],
+        "joint_mle": [0.0, 1.0],
+        "joint_quantile": [-1.644854, -1.281552, -0.674490, 0.0, 0.674490, 1.281552, 1.644854],  # of a table
+    }
+    assert distribution[0].tolist() == pytest.approx(expected[loss_mode], abs=1e-5)
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_recalibration_scales_centre_and_spread_and_leaves_the_position(loss_mode: LossMode) -> None:
+    model, batch = make_model(loss_mode=loss_mode), make_batch()
+    model.requires_grad_(False)
+    model.windows.recalibration.fill_(1.0)
+    before, _ = model(*batch.inputs())
+    model.windows.recalibration.copy_(torch.tensor([0.5, 2.0]))
+    after, _ = model(*batch.inputs())
+    assert torch.equal(before.position, after.position)
+    if loss_mode == "joint_mle":
+        torch.testing.assert_close(after.distribution, before.distribution * torch.tensor([0.5, 2.0]), **TIGHT)
+    if loss_mode == "joint_quantile":
+        middle = before.distribution[:, 3:4]
+        torch.testing.assert_close(after.distribution[:, 3:4], 0.5 * middle, **TIGHT)
+        width = after.distribution.diff(dim=1) / before.distribution.diff(dim=1)
+        torch.testing.assert_close(width, torch.full_like(width, 2.0), **TIGHT)
+
+
+# Missing values
 
 
 def test_a_missing_variable_has_weight_zero_and_the_others_sum_to_one() -> None:

@@ -21,7 +21,14 @@ SEQ_LEN = 6
 
 
 def trained_on(
-    panel: Panel, *, loss_mode: LossMode = "joint_mle", n_context: int = 2, seeds: int = 1, horizon: int = 1
+    panel: Panel,
+    *,
+    loss_mode: LossMode = "joint_mle",
+    n_context: int = 2,
+    seeds: int = 1,
+    horizon: int = 1,
+    correlation: float = 0.0,
+    gain: float = 1.0,
 ) -> TrainedModel:
     """An untrained network with the panel's scaler, its head widened so that its opinions differ from bar to bar."""
     config = ModelConfig(d_hidden=8, n_heads=2, seq_len=SEQ_LEN, n_context=n_context)
@@ -45,6 +52,8 @@ def trained_on(
         symbols=panel.symbols,
         scaler=Scaler.fit(panel.features),
         parameters=parameters,
+        correlation=correlation,
+        gain=gain,
         timing=Timing(horizon=horizon),
         positions=PositionsConfig(),
         regime=RegimeConfig(),

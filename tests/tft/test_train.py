@@ -18,15 +18,19 @@ from tft.fold_store import FoldFit, read_stack_size, write_stack_size
 from tft.folds import Fold
 from tft.market import Market
 from tft.model import LOSS_MODES, LossMode
+from tft.recipe import OBJECTIVES, Objective
 from tft.train import EpochReport, Recipe, evenly, fit_folds, forecast_fit, largest_stack, map_fits
+
+pytestmark = pytest.mark.usefixtures("few_steps")
 
 # What a fit depends on
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("stack_size", [1, 3])
-def test_a_fit_is_bit_identical_when_it_is_run_again(stack_size: int) -> None:
+def test_a_fit_is_bit_identical_when_it_is_run_again(stack_size: int, objective: Objective) -> None:
     """Whatever the global generator holds, which is left as it was."""
-    panel, recipe = small_panel(), small_recipe()
+    panel, recipe = small_panel(), small_recipe(objective=objective, epochs=2)
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = fitted(panel, FOLDS, recipe, stack_size=stack_size)
@@ -38,17 +42,19 @@ def test_a_fit_is_bit_identical_when_it_is_run_again(stack_size: int) -> None:
     assert not identical(first[0], fitted(panel, FOLDS, replace(recipe, seed=6), stack_size=stack_size)[0])
 
 
-def test_a_fold_does_not_depend_on_the_folds_of_other_stacks() -> None:
-    panel, recipe = small_panel(), small_recipe()
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_fold_does_not_depend_on_the_folds_of_other_stacks(objective: Objective) -> None:
+    panel, recipe = small_panel(), small_recipe(objective=objective, epochs=2)
     together = fitted(panel, FOLDS, recipe)
     for fold, fit in zip(FOLDS, together, strict=True):
         assert identical(fitted(panel, (fold,), recipe)[0], fit)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("n_context", [0, 2])
-def test_a_stack_of_unequal_folds_fits_each_as_if_it_were_alone(n_context: int) -> None:
+def test_a_stack_of_unequal_folds_fits_each_as_if_it_were_alone(n_context: int, objective: Objective) -> None:
     """Without dropout, whose draws depend on the stack, up to rounding: the shorter folds skip steps, moments too."""
-    panel, recipe = small_panel(), small_recipe(dropout=0.0, n_context=n_context, lr=0.003)
+    panel, recipe = small_panel(), small_recipe(dropout=0.0, n_context=n_context, lr=0.003, objective=objective)
     sampler_steps = {len(fold.train) * 2 // 16 for fold in FOLDS}
     assert len(sampler_steps) > 1
     stacked_fits = fitted(panel, FOLDS, recipe, stack_size=3)
@@ -74,10 +80,13 @@ def one_worker() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_worker")
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("stack_size", [1, 2])
-def test_a_killed_walk_goes_on_from_its_finished_stacks(stack_size: int, store: MemoryStore) -> None:
+def test_a_killed_walk_goes_on_from_its_finished_stacks(
+    stack_size: int, store: MemoryStore, objective: Objective
+) -> None:
     """What was kept is read back bit for bit and not fitted again; a stack that lacks a fold is."""
-    panel, recipe, folds = small_panel(), small_recipe(epochs=2), FOLDS
+    panel, recipe, folds = small_panel(), small_recipe(epochs=2, objective=objective), FOLDS
     whole = fitted(panel, folds, recipe, stack_size=stack_size)
     started = fit_folds(market_of(panel), folds, recipe, stack_size=stack_size, store=store)
     for _ in range(stack_size):
@@ -261,9 +270,10 @@ def test_a_function_of_a_fit_is_called_in_its_thread_and_results_arrive_in_order
             next(results)
 
 
-def test_no_value_after_the_validation_labels_enters_a_fit() -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_no_value_after_the_validation_labels_enters_a_fit(objective: Objective) -> None:
     """Everything later is corrupted, and the fit is the same to the last bit."""
-    recipe, fold = small_recipe(), FOLDS[0]
+    recipe, fold = small_recipe(objective=objective), FOLDS[0]
     panel = small_panel()
     corrupt = small_panel()
     rng = np.random.default_rng(1)
@@ -280,9 +290,10 @@ def test_no_value_after_the_validation_labels_enters_a_fit() -> None:
     assert np.array_equal(hit.train_loss, clean.train_loss)
 
 
-def test_the_validation_block_does_not_enter_the_updates() -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_validation_block_does_not_enter_the_updates(objective: Objective) -> None:
     """It chooses the epoch; training losses do not see it."""
-    recipe, fold = small_recipe(), FOLDS[0]
+    recipe, fold = small_recipe(objective=objective), FOLDS[0]
     corrupt = small_panel()
     corrupt.features[fold.train.stop :] *= -7.0
     corrupt.returns[fold.train.stop + recipe.timing.label_bars :] *= -2.0
@@ -291,8 +302,9 @@ def test_the_validation_block_does_not_enter_the_updates() -> None:
     assert not np.array_equal(clean.validation_score, dirty.validation_score)
 
 
-def test_the_kept_weights_give_the_validation_positions_of_the_kept_epoch() -> None:
-    panel, recipe = small_panel(), small_recipe(epochs=6, lr=0.03)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_kept_weights_give_the_validation_positions_of_the_kept_epoch(objective: Objective) -> None:
+    panel, recipe = small_panel(), small_recipe(epochs=6, lr=0.03, objective=objective)
     (fit,) = fitted(panel, FOLDS[:1], recipe)
     forecasts, cells = forecast_fit(fit, market_of(panel), recipe, fit.fold.validation)
     shown = fit.validation_position[fit.kept_epoch].reshape(-1)[cells - fit.fold.validation.start * 2]

@@ -207,6 +207,12 @@ def test_an_empty_slot_repeats_its_target() -> None:
     assert ends.tolist() == [17, 20, 3, 17, 20, 5]
 
 
+def test_contexts_of_a_group_follow_once_and_an_empty_slot_repeats_the_group_s_first_target() -> None:
+    """Two instruments at three bars."""
+    targets, contexts = torch.tensor([16, 17, 18, 19, 20, 21]), torch.tensor([[3, EMPTY], [EMPTY, 5]])
+    assert window_ends(targets, contexts).tolist() == [16, 17, 18, 19, 20, 21, 3, 16, 17, 5]
+
+
 def test_distinct_lists_each_cell_once_and_the_windows_find_theirs() -> None:
     flat = torch.randint(0, 50, (3, 4, 6), generator=torch.Generator().manual_seed(0))
     cells, windows = distinct(flat, 40)

@@ -117,6 +117,8 @@ def test_the_averaged_distribution_is_the_one_that_a_live_decision_states(loss_m
         symbols=panel.symbols,
         scaler=fits[0].scaler,
         parameters={name: torch.stack([fit.parameters[name] for fit in fits]) for name in fits[0].parameters},
+        correlation=fits[0].correlation,
+        gain=found.gain,
         timing=timing,
         positions=positions,
         regime=RegimeConfig(),

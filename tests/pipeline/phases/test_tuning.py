@@ -18,7 +18,6 @@ from tests.conftest import CPU, NESTED_MICRO, small_panel
 from tft.backtest import walk
 from tft.metrics import sharpe
 from tft.record import stitch
-from tft.train import Recipe
 
 BASE = load_config(NESTED_MICRO)
 CONFIG = replace(BASE, selection="holdout", tuning=replace(BASE.tuning, n_trials=4))
@@ -60,7 +59,7 @@ def test_the_first_trial_is_the_untuned_walk_forward() -> None:
     """Its returns are those of tft's own walk and stitch over the test blocks, its Sharpe theirs."""
     tuned = tune(DATA, CONFIG, FOLDS, open_study("first", storage=None))
     market = DATA.market(CONFIG.timing)
-    recipe = Recipe(CONFIG.model, CONFIG.training, CONFIG.timing, CONFIG.tuning.epochs, CONFIG.seed)
+    recipe = CONFIG.recipe(CONFIG.tuning.epochs)
     forecasts = [one.forecast for _, one in walk(market, FOLDS, recipe, CONFIG.positions)]
     record = stitch(forecasts, DATA.panel, market.sigma, CONFIG.positions, CONFIG.timing, n_development=126)
     tested = [bar - int(record.bars[0]) for fold in FOLDS for bar in fold.test]

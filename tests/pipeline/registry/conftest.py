@@ -63,6 +63,8 @@ def good(panel: Panel) -> TrainedModel:
         symbols=panel.symbols,
         scaler=Scaler.fit(panel.features),
         parameters={name: value.detach()[None].clone() for name, value in network.named_parameters()},
+        correlation=0.0,
+        gain=1.0,
         timing=Timing(),
         positions=PositionsConfig(cost_bps=0.0, position_smooth=0.0),
         regime=RegimeConfig(),
