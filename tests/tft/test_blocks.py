@@ -52,7 +52,7 @@ def sampler_of(
         np.isfinite(panel.returns),
         block_bars=block_bars,
         burn_in=burn_in,
-        seed=seed,
+        seeds=[seed] * len(folds),
         device=device,
     )
 

@@ -92,9 +92,9 @@ def portfolio_by_plain_torch(panel: Panel, fold: Fold, recipe: Recipe, *, decay:
     (reference,) = fit_folds(market, [fold], replace(recipe, epochs=1))
     space, shape = market.space(reference.scaler, recipe.model), market.y.shape
     sampler = BlockSampler(
-        [space], [fold], np.isfinite(market.y), block_bars=16, burn_in=4, seed=recipe.seed, device=CPU
+        [space], [fold], np.isfinite(market.y), block_bars=16, burn_in=4, seeds=[recipe.seed], device=CPU
     )
-    model, flat = initial_parameters(panel, [fold], recipe, CPU)
+    model, flat = initial_parameters(panel, [fold], recipe, CPU, seeds=[recipe.seed])
     torch.nn.utils.vector_to_parameters(flat[0], model.parameters())
     mean, std = torch.from_numpy(reference.scaler.mean)[None], torch.from_numpy(reference.scaler.std)[None]
     plain = [value for name, value in model.named_parameters() if "bias" in name or "norm" in name]
