@@ -209,7 +209,7 @@ def test_positions_of_their_own_side_by_side_fit_each_fold_as_if_it_were_alone()
     ]
     folds = (FOLDS[0], FOLDS[0], FOLDS[0], FOLDS[1])
     fits = list(fit_folds(market_of(panel), folds, recipes, stack_size=4))
-    assert [fit.stack for fit in fits] == [(0, 0, 0, 1)] * 4
+    assert [[fold for fold, _ in fit.stack] for fit in fits] == [[0, 0, 0, 1]] * 4
     for fold, own, fit in zip(folds, recipes, fits, strict=True):
         (alone,) = fitted(panel, (fold,), own)
         moved = torch.cat([(alone.parameters[name] - fit.parameters[name]).abs().flatten() for name in fit.parameters])
