@@ -267,7 +267,9 @@ def engine(device: torch.device, epochs: Mapping[str, int], model: ModelConfig) 
         return [fold.shifted(warm_up) for fold in found]
 
     def recipe(phase: str, **changed: float) -> Recipe:
-        training = TrainingConfig("pooled", lr=changed.get("lr", 0.0027), weight_decay=0.0, mle_weight=0.186, patience=0)
+        training = TrainingConfig(
+            "pooled", lr=changed.get("lr", 0.0027), weight_decay=0.0, mle_weight=0.186, patience=0
+        )
         tuned = replace(model, dropout=changed.get("dropout", model.dropout))
         return Recipe(tuned, training, timing, epochs[phase], SEED)
 

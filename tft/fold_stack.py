@@ -79,7 +79,9 @@ class FoldStack:
         labelled = np.isfinite(market.y)  # (T, A)
         training, seed = self.recipe.training, self.recipe.seed
         self.correlation = [
-            error_correlation(market.y[fold.train.start : fold.train.stop]) if training.objective == "portfolio" else 0.0
+            error_correlation(market.y[fold.train.start : fold.train.stop])
+            if training.objective == "portfolio"
+            else 0.0
             for fold in folds
         ]
         self.sampler: TrainingSampler | BlockSampler
@@ -163,7 +165,9 @@ class FoldStack:
 
     def _update(self, *fields: Tensor) -> None:
         """Forward, loss, backward, clipping and Adam on the fields of a batch, in place for CUDA graphs."""
-        batch: Batch | BlockBatch = BlockBatch(*fields) if self.recipe.training.objective == "portfolio" else Batch(*fields)
+        batch: Batch | BlockBatch = (
+            BlockBatch(*fields) if self.recipe.training.objective == "portfolio" else Batch(*fields)
+        )
         x, present, asset = self.market.on_device.cells(batch.cells, self.mean, self.std)
         weights = self.flat.detach().requires_grad_()
         output: Output

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from tft.positions import BASIS_POINT
-
 MEMORY_BARS = 640
 """Scored bars that the running moments remember, whatever the length of a block: they are the fewer the more skewness
 biases the ratio"""

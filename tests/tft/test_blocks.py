@@ -180,9 +180,7 @@ def test_drawing_ahead_leaves_the_current_epoch_as_it_is() -> None:
         before = list(ahead.steps_per_fold)
         ahead.draw(epoch + 1)
         assert ahead.steps_per_fold == before == sampler.steps_per_fold
-        assert all(
-            torch.equal(a, b) for a, b in zip(sampler.batch(0), ahead.batch(0), strict=True)
-        )
+        assert all(torch.equal(a, b) for a, b in zip(sampler.batch(0), ahead.batch(0), strict=True))
         numbers += before
     assert len(set(numbers)) > 1
 

@@ -309,9 +309,7 @@ def test_bars_that_do_not_count_do_not_matter() -> None:
 def test_a_block_in_which_nothing_counts_has_no_gradient() -> None:
     returns = torch.randn(1, 8, dtype=torch.float64, requires_grad=True)
     moments = torch.zeros(1, 3, dtype=torch.float64)
-    loss, following = sharpe_loss(
-        returns, torch.zeros(1, 8) > 0, moments, block_bars=8, periods_per_year=ANNUAL
-    )
+    loss, following = sharpe_loss(returns, torch.zeros(1, 8) > 0, moments, block_bars=8, periods_per_year=ANNUAL)
     (gradient,) = torch.autograd.grad(loss.sum(), returns)
     assert loss.isfinite().all() and (gradient == 0.0).all() and (following == 0.0).all()
 

@@ -16,10 +16,11 @@ from pipeline.phases.folds import deployment_fold, production_folds
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.production import Choice, Walked, folds_to_refit_untuned, untuned_record, walk_forward
 from pipeline.phases.pruning import Pruned
+from pipeline.phases.stitching import with_gain
 from pipeline.phases.training_data import TrainingData
 from pipeline.phases.tuning import Tuned
 from tests.conftest import CPU, NESTED_MICRO, small_panel
-from tft.backtest import FoldOutcome, walk
+from tft.backtest import MAX_GAIN, FoldOutcome, gain_for_volatility, walk
 from tft.folds import Fold
 from tft.market import Market
 from tft.record import stitch
@@ -47,16 +48,14 @@ def choice_of(config: Config, features: Sequence[int], *, best_trial: int = 1, *
 def recipe_of(choice: Choice, seed: int) -> Recipe:
     config = choice.config
     burn_in, epochs = config.burn_in_bars, config.production.epochs
-    return Recipe(
-        config.model, config.training, config.timing, epochs, config.seed + seed, config.positions, burn_in
-    )
+    return Recipe(config.model, config.training, config.timing, epochs, config.seed + seed, config.positions, burn_in)
 
 
 def alone(fold: Fold, choice: Choice, seed: int, test_until: int | None = None) -> FoldOutcome:
-    """The fold without any other beside it, by tft's own walk."""
+    """The fold without any other beside it, by tft's own walk, brought to the volatility aimed at."""
     market = Market(DATA.panel.select(choice.features), choice.config.timing, CPU)
     ((_, outcome),) = walk(market, [fold], recipe_of(choice, seed), choice.config.positions, test_until=test_until)
-    return outcome
+    return with_gain(outcome, market, choice.config.positions)
 
 
 def nested_choices(config: Config) -> list[tuple[Fold, Choice]]:
@@ -78,15 +77,18 @@ def test_each_fold_is_fitted_by_its_own_choice_and_seeds_are_averaged() -> None:
     told: list[EpochReport] = []
     pairs = nested_choices(TWO_SEEDS)
     walked = walk_forward(DATA, TWO_SEEDS, pairs, n_development=0, on_epoch=told.append)
-    assert walked.selection == "nested" and walked.n_development == 0 and walked.final == ()
+    assert walked.selection == "nested" and walked.n_development == 0 and walked.final is None
     assert [fold.index for fold in walked.folds] == sorted(walked.choices) == [1, 2, 3]
     assert walked.record.bars.tolist() == list(range(80, 180)) and set(walked.record.segment) == {"holdout"}
     owner = walked.record.fold  # -1 where no selected column is present
     expected = np.broadcast_to(np.array([1] * 35 + [2] * 35 + [3] * 30)[:, None], owner.shape)
     np.testing.assert_array_equal(owner, np.where(owner < 0, -1, expected))
     assert (owner >= 0).mean() > 0.9
-    mean = np.mean([record.raw_position for record in walked.seed_records], axis=0)
-    np.testing.assert_allclose(walked.record.raw_position, mean, rtol=1e-12)
+    for number, outcome in enumerate(walked.outcomes):  # averaged before the gain, which is the average's own
+        seeds = [of_seed[number] for of_seed in walked.seed_outcomes]
+        mean = np.mean([one.forecast.raw_position / one.gain for one in seeds], axis=0)
+        np.testing.assert_allclose(outcome.forecast.raw_position, outcome.gain * mean, rtol=1e-12)
+        assert 1.0 <= outcome.gain <= MAX_GAIN
     assert not np.allclose(walked.seed_records[0].raw_position, walked.seed_records[1].raw_position)
     for number, (fold, choice) in enumerate(pairs):
         assert len(walked.outcomes[number].vsn_weight) == len(choice.features)
@@ -117,13 +119,19 @@ def test_the_final_fit_is_made_beside_the_folds_and_is_what_it_is_alone(selectio
     assert walked.market.panel.feature_names == pairs[-1][1].features
 
     market = Market(DATA.panel.select(chosen.features), config.timing, CPU)
-    for seed, fit in enumerate(walked.final):
+    assert walked.final is not None
+    for seed, fit in enumerate(walked.final.fits):
         (by_itself,) = fit_folds(market, [fold], recipe_of(chosen, seed))
         assert (fit.fold.index, fit.fold.train, fit.fold.validation) == (4, fold.train, fold.validation)
         assert len(fit.fold.test) == 0
         assert all(torch.equal(fit.parameters[name], by_itself.parameters[name]) for name in by_itself.parameters)
         np.testing.assert_array_equal(fit.scaler.mean, by_itself.scaler.mean)
-    assert len(walked.final) == 2
+    assert len(walked.final.fits) == 2
+    seeds = [next(walk(market, [fold], recipe_of(chosen, seed), chosen.config.positions))[1] for seed in range(2)]
+    together = np.mean([one.validation_position for one in seeds], axis=0)
+    assert walked.final.gain == gain_for_volatility(
+        together, fold.validation, market.panel, market.sigma, chosen.config.positions, config.timing
+    )
 
 
 def test_the_untuned_configuration_walks_the_holdout_on_the_same_columns() -> None:
@@ -148,7 +156,8 @@ def test_the_untuned_configuration_walks_the_holdout_on_the_same_columns() -> No
     assert folds_to_refit_untuned(claiming(1)) == own
     market = Market(DATA.panel.select(walked.choices[0].features), HOLDOUT.timing, CPU)
     recipe = HOLDOUT.recipe(HOLDOUT.production.epochs)
-    forecasts = [one.forecast for _, one in walk(market, own, recipe, HOLDOUT.positions, test_until=180)]
+    outcomes = [one for _, one in walk(market, own, recipe, HOLDOUT.positions, test_until=180)]
+    forecasts = [with_gain(one, market, HOLDOUT.positions).forecast for one in outcomes]
     expected = stitch(
         forecasts, market.panel, market.sigma, HOLDOUT.positions, HOLDOUT.timing, n_development=N_DEVELOPMENT
     )
