@@ -21,7 +21,8 @@ PIPELINE = """
 """
 TFT = """
     predict, backtest + record > train + fold_stack + recipe + market > fold_store > checkpoint > forecast
-    > loss, blocks, portfolio > model > windows, positions, cross_section, table > panel + folds + scaling + volatility + metrics > kernels > runtime
+    > loss, blocks, portfolio > model > windows, positions, cross_section, table
+    > panel + folds + scaling + volatility + metrics > kernels > runtime
 """
 # What is narrower than the order: TFTStrategy is what a live process loads.
 ONLY = {"pipeline.strategy": {"pipeline.registry", "pipeline.data", "pipeline.config", "tft"}}

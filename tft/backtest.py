@@ -64,8 +64,8 @@ def gain_for_volatility(
     positions: PositionsConfig,
     timing: Timing,
 ) -> float:
-    """Factor within [1, MAX_GAIN] on raw positions (n, A) over the n `bars` that brings the portfolio's annual volatility
-    there nearest to `vol_target`; 1 if it is not known.
+    """Factor within [1, MAX_GAIN] on raw positions (n, A) over the n `bars` that brings the portfolio's annual
+    volatility there nearest to `vol_target`; 1 if it is not known.
 
     An honest forecast of a daily return is small, and its positions take up a fraction of the volatility aimed at.
     """

@@ -44,10 +44,11 @@ def correlated_nll(distribution: Tensor, y: Tensor, counted: Tensor, correlation
     errors e = (y - mu) / sigma have one correlation (K,) between all instruments of a bar.
 
     What the instruments have in common is most of a return's noise: a likelihood that takes them for independent learns
-    as from a fraction of the bars. With R = (1 - r) I + r 11' over the m counted instruments of a bar (generalised least
-    squares, Aitken 1935),
+    as from a fraction of the bars. With R = (1 - r) I + r 11' over the m counted instruments of a bar (generalised
+    least squares, Aitken 1935),
 
-        e' R^-1 e = (sum e^2 - r / (1 + (m - 1) r) (sum e)^2) / (1 - r),  log|R| = (m - 1) log(1 - r) + log(1 + (m - 1) r)
+        e' R^-1 e = (sum e^2 - r / (1 + (m - 1) r) (sum e)^2) / (1 - r)
+        log|R| = (m - 1) log(1 - r) + log(1 + (m - 1) r)
     """
     mu, sigma = distribution[..., 0], distribution[..., 1]
     e = (y - mu) / sigma * counted

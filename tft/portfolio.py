@@ -110,10 +110,10 @@ def sharpe_loss(
     """Minus the annual Sharpe ratio (K,) of returns (K, n) where counted (K, n), and the next running moments (K, 3).
 
     moments: running sums of count, return and squared return (K, 3), zeros at first; a ratio of two of them is
-    corrected for bias by itself. `block_bars` of the n bars are scored ones. The value is the Sharpe of the running moments, which hold this block's too; the
-    gradient is that of the ratio mean / deviation at these moments with respect to the block's own mean and variance,
-    so that it does not depend on how few bars a block has. A mean of the blocks' own Sharpes would: it rewards
-    negative skew.
+    corrected for bias by itself. `block_bars` of the n bars are scored ones. The value is the Sharpe of the running
+    moments, which hold this block's too; the gradient is that of the ratio mean / deviation at these moments with
+    respect to the block's own mean and variance, so that it does not depend on how few bars a block has. A mean of the
+    blocks' own Sharpes would: it rewards negative skew.
     """
     weight = counted.to(returns.dtype)
     sums = torch.stack([weight, weight * returns, weight * returns**2], dim=-1).mean(dim=1)  # (K, 3)

@@ -18,8 +18,8 @@ class TrainingConfig:
     """Optimiser, loss and early stopping of a fit."""
 
     objective: Objective = "portfolio"
-    """portfolio: a step sees a block of neighbouring whole bars and maximises the net Sharpe of what the portfolio earns
-    over it; pooled: a step sees targets of any bars and instruments, and the Sharpe of their raw positions"""
+    """portfolio: a step sees a block of neighbouring whole bars and maximises the net Sharpe of what the portfolio
+    earns over it; pooled: a step sees targets of any bars and instruments, and the Sharpe of their raw positions"""
     block_bars: int = 32
     """Scored bars of a step with objective portfolio"""
     lr: float = 0.003
@@ -75,8 +75,8 @@ class Recipe:
 
     @property
     def common(self) -> Recipe:
-        """The part that all recipes of a stack must share: the recipe with fixed lr, mle_weight, dropout, cap, smoothing
-        and cost.
+        """The part that all recipes of a stack must share: the recipe with fixed lr, mle_weight, dropout, cap,
+        smoothing and cost.
         """
         return replace(
             self,

@@ -179,8 +179,8 @@ class Config:
                 found.append(f"holdout_start is {self.holdout_start!r}, it must be an ISO date or time")
         if self.training.objective == "portfolio" and self.horizon > 1:
             found.append(
-                f"training.objective is portfolio, which holds a position for one bar, but horizon is {self.horizon}: set "
-                f"horizon to 1, or training.objective to pooled"
+                f"training.objective is portfolio, which holds a position for one bar, but horizon is {self.horizon}: "
+                f"set horizon to 1, or training.objective to pooled"
             )
         if self.purge_gap < self.least_purge_gap and not self.allow_label_overlap:
             found.append(

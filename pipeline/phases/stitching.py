@@ -53,8 +53,8 @@ def stitch_by_fold(
 
 
 def with_gain(outcome: FoldOutcome, market: Market, positions: PositionsConfig) -> FoldOutcome:
-    """The outcome with its raw positions multiplied by one factor, chosen on the validation block, so that the portfolio
-    has the volatility that it aims at; validation returns and Sharpes are those of the multiplied positions.
+    """The outcome with its raw positions multiplied by one factor, chosen on the validation block, so that the
+    portfolio has the volatility that it aims at; validation returns and Sharpes are those of the multiplied positions.
     """
     block = outcome.fold.validation, market.panel, market.sigma, positions, market.timing
     gain = gain_for_volatility(outcome.validation_position, *block)

@@ -62,8 +62,8 @@ def test_every_shipped_configuration_loads_and_holds_what_it_says(path: Path) ->
 
 
 def test_the_reference_configuration_is_the_default() -> None:
-    """configs/default.yaml spells out every default but for its training, which is the reference run's; it adds a search
-    space, and the table to generate without one."""
+    """configs/default.yaml spells out every default but for its training, which is the reference run's; it adds a
+    search space, and the table to generate without one."""
     config = load_config(CONFIGS / "default.yaml")
     assert set(config.tuning.space) == set(SECTION_OF)
     bare = replace(config, tuning=replace(config.tuning, space={}), data=replace(config.data, sample=None))
