@@ -152,7 +152,7 @@ class FoldStack:
         self.total_loss.zero_()
         if self.market.device.type == "cuda" and self._captured_update is None:
             optimiser = (self.first_moment, self.second_moment, self.n_updates)
-            changed = (self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss)
+            changed: tuple[Tensor, ...] = (self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss)
             if isinstance(self.sampler, BlockSampler):
                 changed = (*changed, self.earning.moments)
             batch = self.sampler.batch(0)
