@@ -80,8 +80,8 @@ def forecast(
 
 
 def direct_term(p: Parameters, window: Sequence[Cell]) -> Tensor:
-    """Added to the first output: per scale the mean over the window's last bars of (weight relative to uniform) x value,
-    times a coefficient per variable and scale. Scales are 1, 4, 16 ... below the look-back, and the look-back.
+    """Added to the first output: per scale the mean over the window's last bars of weight (relative to uniform) x
+    value, times a coefficient per variable and scale. Scales are 1, 4, 16 ... below the look-back, and the look-back.
     And of the last bar the products of all pairs of (weight relative to uniform) x value, times that of their vectors.
     """
     scales = [4**k for k in range(10) if 4**k < len(window)] + [len(window)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import shutil
@@ -277,7 +278,7 @@ def test_the_verdict_is_on_the_terminal_on_the_page_and_on_the_card(whole_job: W
     verdict = whole_job.parent.data.tags["verdict"]
     assert verdict in " ".join(whole_job.output.split())
     assert "Look 1 at this holdout." in whole_job.output
-    page = " ".join((artifacts(whole_job.parent) / "report.html").read_text().split())
+    page = html.unescape(" ".join((artifacts(whole_job.parent) / "report.html").read_text().split()))
     assert verdict in page.replace("−", "-")
     assert verdict in (whole_job.client.get_model_version("tft-production", "1").description or "")
 
@@ -327,7 +328,7 @@ def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:
                     loaded.append(value or "")
 
     Loads().feed(page)
-    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 7
+    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 8
     assert not [value for value in loaded if value.lstrip().lower().startswith(("http:", "https:", "//"))]
     assert "@import" not in page
     assert not [part for part in page.split("url(")[1:] if not part.lstrip("'\" ").startswith("data:")]

@@ -20,8 +20,9 @@ PIPELINE = """
     > tracking, execution > phases > data > statistics > config > tft
 """
 TFT = """
-    predict, backtest + record > train + fold_stack + recipe + market > fold_store > checkpoint > forecast > loss
-    > model > windows, positions, table > panel + folds + scaling + volatility + metrics > kernels > runtime
+    predict, backtest + record > train + fold_stack + recipe + market > fold_store > checkpoint > forecast
+    > loss, blocks, portfolio > model > windows, positions, cross_section, table
+    > panel + folds + scaling + volatility + metrics > kernels > runtime
 """
 # What is narrower than the order: TFTStrategy is what a live process loads.
 ONLY = {"pipeline.strategy": {"pipeline.registry", "pipeline.data", "pipeline.config", "tft"}}

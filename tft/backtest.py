@@ -50,6 +50,12 @@ def validation_returns(
     return np.stack(out)
 
 
+def best_sharpe(returns: NDArray[np.float64], timing: Timing) -> float:
+    """The highest annual Sharpe of returns (E, n) after any epoch; NaN if it is defined for none."""
+    sharpes = [sharpe(epoch, periods_per_year=timing.periods_per_year) for epoch in returns]
+    return max((value for value in sharpes if np.isfinite(value)), default=float("nan"))
+
+
 def gain_for_volatility(
     raw: NDArray[np.float64],
     bars: range,
@@ -99,6 +105,8 @@ class FoldOutcome:
     """(E,) not smoothed; lower is better"""
     validation_position: NDArray[np.float64]
     """(n_validation, A) raw positions at the kept epoch, likewise"""
+    epoch_positions: tuple[NDArray[np.float64], ...]
+    """Of each seed (E, n_validation, A) raw positions after each epoch, likewise"""
     validation_returns: NDArray[np.float64]
     """(E, n_validation) net portfolio returns after each epoch"""
     val_sharpe: float
@@ -169,7 +177,6 @@ def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsC
     validation = hedged(validation, np.isfinite(validation), fit.correlation)
     weight, relative = _selection_weights(fit, market, recipe)
     returns = validation_returns(validation, fit.fold.validation, panel, market.sigma, positions, timing)
-    sharpes = [sharpe(epoch, periods_per_year=timing.periods_per_year) for epoch in returns]
     return FoldOutcome(
         forecast=RawForecast(fit.fold, test_bars, raw),
         distribution=distribution,
@@ -178,9 +185,10 @@ def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsC
         train_loss=fit.train_loss,
         validation_score=fit.validation_score,
         validation_position=validation[fit.kept_epoch],
+        epoch_positions=(validation,),
         validation_returns=returns,
-        val_sharpe=sharpes[fit.kept_epoch],
-        val_sharpe_best_epoch=max((value for value in sharpes if np.isfinite(value)), default=float("nan")),
+        val_sharpe=sharpe(returns[fit.kept_epoch], periods_per_year=timing.periods_per_year),
+        val_sharpe_best_epoch=best_sharpe(returns, timing),
         vsn_weight=weight,
         vsn_weight_relative=relative,
         skipped_steps=fit.skipped_steps,

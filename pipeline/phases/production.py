@@ -218,8 +218,8 @@ def _fit(
                 [with_gain(outcome, market, own.positions) for outcome in each] for each in (of_folds, *outcomes)
             )
         averaged += of_folds
-        for all_of_seed, of_seed in zip(by_seed, outcomes, strict=True):
-            all_of_seed += [outcome for outcome in of_seed if outcome.fold.test]
+        for all_of_seed, newest in zip(by_seed, outcomes, strict=True):
+            all_of_seed += [outcome for outcome in newest if outcome.fold.test]
         if folds[0].test:
             markets.append(market)
     tested = [outcome for outcome in averaged if outcome.fold.test]

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from tft.backtest import FoldOutcome, gain_for_volatility, validation_returns
+from tft.backtest import FoldOutcome, best_sharpe, gain_for_volatility, validation_returns
 from tft.forecast import mean_of_seeds, mixture
 from tft.market import Market
 from tft.metrics import sharpe
@@ -58,14 +58,22 @@ def with_gain(outcome: FoldOutcome, market: Market, positions: PositionsConfig) 
     """
     block = outcome.fold.validation, market.panel, market.sigma, positions, market.timing
     gain = gain_for_volatility(outcome.validation_position, *block)
+    if gain == 1.0:
+        return outcome
     position = gain * outcome.validation_position
     (returns,) = validation_returns(position[None], *block)
+    epochs = tuple(gain * of_seed for of_seed in outcome.epoch_positions)
+    by_seed = [validation_returns(of_seed, *block) for of_seed in epochs]
+    n_epochs = len(outcome.validation_returns)
     forecast = outcome.forecast
     return replace(
         outcome,
         forecast=RawForecast(forecast.fold, forecast.bars, gain * forecast.raw_position),
         validation_position=position,
+        epoch_positions=epochs,
+        validation_returns=np.stack([of_seed[:n_epochs] for of_seed in by_seed]).mean(axis=0),
         val_sharpe=sharpe(returns, periods_per_year=market.timing.periods_per_year),
+        val_sharpe_best_epoch=float(np.mean([best_sharpe(of_seed, market.timing) for of_seed in by_seed])),
         gain=gain,
     )
 
@@ -98,6 +106,7 @@ def average(outcomes: Sequence[FoldOutcome], market: Market, positions: Position
         train_loss=mean([outcome.train_loss[:n_epochs] for outcome in outcomes]),
         validation_score=mean([outcome.validation_score[:n_epochs] for outcome in outcomes]),
         validation_position=position,
+        epoch_positions=tuple(epochs for outcome in outcomes for epochs in outcome.epoch_positions),
         validation_returns=mean([outcome.validation_returns[:n_epochs] for outcome in outcomes]),
         val_sharpe=sharpe(returns, periods_per_year=market.timing.periods_per_year),
         val_sharpe_best_epoch=float(np.mean([outcome.val_sharpe_best_epoch for outcome in outcomes])),

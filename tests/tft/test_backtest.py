@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.conftest import CPU, small_recipe
+from tests.conftest import CPU, small_panel, small_recipe
 from tests.tft.test_record import N_DEVELOPMENT, POSITIONS, the_panel
-from tft.backtest import fold_row, validation_returns, walk
+from tft.backtest import MAX_GAIN, fold_row, gain_for_volatility, validation_returns, walk
 from tft.folds import Fold, walk_forward
 from tft.market import Market
+from tft.metrics import MIN_BARS
+from tft.panel import Panel
+from tft.positions import PositionsConfig
 from tft.record import RawForecast, stitch
 from tft.train import fit_folds, forecast_fit, selection_of_fit
 from tft.volatility import Timing, ewm_volatility
@@ -98,3 +101,67 @@ def test_the_last_fold_that_is_tested_goes_on_whatever_is_fitted_after_it() -> N
     outcomes = [outcome for _, outcome in walk(market, (*tested, final), recipe, POSITIONS, test_until=160)]
     assert [one.forecast.bars for one in outcomes] == [range(80, 110), range(110, 160), range(140, 140)]
     assert outcomes[2].forecast.raw_position.shape == outcomes[2].probability_up.shape == (0, 3)
+
+
+# The gain
+
+
+def volatility_by_hand(raw: np.ndarray, bars: range, panel: Panel, sigma: np.ndarray, config: PositionsConfig) -> float:
+    """Annual volatility of the mean over instruments of what raw positions earn, by a loop; every cell known."""
+    smoothed, held, total = np.zeros(raw.shape[1]), np.zeros(raw.shape[1]), []
+    for row, t in enumerate(bars):
+        target = np.clip(raw[row], -config.max_position, config.max_position)
+        smoothed = config.position_smooth * smoothed + (1.0 - config.position_smooth) * target
+        before, held = held, smoothed * np.minimum(config.vol_target / (sigma[t] * 252.0**0.5), config.max_leverage)
+        total.append(np.mean(held * panel.returns[t + 2] - config.cost_bps * 1e-4 * np.abs(held - before)))
+    return float(np.std(total, ddof=1) * 252.0**0.5)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0.001, MAX_GAIN), (0.3, None), (0.95, 1.0)])
+def test_the_gain_brings_the_volatility_to_its_target_within_its_bounds(size: float, expected: float | None) -> None:
+    """Too small even at the largest gain; within reach; above already. Volatility turns out twice what it was."""
+    panel = small_panel(150, 2, 1, missing=0.0, seed=4)
+    bars, sigma = range(60, 140), 0.5 * ewm_volatility(panel.returns)
+    config = PositionsConfig(max_position=1.0, position_smooth=0.2, vol_target=0.1)
+    raw = np.repeat(size * np.sign(np.random.default_rng(0).standard_normal((8, 2))), 10, axis=0)
+    gain = gain_for_volatility(raw, bars, panel, sigma, config, Timing())
+    reached = volatility_by_hand(gain * raw, bars, panel, sigma, config)
+    if expected is None:
+        assert 1.0 < gain < MAX_GAIN
+        assert reached == pytest.approx(config.vol_target, rel=0.01)
+        assert volatility_by_hand(raw, bars, panel, sigma, config) < 0.9 * config.vol_target
+    else:
+        assert gain == expected
+        assert (reached < config.vol_target) == (expected == MAX_GAIN)
+
+
+def test_without_enough_bars_or_a_forecast_the_gain_is_1() -> None:
+    panel = small_panel(150, 2, 1)
+    sigma, config = ewm_volatility(panel.returns), PositionsConfig()
+    for n_bars, raw in ((MIN_BARS - 1, 0.01), (40, np.nan)):
+        bars = range(60, 60 + n_bars)
+        assert gain_for_volatility(np.full((n_bars, 2), raw), bars, panel, sigma, config, Timing()) == 1.0
+
+
+def test_a_walk_hedges_raw_positions_by_the_correlation_of_the_fit() -> None:
+    """Objective portfolio: test and validation positions are those of the network after the cross-sectional step."""
+    panel = the_panel()
+    panel.returns[:] = panel.returns + 0.02 * np.random.default_rng(1).standard_normal((len(panel.returns), 1))
+    panel.features[95:99, 1] = np.nan
+    recipe = small_recipe(epochs=1, objective="portfolio")
+    market, fold = Market(panel, recipe.timing, CPU), Fold(0, range(20, 60), range(65, 85), range(90, 110))
+    ((fit, outcome),) = walk(market, [fold], recipe, POSITIONS)
+    assert fit.correlation > 0.3
+    forecasts, cells = forecast_fit(fit, market, recipe, fold.test)
+    grid = np.full((20, 3), np.nan)
+    grid.reshape(-1)[cells - fold.test.start * 3] = forecasts.position
+    known = np.isfinite(grid)
+    for bar in range(20):
+        n = known[bar].sum()
+        others = np.nansum(grid[bar]) - grid[bar]
+        slope = fit.correlation / (1.0 + (n - 2) * fit.correlation)
+        expected = grid[bar] - slope * others
+        assert np.allclose(outcome.forecast.raw_position[bar], expected, rtol=0.0, atol=1e-12, equal_nan=True)
+    assert (known.sum(axis=1) < 3).any() and outcome.gain == 1.0
+    assert np.array_equal(outcome.epoch_positions[0][fit.kept_epoch], outcome.validation_position, equal_nan=True)
+    assert not np.allclose(outcome.validation_position, fit.validation_position[fit.kept_epoch], equal_nan=True)

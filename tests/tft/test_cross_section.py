@@ -111,9 +111,8 @@ def test_the_correlation_is_the_mean_product_over_pairs_by_the_mean_square() -> 
         for i in range(4):
             if np.isfinite(bar[i]):
                 squares.append(bar[i] ** 2)
-            for j in range(4):
-                if i != j and np.isfinite(bar[i]) and np.isfinite(bar[j]):
-                    products.append(bar[i] * bar[j])
+            others = [j for j in range(4) if j != i and np.isfinite(bar[j])]
+            products += [bar[i] * bar[j] for j in others if np.isfinite(bar[i])]
     assert error_correlation(y) == pytest.approx(np.mean(products) / np.mean(squares), rel=1e-12)
 
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("few_steps")
 
 
 class Averaged:
-    """Weights averaged along training, min(0.99, (1 + t) / (10 + t)) of the earlier average kept at step t, by a loop."""
+    """Weights averaged along training by a loop: min(0.99, (1 + t) / (10 + t)) of the average is kept at step t."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model, self.n_steps = model, 0

@@ -296,8 +296,8 @@ def test_a_filled_slot_matters() -> None:
 
 
 def shared_batch(config: ModelConfig, n_bars: int, seed: int = 0) -> tuple[Batch, Batch]:
-    """Targets of `n_bars` neighbouring bars of both instruments in order of bars, contexts given once for an instrument;
-    and the same targets and contexts, given for each target. The second instrument has an empty slot."""
+    """Targets of `n_bars` neighbouring bars of both instruments in order of bars, contexts given once for an
+    instrument; and the same targets and contexts, given for each target. The second instrument has an empty slot."""
     whole = make_batch(config, seed)
     draws = np.random.default_rng(seed + 100)
     row = draws.permutation(N_BARS * N_ASSETS)  # row[flat cell] = where it lies

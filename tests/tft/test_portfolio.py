@@ -187,8 +187,8 @@ def test_the_gradient_is_the_numeric_one_away_from_kinks(seed: int) -> None:
 
 
 def test_the_gradient_of_the_cap_passes_only_where_a_step_leads_back_inside() -> None:
-    """A step goes against the gradient: beyond the upper cap a positive gradient leads back, beyond the lower a negative
-    one; inside and on the cap all pass."""
+    """A step goes against the gradient: beyond the upper cap a positive gradient leads back, beyond the lower a
+    negative one; inside and on the cap all pass."""
     raw = torch.tensor([0.9, 0.9, -0.9, -0.9, 0.1, 0.1, 0.3, -0.3], dtype=torch.float64, requires_grad=True)
     push = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
     out = capped(raw, torch.tensor(0.3, dtype=torch.float64))
@@ -325,8 +325,8 @@ def stream(mean_sharpe: float, jump: float, every: int, n_returns: int, seed: in
 
 @pytest.mark.parametrize("n_bars", [8, 16, 32])
 def test_rare_gains_are_ranked_above_rare_losses_of_a_lower_sharpe(n_bars: int) -> None:
-    """Over a stream of blocks a lottery of true Sharpe 1.1 beats rare losses of 1.0, on average over the steps, where the
-    mean of the blocks' own Sharpes has it the other way round: many blocks do not hold the rare bar."""
+    """Over a stream of blocks a lottery of true Sharpe 1.1 beats rare losses of 1.0, on average over the steps, where
+    the mean of the blocks' own Sharpes has it the other way round: many blocks do not hold the rare bar."""
     lottery, losses = (
         torch.from_numpy(stream(sharpe, jump, 14, 32_000, seed=0).reshape(-1, 1, n_bars))
         for sharpe, jump in ((1.1, 3.0), (1.0, -3.0))

@@ -114,6 +114,35 @@ def test_decisions_made_bar_by_bar_equal_one_pass_over_all_bars(loss_mode: LossM
     assert state.time == whole.state.time == panel.times[-1]
 
 
+@pytest.mark.parametrize("n_assets", [3, 9])
+def test_hedged_and_multiplied_decisions_made_bar_by_bar_equal_one_pass_over_all_bars(n_assets: int) -> None:
+    """With instruments that are absent at a bar, several seeds, a correlation and a gain; raw positions are the gain
+    times the mean over seeds of each network's own after the cross-sectional step."""
+    panel = gappy(small_panel(50, n_assets))
+    panel.features[[30, 33, 44], [1, 2, 1]] = np.nan
+    trained = trained_on(panel, seeds=3, correlation=0.6, gain=2.3)
+    predictor = Predictor(trained)
+    whole = predictor.run(panel)
+    state = None
+    for row, n_bars in enumerate(range(SEQ_LEN, 51)):
+        one = predictor.run(panel.first_bars(n_bars), before=state)
+        assert rows_equal(one, whole, slice(row, row + 1))
+        state = one.state
+    seeds = []
+    for s in range(3):
+        own = {name: value[s : s + 1] for name, value in trained.parameters.items()}
+        plain = replace(trained, parameters=own, seed=trained.seed + s, correlation=0.0, gain=1.0)
+        seeds.append(Predictor(plain).run(panel).raw_position)
+    known = np.isfinite(seeds[0])
+    assert 1 < known.sum(axis=1).min(initial=99, where=known.any(axis=1)) < n_assets
+    expected = np.full(known.shape, np.nan)
+    for t, there in enumerate(known):
+        if there.any():
+            inverse = np.linalg.inv(0.4 * np.eye(there.sum()) + 0.6)
+            expected[t, there] = 2.3 * np.mean([inverse @ one[t, there] for one in seeds], axis=0) / inverse[0, 0]
+    np.testing.assert_allclose(whole.raw_position, expected, rtol=0.0, atol=1e-12)
+
+
 def test_several_bars_may_be_decided_at_once() -> None:
     """A process that was down for some bars catches up."""
     panel = gappy(small_panel(75, 2))

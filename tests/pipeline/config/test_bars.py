@@ -15,6 +15,7 @@ from pipeline.config.space import Range
 from tft.folds import WalkForwardConfig, walk_forward
 from tft.metrics import MIN_BARS
 from tft.model import ModelConfig
+from tft.recipe import TrainingConfig
 
 
 @pytest.mark.parametrize("fraction", ["0", "0.1", "0.3", "0.333", "0.7"])
@@ -44,6 +45,7 @@ def test_min_bars_is_the_fewest_for_which_every_phase_has_its_folds(
         horizon=horizon,
         walk_forward=WalkForwardConfig(train_window=train_window, validation_window=6),
         model=ModelConfig(seq_len=seq_len),
+        training=TrainingConfig(objective="pooled"),
         tuning=TuningConfig(folds=folds, space={"seq_len": tuned_seq_len} if tuned_seq_len else {}),
     )
     assert config.faults() == []

@@ -14,6 +14,7 @@ from pipeline.config.schema import Config, ConfigError, sha256_of
 from pipeline.config.sections import TuningConfig
 from pipeline.config.space import SECTION_OF, Range
 from tests.pipeline.config.documents import CONFIGS, faults, load
+from tft.positions import PositionsConfig
 
 
 def test_a_bad_holdout_start_is_a_fault_like_any_other(tmp_path: Path) -> None:
@@ -67,6 +68,7 @@ def test_a_purge_gap_below_the_label_overlap_is_refused_unless_allowed(
 
     def accepted(gap: int, **more: bool) -> bool:
         document = {"purge_gap": gap, "execution_delay_bars": delay, "horizon": horizon, **more}
+        document["training"] = {"objective": "pooled"}
         try:
             load(tmp_path, document)
         except ConfigError as error:
@@ -78,6 +80,53 @@ def test_a_purge_gap_below_the_label_overlap_is_refused_unless_allowed(
     overlaps = [-1 - gap + delay + horizon > 0 for gap in range(12)]
     assert [not accepted(gap) for gap in range(12)] == overlaps
     assert all(accepted(gap, allow_label_overlap=True) for gap in range(12))
+
+
+def test_a_longer_horizon_is_for_pooled_training(tmp_path: Path) -> None:
+    """Held for several bars, positions overlap; a block earns each for one bar."""
+    (fault,) = faults(tmp_path, {"horizon": 2})
+    assert fault.startswith("training.objective is portfolio, which holds a position for one bar, but horizon is 2: ")
+    load(tmp_path, {"horizon": 2, "training": {"objective": "pooled"}})
+    load(tmp_path, {"horizon": 1})
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"objective": "sum"}, "objective"),
+        ({"block_bars": 1}, "training.block_bars is 1, the least is 2"),
+        ({"weight_decay": -0.5}, "training.weight_decay is -0.5, it must be at least 0 and below 1 / lr"),
+        ({"lr": 0.1, "weight_decay": 10.0}, "training.weight_decay is 10.0, it must be at least 0 and below 1 / lr"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(tmp_path: Path, training: dict[str, Any], said: str) -> None:
+    (fault,) = faults(tmp_path, {"training": training})
+    assert said in fault
+
+
+def test_burn_in_covers_the_largest_smoothing_that_a_trial_can_have() -> None:
+    """s^W <= 0.05, at most 64 bars: by a loop. All trials have the same, and so see the same bars."""
+
+    def needed(smooth: float) -> int:
+        return next((n for n in range(1, 64) if smooth**n <= 0.05), 64)
+
+    config = Config(positions=PositionsConfig(position_smooth=0.46))
+    assert config.burn_in_bars == needed(0.46) == 4
+    for space in (Range(low=0.1, high=0.9), Range(choices=(0.9, 0.2))):
+        tuned = replace(config, tuning=TuningConfig(space={"position_smooth": space}))
+        assert tuned.burn_in_bars == needed(0.9) == 29
+        assert tuned.with_tuned({"position_smooth": 0.2}).burn_in_bars == 29
+        assert tuned.recipe(3).burn_in_bars == tuned.training_settings()["burn_in_bars"] == 29
+    below = replace(config, tuning=TuningConfig(space={"position_smooth": Range(low=0.0, high=0.1)}))
+    assert below.burn_in_bars == 4
+    assert replace(config, positions=PositionsConfig(position_smooth=0.99)).burn_in_bars == 64
+
+
+def test_a_recipe_holds_all_that_a_fit_reads() -> None:
+    config = Config(seed=9, positions=PositionsConfig(max_position=0.7))
+    recipe = config.recipe(12, number=2)
+    assert (recipe.model, recipe.training, recipe.timing) == (config.model, config.training, config.timing)
+    assert (recipe.epochs, recipe.seed, recipe.positions) == (12, 11, config.positions)
 
 
 def test_windows_that_leave_nothing_are_refused(tmp_path: Path) -> None:

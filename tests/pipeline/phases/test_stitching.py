@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.phases.stitching import average, stitch_by_fold
+from pipeline.phases.stitching import average, stitch_by_fold, with_gain
 from tests.conftest import CPU, small_panel, small_recipe
-from tft.backtest import walk
+from tft.backtest import gain_for_volatility, walk
 from tft.checkpoint import TrainedModel
 from tft.folds import Fold
 from tft.market import Market
@@ -143,3 +143,68 @@ def test_the_averaged_distribution_is_the_one_that_a_live_decision_states(loss_m
         stated = live.quantiles[rows]
     unit = market.sigma[80:100, :, None] * np.sqrt(2.0)
     np.testing.assert_allclose(found.distribution * unit, stated, rtol=1e-12)
+
+
+def test_with_gain_multiplies_what_was_forecast_and_states_the_validation_of_that() -> None:
+    """Two seeds averaged: every epoch's returns are those of the multiplied positions, the best the seeds' mean."""
+    market, positions = Market(small_panel(120, signal=0.3), Timing(), CPU), PositionsConfig(max_position=0.2)
+    fold = Fold(3, range(20, 60), range(62, 75), range(77, 90))
+    outcomes = [next(walk(market, [fold], small_recipe(epochs=2, seed=seed), positions))[1] for seed in (5, 6)]
+    for own in (outcomes[:1], outcomes):
+        plain = average(own, market, positions)
+        found = with_gain(plain, market, positions)
+        block = fold.validation, market.panel, market.sigma, positions, market.timing
+        assert found.gain == gain_for_volatility(plain.validation_position, *block) > 1.0
+        np.testing.assert_array_equal(found.forecast.raw_position, found.gain * plain.forecast.raw_position)
+        np.testing.assert_array_equal(found.validation_position, found.gain * plain.validation_position)
+        np.testing.assert_array_equal(found.distribution, plain.distribution)
+        scale = volatility_scale(market.sigma[62:75], positions, market.timing)
+        by_seed = []
+        for outcome in own:
+            returns = []
+            for raw in found.gain * outcome.epoch_positions[0]:
+                held = naive_path(raw, scale, {3: positions}, [3] * 13)
+                change = np.abs(np.diff(held, axis=0, prepend=np.zeros((1, 2))))
+                returns.append((held * market.panel.returns[64:77] - 5e-4 * change).mean(axis=1))
+            by_seed.append(np.stack(returns))
+        np.testing.assert_allclose(found.validation_returns, np.mean(by_seed, axis=0), atol=1e-12)
+        best = [max(sharpe(epoch, periods_per_year=252.0) for epoch in returns) for returns in by_seed]
+        assert found.val_sharpe_best_epoch == pytest.approx(np.mean(best))
+        if len(own) == 1:
+            kept = found.validation_returns[found.kept_epoch]
+            assert found.val_sharpe == pytest.approx(sharpe(kept, periods_per_year=252.0))
+            assert found.val_sharpe_best_epoch >= found.val_sharpe - 1e-9
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_live_decision_is_hedged_averaged_and_multiplied_as_the_backtest_is() -> None:
+    """To the last bit, with three seeds of objective portfolio, instruments that move together, one of them absent."""
+    panel = small_panel(120, 3)
+    panel.returns[:] += 0.02 * np.random.default_rng(1).standard_normal((120, 1))
+    panel.features[80:90, 1] = np.nan
+    timing, positions = Timing(), PositionsConfig()
+    market, fold = Market(panel, timing, CPU), Fold(3, range(20, 60), range(64, 75), range(80, 100))
+    recipes = [small_recipe(epochs=1, seed=5 + n, objective="portfolio") for n in range(3)]
+    fits, outcomes = zip(*(next(walk(market, [fold], recipe, positions)) for recipe in recipes), strict=True)
+    found = with_gain(average(outcomes, market, positions), market, positions)
+    assert found.gain > 1.0 and fits[0].correlation > 0.3
+    trained = TrainedModel(
+        config=recipes[0].model,
+        loss_mode="joint_mle",
+        feature_names=panel.feature_names,
+        known=(),
+        symbols=panel.symbols,
+        scaler=fits[0].scaler,
+        parameters={name: torch.stack([fit.parameters[name] for fit in fits]) for name in fits[0].parameters},
+        correlation=fits[0].correlation,
+        gain=found.gain,
+        timing=timing,
+        positions=positions,
+        regime=RegimeConfig(),
+        seed=5,
+        fit_end="2020-01-01",
+        data_sha256="",
+    )
+    live = Predictor(trained).run(panel)
+    rows = np.searchsorted(live.times, panel.times[80:100])
+    np.testing.assert_array_equal(found.forecast.raw_position, live.raw_position[rows])

@@ -12,6 +12,7 @@ from pipeline.config.reading import load_config
 from pipeline.config.space import Range
 from pipeline.phases.folds import tuning_folds
 from pipeline.phases.search import open_study
+from pipeline.phases.stitching import with_gain
 from pipeline.phases.training_data import TrainingData
 from pipeline.phases.tuning import tune
 from tests.conftest import CPU, NESTED_MICRO, small_panel
@@ -56,11 +57,12 @@ def test_each_fold_is_told_of_with_the_sharpe_so_far_and_each_trial_once() -> No
 
 
 def test_the_first_trial_is_the_untuned_walk_forward() -> None:
-    """Its returns are those of tft's own walk and stitch over the test blocks, its Sharpe theirs."""
+    """Its returns are those of tft's own walk, gain and stitch over the test blocks, its Sharpe theirs."""
     tuned = tune(DATA, CONFIG, FOLDS, open_study("first", storage=None))
     market = DATA.market(CONFIG.timing)
     recipe = CONFIG.recipe(CONFIG.tuning.epochs)
-    forecasts = [one.forecast for _, one in walk(market, FOLDS, recipe, CONFIG.positions)]
+    walked = [one for _, one in walk(market, FOLDS, recipe, CONFIG.positions)]
+    forecasts = [with_gain(one, market, CONFIG.positions).forecast for one in walked]
     record = stitch(forecasts, DATA.panel, market.sigma, CONFIG.positions, CONFIG.timing, n_development=126)
     tested = [bar - int(record.bars[0]) for fold in FOLDS for bar in fold.test]
     returns = record.net()[tested]

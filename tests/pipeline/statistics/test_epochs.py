@@ -98,6 +98,7 @@ def outcome(returns: Array, index: int = 0) -> FoldOutcome:
         train_loss=np.zeros(n_epochs),
         validation_score=np.zeros(n_epochs),
         validation_position=np.zeros((n_bars, 2)),
+        epoch_positions=(np.zeros((n_epochs, n_bars, 2)),),
         validation_returns=returns,
         val_sharpe=0.0,
         val_sharpe_best_epoch=0.0,

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.job import PHASES, RECORD_MODULES, Job
 from pipeline.tracking import keys
 from pipeline.tracking.keys import closure, key_of, library_versions, source_sha256
 from tests.conftest import CPU, small_panel
+from tft.positions import PositionsConfig
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,7 +94,11 @@ EDITED = {
     "pipeline/phases/tuning.py": "TRJLS",
     "pipeline/phases/folds.py": "ETRJLS",
     "pipeline/config/bars.py": "ETRJLS",
-    "pipeline/phases/stitching.py": "RJLS",
+    "tft/blocks.py": "EUTRJLS",
+    "tft/portfolio.py": "EUTRJLS",
+    "tft/cross_section.py": "EUTRJLS",
+    "tft/positions.py": "EUTRJLS",
+    "pipeline/phases/stitching.py": "TRJLS",
     "pipeline/phases/production.py": "RJLS",
     "pipeline/config/sections.py": "PEUTRJLS",
     "pipeline/config/schema.py": "EUTRJLS",
@@ -222,3 +227,13 @@ def test_what_cannot_change_a_result_stays_out(section: str, values: dict[str, A
     assert changed != config
     assert job_of(changed).key == job_of(config).key
     assert changed.training_settings() == config.training_settings()
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(PositionsConfig)])
+def test_positions_move_the_keys_of_the_phases_that_train(name: str) -> None:
+    """The portfolio that training is paid by is made with them."""
+    config = Config()
+    value = getattr(config.positions, name)
+    changed = replace(config, positions=replace(config.positions, **{name: value / 2.0}))
+    assert changed.training_settings() != config.training_settings()
+    assert job_of(changed).key != job_of(config).key
