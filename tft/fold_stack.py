@@ -273,7 +273,7 @@ class FoldStack:
             improved, score = was_active & (smoothed < self.best_score), smoothed
         self.best_score = np.where(improved, score, self.best_score)
         self.kept_epoch[improved] = self.epoch
-        for k in np.flatnonzero(improved):
+        for k in np.flatnonzero(improved).tolist():
             self.kept_forecasts[k] = forecasts[k]
         self.best = torch.where(torch.from_numpy(improved).to(market.device)[:, None], self.averaged, self.best)
         patience = self.recipe.training.patience

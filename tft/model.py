@@ -334,8 +334,7 @@ class WindowReader(nn.Module):
         self.after_feed_forward = GatedSkip(h)
         start = STANDARD_NORMAL[loss_mode]
         self.head = Dense(h, len(start))
-        with torch.no_grad():
-            self.head.bias.copy_(torch.tensor(start))
+        self.head.bias = nn.Parameter(torch.tensor(start))
         self.recalibration = nn.Parameter(torch.ones(2))  # of centre and spread; set after training, see recalibrated
         self.n_context, self.loss_mode = config.n_context, loss_mode
 
