@@ -103,20 +103,29 @@ COSTS = ("positions.cost_bps=5", "positions.position_smooth=0.5")
 
 def tft(task: Task) -> list[FoldForecast]:
     """This project's networks on every fold, averaged as in production."""
-    config, market = task.config, task.market
-    networks = []
-    for number in range(config.production.seeds):
-        recipe = replace(config, seed=task.seed + 1000 * number).recipe(config.production.epochs)
-        networks.append([outcome for _, outcome in walk(market, task.folds, recipe, config.positions)])
+    return averaged(task, trained_networks(task))
+
+
+def trained_networks(task: Task) -> list[list[FoldOutcome]]:
+    """The outcome of every fold (outer) under every seed (inner), trained side by side where a GPU has room."""
+    config, n_seeds = task.config, task.config.production.seeds
+    recipes = [
+        replace(config, seed=task.seed + 1000 * number).recipe(config.production.epochs) for number in range(n_seeds)
+    ]
+    folds = [fold for fold in task.folds for _ in recipes]
+    walked = [outcome for _, outcome in walk(task.market, folds, recipes * len(task.folds), config.positions)]
+    return [walked[start : start + n_seeds] for start in range(0, len(walked), n_seeds)]
+
+
+def averaged(task: Task, by_fold: Sequence[Sequence[FoldOutcome]]) -> list[FoldForecast]:
     forecasts = []
-    for of_fold in zip(*networks, strict=True):
-        outcome, train = average(of_fold, market, config.positions), of_fold[0].fold.train
-        parameters = outcome.distribution.shape[-1]
+    for of_fold in by_fold:
+        outcome, train = average(of_fold, task.market, task.config.positions), of_fold[0].fold.train
         forecasts.append(
             FoldForecast(
                 outcome.forecast.raw_position,
-                correlation_between_instruments(market.y[train.start : train.stop]),
-                centre_and_spread(outcome.distribution)[0] if parameters else None,
+                correlation_between_instruments(task.market.y[train.start : train.stop]),
+                centre_and_spread(outcome.distribution)[0] if outcome.distribution.shape[-1] else None,
                 tuple(one.kept_epoch for one in of_fold),
                 outcome,
             )
@@ -260,6 +269,8 @@ def run(setting: Setting, case: Case) -> list[Row]:
     if case.learner == "knowers":
         return [measure(task, name, ceiling, knowers[ceiling], knowers) for ceiling, name in KNOWERS.items()]
     started = time.perf_counter()
+    if case.learner == TFT and setting.config.training.objective == "portfolio":
+        return _tft_rows(task, trained_networks(task), knowers, time.perf_counter() - started)
     forecasts = LEARNERS[case.learner](task)
     seconds = time.perf_counter() - started
     mu = [forecast.mu for forecast in forecasts if forecast.mu is not None]
@@ -268,12 +279,38 @@ def run(setting: Setting, case: Case) -> list[Row]:
     crossed = joined([relative_to_others(forecast.raw, forecast.rho) for forecast in forecasts])
     outcomes = [forecast.outcome for forecast in forecasts if forecast.outcome is not None]
     measured = partial(measure, task, knowers=knowers, kept_epochs=kept_epochs, seconds=seconds, outcomes=outcomes)
-    if case.learner == TFT and setting.config.training.objective == "portfolio":  # it has made the step itself
-        return [measured(case.learner, "all", task.record(plain), mu=joined(mu) if mu else None)]
     return [
         measured(case.learner, "own", task.record(plain), mu=joined(mu) if mu else None),
         measured(case.learner + CROSS, "all", task.record(crossed)),
     ]
+
+
+def _tft_rows(
+    task: Task, by_fold: Sequence[Sequence[FoldOutcome]], knowers: Mapping[Ceiling, Record], seconds: float
+) -> list[Row]:
+    """The rows of this project with objective portfolio, which makes the cross-sectional step itself: its networks
+    averaged, and the first of them alone where there are several.
+    """
+    n_networks = len(by_fold[0])
+    names = {TFT: n_networks} | ({f"{TFT}, one network": 1} if n_networks > 1 else {})
+    rows = []
+    for name, n_used in names.items():
+        forecasts = averaged(task, [of_fold[:n_used] for of_fold in by_fold])
+        mu = [forecast.mu for forecast in forecasts if forecast.mu is not None]
+        rows.append(
+            measure(
+                task,
+                name,
+                "all",
+                task.record(joined([forecast.raw for forecast in forecasts])),
+                knowers,
+                mu=joined(mu) if mu else None,
+                kept_epochs=[epoch for forecast in forecasts for epoch in forecast.kept_epochs],
+                seconds=seconds * n_used / n_networks,
+                outcomes=[forecast.outcome for forecast in forecasts if forecast.outcome is not None],
+            )
+        )
+    return rows
 
 
 def read_config(overrides: Sequence[str]) -> Config:

@@ -447,7 +447,8 @@ class _Earning:
         loss, moments = sharpe_loss(
             returns, counted, self.moments, block_bars=self.block_bars, periods_per_year=self.periods_per_year
         )
-        self.moments.copy_(torch.where(moves > 0.0, moments, self.moments))
+        known = torch.isfinite(moments).all(dim=1, keepdim=True)
+        self.moments.copy_(torch.where((moves > 0.0) & known, moments, self.moments))
         if self.loss_mode == "sharpe":
             return loss
         y = grid(self.y[batch.targets])

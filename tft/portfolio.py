@@ -116,7 +116,7 @@ def sharpe_loss(
     blocks' own Sharpes would: it rewards negative skew.
     """
     weight = counted.to(returns.dtype)
-    sums = torch.stack([weight, weight * returns, weight * returns**2], dim=-1).mean(dim=1)  # (K, 3)
+    sums = torch.stack([weight, weight * returns, weight * returns**2], dim=-1).sum(dim=1) / block_bars  # (K, 3)
     newest = min(block_bars / MEMORY_BARS, 1.0)
     following = (1.0 - newest) * moments + newest * sums.detach()
     n, total, squares = following.to(returns.dtype).unbind(dim=-1)
