@@ -394,7 +394,7 @@ def main(
         wanted.remove(NEURALFORECAST)
     setting = Setting(config, SMALL if small else Size(), device)
     some_seeds = SEEDS[seeds][: n_seeds or (1 if small else N_SEEDS)]
-    cases = [Case(kind, seed, name) for name in [*wanted, "knowers"] for kind in wanted_kinds for seed in some_seeds]
+    cases = [Case(kind, seed, name) for name in [*wanted, "knowers"] for seed in some_seeds for kind in wanted_kinds]
     n_jobs = jobs or min(len(os.sched_getaffinity(0)), 8)
     used = {"seeds": seeds, "size": asdict(setting.size), **config.record_settings()}
     rows: list[Row] = []

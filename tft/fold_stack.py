@@ -294,8 +294,8 @@ class FoldStack:
         assert forecasts is not None
         n_assets = len(self.market.panel.symbols)
         grids = [_on_grid(values, self.validation_cells[k], bars, n_assets) for values in forecasts.distribution.T]
-        y = self.market.y[bars.start : bars.stop]
-        return recalibration(np.stack(grids, axis=-1), y, self.correlation[k])
+        past = self.market.y[self.folds[k].train.start : bars.stop]
+        return recalibration(np.stack(grids, axis=-1), past[-len(bars) :], past, self.correlation[k])
 
     def results(self) -> list[FoldFit]:
         """The fit of each fold, with the weights of its kept epoch.

@@ -30,11 +30,13 @@ def centre_and_spread(distribution: Array) -> tuple[Array, Array]:
     return distribution[..., MEDIAN], (distribution[..., UPPER] - distribution[..., LOWER]) / INTERQUARTILE
 
 
-def recalibration(distribution: Array, y: Array, correlation: float) -> tuple[float, float]:
+def recalibration(distribution: Array, y: Array, past: Array, correlation: float) -> tuple[float, float]:
     """Factors on centre and spread of distributions (n, A, D) of labels y (n, A), NaN where there is none.
 
     The first is the slope of y on the centre, within 0 and 1, by generalised least squares with one correlation between
-    the errors of a bar, both in units of the spread. The second makes the errors' mean square 1.
+    the errors of a bar, both in units of the spread. The second gives the errors the mean square that labels have over
+    the much longer `past` (m, A), which ends with y, less what the centre explains: the spread of a few hundred bars
+    is too uncertain to be worth more than the unconditional one.
     """
     centre, spread = centre_and_spread(distribution)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -48,5 +50,8 @@ def recalibration(distribution: Array, y: Array, correlation: float) -> tuple[fl
 
     of_centre = product(z, z)
     slope = float(np.clip(product(z, u) / of_centre, 0.0, 1.0)) if of_centre > 0.0 else 0.0
-    errors = (u - slope * z)[known]
-    return slope, float(np.clip(np.sqrt((errors**2).mean()), *SPREADS)) if len(errors) else 1.0
+    if not known.any():
+        return slope, 1.0
+    explained = slope**2 * (centre[known] ** 2).mean()
+    errors = max(float(np.nanmean(past**2) - explained), 0.0)
+    return slope, float(np.clip(np.sqrt(errors / (spread[known] ** 2).mean()), *SPREADS))
