@@ -327,6 +327,16 @@ def read_config(overrides: Sequence[str]) -> Config:
     return config
 
 
+def read_seeds(text: str) -> range:
+    """The seeds of a name in SEEDS, or first and last with a hyphen between."""
+    first, hyphen, last = text.partition("-")
+    if text in SEEDS:
+        return SEEDS[text]
+    if not (hyphen and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise click.UsageError(f"seeds is {text!r}: give {', '.join(SEEDS)}, or the first and the last as 106-110")
+    return range(int(first), int(last) + 1)
+
+
 def chosen(text: str, known: Sequence[str], what: str) -> list[str]:
     """The names in `text`, separated by commas, in the order of `known`; `all` is all of them."""
     names = known if text == "all" else [name.strip() for name in text.split(",")]
@@ -345,7 +355,7 @@ def show(rows: Sequence[Row], folder: Path) -> None:
 @click.command(help="How much of what can be known does the model learn? See the top of the file.")
 @click.option("--kinds", default="all", show_default=True, help=f"Of {', '.join(KINDS)}, separated by commas.")
 @click.option("--learners", default=",".join(DEFAULT_LEARNERS), show_default=True, help="Separated by commas, or all.")
-@click.option("--seeds", type=click.Choice(list(SEEDS)), default="development", show_default=True)
+@click.option("--seeds", default="development", show_default=True, help="Of the generator; report, or as 106-110.")
 @click.option("--n-seeds", type=click.IntRange(1, 20), help=f"The first so many of them; {N_SEEDS}, or 1 if small.")
 @click.option("--networks", default=1, show_default=True, help="Networks of this project, averaged.")
 @click.option("--costs", is_flag=True, help="5 bps and a smoothing of 0.5, instead of neither.")
@@ -393,7 +403,7 @@ def main(
         click.echo("neuralforecast is not installed and is left out: put it on PYTHONPATH (benchmarks/peers.py)")
         wanted.remove(NEURALFORECAST)
     setting = Setting(config, SMALL if small else Size(), device)
-    some_seeds = SEEDS[seeds][: n_seeds or (1 if small else N_SEEDS)]
+    some_seeds = read_seeds(seeds)[: n_seeds or (1 if small else N_SEEDS)]
     cases = [Case(kind, seed, name) for name in [*wanted, "knowers"] for seed in some_seeds for kind in wanted_kinds]
     n_jobs = jobs or min(len(os.sched_getaffinity(0)), 8)
     used = {"seeds": seeds, "size": asdict(setting.size), **config.record_settings()}

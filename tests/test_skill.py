@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -34,6 +35,8 @@ def row(kind: str, seed: int, share: float, learner: str = "tft") -> Row:
         ic=0.1,
         rank_ic=0.1,
         slope=None,
+        log_score_gain=None,
+        log_score_gain_error=None,
         volatility=0.02,
         turnover=10.0,
     )
@@ -130,3 +133,11 @@ def test_what_cannot_be_run_is_refused(options: list[str], message: str, tmp_pat
 def test_development_and_report_seeds_do_not_meet() -> None:
     assert not set(skill.SEEDS["development"]) & set(skill.SEEDS["report"])
     assert (ROOT / "benchmarks" / "skill.yaml").exists()
+
+
+def test_seeds_are_a_name_or_first_and_last() -> None:
+    assert skill.read_seeds("report") == range(101, 121)
+    assert skill.read_seeds("106-110") == range(106, 111)
+    for wrong in ("", "7", "9-3", "a-b", "1-2-3"):
+        with pytest.raises(click.UsageError, match="give development, report, or the first and the last"):
+            skill.read_seeds(wrong)

@@ -493,6 +493,7 @@ FIT = Calibration(
             coverage_90=Estimate(0.85, 0.02),
             slope=Estimate(0.5, 0.125),
             probability_slope=Estimate(0.25, 0.2),
+            against_probability=Estimate(0.31, 0.02),
         ),
     ),
     "holdout",
@@ -510,10 +511,10 @@ def test_the_forecast_distribution_stands_beside_the_unconditional_one() -> None
     )
     parsed(html)
     fold, clean = table(html, "calibration")
-    assert fold == ["fold 0", "9", *["n/a"] * 6]
+    assert fold == ["fold 0", "9", *["n/a"] * 7]
     assert clean == [
         *["holdout", "78", "-0.0120 ± 0.0040", "-0.0010", "48.0% ± 3.0%", "85.0% ± 2.0%", "0.50 ± 0.12"],
-        "0.25 ± 0.20",
+        *["0.25 ± 0.20", "31% ± 2%"],
     ]
     assert html.count('<tr class="holdout">\n<td class="text">') == 1
     assert "On 78 holdout bars the forecast distribution gains log score −0.0120" in html

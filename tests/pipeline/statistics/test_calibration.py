@@ -365,6 +365,7 @@ def test_the_sentence_and_the_metrics_are_those_of_the_clean_row() -> None:
                 coverage_50=Estimate(0.483, 0.02),
                 coverage_90=Estimate(0.871, 0.01),
                 slope=Estimate(0.5, 0.125),
+                against_probability=Estimate(0.31, 0.02),
             ),
         ),
         "holdout",
@@ -372,7 +373,8 @@ def test_the_sentence_and_the_metrics_are_those_of_the_clean_row() -> None:
     assert in_one_sentence(one) == (
         "On 252 holdout bars the forecast distribution gains log score -0.0120 ± 0.0040 and CRPS +0.0000 ± 0.0020 per "
         "bar over the unconditional one; its central 50 % and 90 % hold 48% and 87% of the labels; the label moves by "
-        "0.50 ± 0.12 of what is forecast."
+        "0.50 ± 0.12 of what is forecast. The position goes against the sign of its own forecast in 31% of the cells, "
+        "where the other instruments' forecasts weigh more."
     )
     assert in_one_sentence(one, nested=True).startswith("On 252 bars of the nested record the")
     assert metrics(one) == {
@@ -383,6 +385,7 @@ def test_the_sentence_and_the_metrics_are_those_of_the_clean_row() -> None:
         "calibration_coverage_50": 0.483,
         "calibration_coverage_90": 0.871,
         "calibration_slope": 0.5,
+        "calibration_against_probability": 0.31,
     }
     assert worse(one) == (
         "its forecast distribution is worse than the unconditional one (log score -0.0120 ± 0.0040 per bar)"
