@@ -182,6 +182,11 @@ class Config:
                 f"training.objective is portfolio, which holds a position for one bar, but horizon is {self.horizon}: "
                 f"set horizon to 1, or training.objective to pooled"
             )
+        if self.training.objective == "portfolio" and "batch_size" in self.tuning.space:
+            found.append(
+                "tuning.space.batch_size changes nothing with training.objective portfolio, which takes whole blocks: "
+                "remove it, or set training.objective to pooled"
+            )
         if self.purge_gap < self.least_purge_gap and not self.allow_label_overlap:
             found.append(
                 f"purge_gap is {self.purge_gap}, but labels reach {self.least_purge_gap} bars past the first bar of "

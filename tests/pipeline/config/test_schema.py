@@ -82,6 +82,14 @@ def test_a_purge_gap_below_the_label_overlap_is_refused_unless_allowed(
     assert all(accepted(gap, allow_label_overlap=True) for gap in range(12))
 
 
+def test_a_batch_size_is_tuned_for_pooled_training_alone(tmp_path: Path) -> None:
+    """With objective portfolio it would be searched in vain."""
+    space = {"tuning": {"space": {"batch_size": {"choices": [16, 32]}}}}
+    (fault,) = faults(tmp_path, space)
+    assert fault.startswith("tuning.space.batch_size changes nothing with training.objective portfolio")
+    load(tmp_path, space | {"training": {"objective": "pooled"}})
+
+
 def test_a_longer_horizon_is_for_pooled_training(tmp_path: Path) -> None:
     """Held for several bars, positions overlap; a block earns each for one bar."""
     (fault,) = faults(tmp_path, {"horizon": 2})
