@@ -129,7 +129,7 @@ SPACE = {
     "lr": Range(low=0.001, high=0.1, log=True),
     "dropout": Range(low=0.0, high=0.5),
     "d_hidden": Range(choices=(4, 6)),
-    "mle_weight": Range(choices=(1.0, -1.0)),
+    "mle_weight": Range(choices=(-1.0, 1.0, 2.0)),
     "max_position": Range(low=0.1, high=1.0),
 }
 """A negative weight is refused."""
