@@ -3,8 +3,8 @@
     python -m benchmarks.objectives          # half a minute
 
 At the size of the reference run and at that of benchmarks/skill.yaml. A block of whole bars reads nearly the same cells
-for all of its targets, and its contexts once for each instrument; sixteen targets drawn at random share little. The time
-is that of the processor, so that other work on the machine does not count.
+for all of its targets, and its contexts once for each instrument; sixteen targets drawn at random share little. The
+time is that of the processor, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
