@@ -123,7 +123,12 @@ class Config:
 
     @property
     def burn_in_bars(self) -> int:
-        """Bars before the scored ones of a training block: enough for the largest smoothing that any trial can have."""
+        """Bars before the scored ones of a training block: enough for the largest smoothing that any trial can have.
+
+        With objective pooled, which has no blocks, it is 1, so that no key moves with a search of smoothing.
+        """
+        if self.training.objective == "pooled":
+            return 1
         tuned = self.tuning.space.get("position_smooth")
         candidates = [self.positions.position_smooth, *(float(each) for each in (tuned.extremes() if tuned else ()))]
         return burn_in_bars(max(candidates))
@@ -181,6 +186,11 @@ class Config:
             found.append(
                 f"training.objective is portfolio, which holds a position for one bar, but horizon is {self.horizon}: "
                 f"set horizon to 1, or training.objective to pooled"
+            )
+        if self.training.objective == "portfolio" and "batch_size" in self.tuning.space:
+            found.append(
+                "tuning.space has batch_size, which training.objective portfolio does not read: remove it, or set "
+                "training.objective to pooled"
             )
         if self.purge_gap < self.least_purge_gap and not self.allow_label_overlap:
             found.append(

@@ -15,6 +15,7 @@ from pipeline.config.sections import TuningConfig
 from pipeline.config.space import SECTION_OF, Range
 from tests.pipeline.config.documents import CONFIGS, faults, load
 from tft.positions import PositionsConfig
+from tft.recipe import TrainingConfig
 
 
 def test_a_bad_holdout_start_is_a_fault_like_any_other(tmp_path: Path) -> None:
@@ -120,6 +121,21 @@ def test_burn_in_covers_the_largest_smoothing_that_a_trial_can_have() -> None:
     below = replace(config, tuning=TuningConfig(space={"position_smooth": Range(low=0.0, high=0.1)}))
     assert below.burn_in_bars == 4
     assert replace(config, positions=PositionsConfig(position_smooth=0.99)).burn_in_bars == 64
+
+
+def test_objective_pooled_has_no_burn_in_and_keeps_its_keys_whatever_smoothing_is_searched() -> None:
+    config = Config(training=TrainingConfig(objective="pooled"))
+    wider = replace(config, tuning=TuningConfig(space={"position_smooth": Range(low=0.0, high=0.95)}))
+    assert wider.burn_in_bars == wider.recipe(1).burn_in_bars == 1
+    assert wider.training_settings() == config.training_settings()
+
+
+def test_a_parameter_that_the_objective_does_not_read_is_not_searched(tmp_path: Path) -> None:
+    """Trials that differ in nothing would count as different ones."""
+    document = {"tuning": {"space": {"batch_size": {"choices": [16, 32]}}}}
+    (fault,) = faults(tmp_path, document)
+    assert fault.startswith("tuning.space has batch_size, which training.objective portfolio does not read: ")
+    load(tmp_path, document | {"training": {"objective": "pooled"}})
 
 
 def test_a_recipe_holds_all_that_a_fit_reads() -> None:

@@ -71,11 +71,11 @@ def test_the_first_trial_is_the_untuned_walk_forward() -> None:
 
 
 def test_a_search_in_which_no_trial_completes_says_why() -> None:
-    """A batch of one is refused, whichever trial asks for it."""
+    """A look-back of one bar is refused, whichever trial asks for it."""
     config = replace(
         CONFIG,
-        training=replace(CONFIG.training, batch_size=1),
-        tuning=replace(CONFIG.tuning, n_trials=2, space={"batch_size": Range(choices=(1,))}),
+        model=replace(CONFIG.model, seq_len=1),
+        tuning=replace(CONFIG.tuning, n_trials=2, space={"seq_len": Range(choices=(1,))}),
     )
     with pytest.raises(ValueError, match=r"^none of the 2 trials completed \(.+\): narrow tuning\.space$"):
         tune(DATA, config, FOLDS, open_study("none", storage=None))
