@@ -235,6 +235,8 @@ class FoldRow:
     """Updates left out because a gradient was not finite"""
     stack_size: int = 1
     """Number of folds trained in one stack, this one included"""
+    gain: float = 1.0
+    """Factor that the raw positions hold, see `gain_for_volatility`"""
 
 
 def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]) -> FoldRow:
@@ -268,6 +270,7 @@ def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]
         seconds=outcome.seconds,
         skipped_steps=outcome.skipped_steps,
         stack_size=outcome.stack_size,
+        gain=outcome.gain,
     )
 
 

@@ -46,7 +46,7 @@ from tft.windows import Batch, TrainingSampler, seed_from
 MAX_GRADIENT_NORM = 1.0
 """Gradients of a fold with a larger norm are scaled down to it"""
 SMOOTHING_EPOCHS = 5
-"""Early stopping compares the mean validation score of the last so many epochs"""
+"""With objective pooled the epoch is kept by the mean validation score of the last so many epochs"""
 MAX_RECORDED_BLOCKS = 32
 """Most blocks of validation targets forecast by a captured graph; capturing more would take longer than it saves"""
 RECALIBRATION = "windows.recalibration"
@@ -84,7 +84,7 @@ class FoldStack:
         space_of = {fold: market.space(scaler, self.recipe.model) for fold, scaler in scaler_of.items()}
         spaces = [space_of[fold] for fold in folds]
 
-        # Training targets, and validation targets by which the epoch is chosen.
+        # Training targets, and validation targets, which score each epoch.
         labelled = np.isfinite(market.y)  # (T, A)
         training = self.recipe.training
         correlation_of = {
@@ -130,7 +130,7 @@ class FoldStack:
         self.generator = torch.Generator(device)
         self.dropout = Dropout.with_rate(self.generator, rates) if any(rates) else None
 
-        # The best epoch so far, and the history of all epochs.
+        # The epoch kept so far, and the history of all epochs.
         self.best = self.flat.clone()
         self.best_score = np.full(n_folds, np.inf)
         self.kept_epoch = np.zeros(n_folds, dtype=int)
