@@ -411,7 +411,7 @@ class _Earning:
         self.scale = flat(np.nan_to_num(scale, nan=0.0).astype(np.float32))
         self.can_decide = flat(np.isfinite(scale) & traded)
         self.held_return = flat(np.nan_to_num(held, nan=0.0).astype(np.float32))
-        self.has_ended = flat(np.broadcast_to(ended[:, None], held.shape))
+        self.has_ended = flat(np.repeat(ended, held.shape[1]))
         self.y, self.labelled = market.y_on_device, flat(np.isfinite(market.y))
         self.n_assets, self.periods_per_year = held.shape[1], market.timing.periods_per_year
         self.loss_mode, self.block_bars = recipes[0].training.loss_mode, recipes[0].training.block_bars

@@ -327,6 +327,29 @@ def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(objective: O
     assert np.isfinite(fit.validation_score).all()
 
 
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_one_instrument_is_fitted_by_what_it_earns_alone(loss_mode: LossMode) -> None:
+    """There is nothing to hedge it with; a warning would be an error."""
+    panel, recipe = small_panel(n_assets=1, signal=0.5), small_recipe(objective="portfolio", loss_mode=loss_mode)
+    (fit,) = fitted(panel, FOLDS[:1], recipe)
+    assert fit.correlation == 0.0 and np.isfinite(fit.train_loss).all() and np.isfinite(fit.validation_score).all()
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_an_instrument_without_labels_in_the_training_bars_moves_no_weight_but_its_own(loss_mode: LossMode) -> None:
+    """It is listed at bar 80, when training ends: what the others' blocks teach is as if it were not quoted at all."""
+    panel, recipe = small_panel(missing=0.0, signal=0.5), small_recipe(objective="portfolio", loss_mode=loss_mode)
+    panel.features[:80, 1], panel.returns[:80, 1] = np.nan, np.nan
+    never = small_panel(missing=0.0, signal=0.5)
+    never.features[:, 1], never.returns[:, 1] = np.nan, np.nan
+    (fit,), (without,) = (fitted(one, FOLDS[:1], recipe) for one in (panel, never))
+    assert np.array_equal(fit.train_loss, without.train_loss)
+    for name in fit.parameters.keys() - {"windows.recalibration"}:
+        assert torch.equal(fit.parameters[name], without.parameters[name])
+    (cells,) = np.nonzero(np.isfinite(fit.validation_position[-1, :, 1]))
+    assert len(cells)
+
+
 # What is read off the validation block
 
 
