@@ -38,7 +38,6 @@ from pipeline.phases.pruning import Pruned, prune
 from pipeline.phases.training_data import TrainingData
 from tft.folds import WalkForwardConfig
 from tft.model import ModelConfig
-from tft.recipe import TrainingConfig
 
 KINDS: tuple[Kind, ...] = ("linear", "interaction", "regime")
 FIRST_SEED = 9001
@@ -87,7 +86,6 @@ def config_of(number: int, size: Size) -> Config:
         exploration=ExplorationConfig(step_size=step, epochs=size.epochs, max_folds=3, n_probes=size.n_probes),
         pruning=PruningConfig(false_discovery_rate=size.rate),
         model=ModelConfig(d_hidden=12, n_heads=2, dropout=0.3, seq_len=8, n_context=0),
-        training=TrainingConfig("pooled", lr=0.006, weight_decay=0.0, batch_size=128, mle_weight=5.0, patience=4),
     )
 
 

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.phases.stitching import with_gain
 from tests.conftest import CPU, small_panel, small_recipe
+from tft import backtest
+from tft.backtest import walk
 from tft.checkpoint import TrainedModel
 from tft.cross_section import hedged
 from tft.fold_store import FoldFit
@@ -24,6 +27,7 @@ from tft.predict import Prediction, Predictor
 from tft.recipe import OBJECTIVES, Objective
 from tft.record import RawForecast, Record, stitch
 from tft.train import Recipe, fit_folds, forecast_fit
+from tft.volatility import ewm_volatility
 
 pytestmark = pytest.mark.usefixtures("few_steps")
 
@@ -105,6 +109,27 @@ def test_the_backtest_up_to_t_does_not_see_what_comes_after_t(
                 assert equal(getattr(a, name)[before], getattr(b, name)[before])
             if not before.all():
                 assert not equal(a.position[~before], b.position[~before])
+
+
+def test_the_gain_does_not_see_what_comes_after_the_last_validation_label(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And does see that label: it is chosen by what the validation block earned. An untrained network needs a large
+    one; volatility turns out twice what it was."""
+    monkeypatch.setattr(backtest, "MAX_GAIN", 1000.0)
+    recipe, panel = small_recipe(epochs=1, objective="portfolio"), the_panel()
+    last_label = LATER.validation.stop - 1 + recipe.timing.label_bars
+    positions = PositionsConfig(max_position=1.0, position_smooth=0.0)
+
+    def gain(panel: Panel) -> float:
+        market = Market(panel, recipe.timing, CPU, sigma=0.5 * ewm_volatility(panel.returns))
+        ((_, outcome),) = walk(market, [LATER], recipe, positions)
+        return with_gain(outcome, market, positions).gain
+
+    found = gain(panel)
+    assert 1.0 < found < 999.0
+    assert gain(corrupted(panel, last_label)) == found
+    assert gain(corrupted(panel, last_label - 1)) != found
 
 
 @pytest.mark.parametrize("t", [121, 133, 150])

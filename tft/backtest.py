@@ -27,6 +27,8 @@ from tft.volatility import Timing
 
 MAX_GAIN = 5.0
 """Largest factor on raw positions"""
+MAX_CAPPED = 0.1
+"""Largest share of the validation block's positions that the gain may bring to the cap"""
 GAIN_HALVINGS = 10
 
 
@@ -65,9 +67,11 @@ def gain_for_volatility(
     timing: Timing,
 ) -> float:
     """Factor within [1, MAX_GAIN] on raw positions (n, A) over the n `bars` that brings the portfolio's annual
-    volatility there nearest to `vol_target`; 1 if it is not known.
+    volatility there nearest to `vol_target`, with at most MAX_CAPPED of the positions at the cap; 1 if it is not known.
 
     An honest forecast of a daily return is small, and its positions take up a fraction of the volatility aimed at.
+    Instruments that offset each other, or a low cap, can put the target out of reach; beyond a few capped positions
+    more gain would trade the sign of a forecast and no longer its size, which is not what was trained.
     """
 
     def volatility(gain: float) -> float:
@@ -75,7 +79,9 @@ def gain_for_volatility(
         known = returns[np.isfinite(returns)]
         return annual_volatility(known, periods_per_year=timing.periods_per_year) if len(known) >= MIN_BARS else np.inf
 
-    low, high = 1.0, MAX_GAIN
+    size = np.abs(raw[np.isfinite(raw)])
+    largest = float(np.quantile(size, 1.0 - MAX_CAPPED)) if len(size) else 0.0
+    low, high = 1.0, MAX_GAIN if largest == 0.0 else float(np.clip(positions.max_position / largest, 1.0, MAX_GAIN))
     if volatility(low) >= positions.vol_target:
         return low
     if volatility(high) <= positions.vol_target:
@@ -235,6 +241,8 @@ class FoldRow:
     """Updates left out because a gradient was not finite"""
     stack_size: int = 1
     """Number of folds trained in one stack, this one included"""
+    gain: float = 1.0
+    """Factor that the raw positions hold, see `gain_for_volatility`"""
 
 
 def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]) -> FoldRow:
@@ -268,6 +276,7 @@ def fold_row(outcome: FoldOutcome, record: Record, times: NDArray[np.datetime64]
         seconds=outcome.seconds,
         skipped_steps=outcome.skipped_steps,
         stack_size=outcome.stack_size,
+        gain=outcome.gain,
     )
 
 

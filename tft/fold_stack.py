@@ -23,30 +23,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tft.block_loss import BlockLoss
 from tft.blocks import BlockBatch, BlockSampler
-from tft.cross_section import error_correlation, hedged
+from tft.cross_section import error_correlation
 from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.forecast import Forecasts, by_fold, forecast_tensors, plan
 from tft.kernels.adam import adam
 from tft.kernels.dropout_mask import Dropout
-from tft.loss import correlated_nll, likelihood, training_loss, validation_score
+from tft.loss import correlated_nll, training_loss, validation_score
 from tft.market import Market
 from tft.model import Output, TemporalFusionTransformer, stacked
 from tft.panel import Panel
-from tft.portfolio import Block, Sizing, portfolio_returns, sharpe_loss
-from tft.positions import BASIS_POINT, volatility_scale
 from tft.recalibration import recalibration
 from tft.recipe import EpochReport, Recipe
 from tft.runtime.graph import Captured
 from tft.scaling import Scaler
-from tft.volatility import held_return
 from tft.windows import Batch, TrainingSampler, seed_from
 
 MAX_GRADIENT_NORM = 1.0
 """Gradients of a fold with a larger norm are scaled down to it"""
 SMOOTHING_EPOCHS = 5
-"""Early stopping compares the mean validation score of the last so many epochs"""
+"""With objective pooled the epoch is kept by the mean validation score of the last so many epochs"""
 MAX_RECORDED_BLOCKS = 32
 """Most blocks of validation targets forecast by a captured graph; capturing more would take longer than it saves"""
 RECALIBRATION = "windows.recalibration"
@@ -84,7 +82,7 @@ class FoldStack:
         space_of = {fold: market.space(scaler, self.recipe.model) for fold, scaler in scaler_of.items()}
         spaces = [space_of[fold] for fold in folds]
 
-        # Training targets, and validation targets by which the epoch is chosen.
+        # Training targets, and validation targets, which score each epoch.
         labelled = np.isfinite(market.y)  # (T, A)
         training = self.recipe.training
         correlation_of = {
@@ -99,7 +97,7 @@ class FoldStack:
             self.sampler = BlockSampler(
                 spaces, folds, labelled, block_bars=blocks[0], burn_in=blocks[1], seeds=self.seeds, device=device
             )
-            self.earning = _Earning(market, recipes, self.correlation)
+            self.block_loss = BlockLoss(market, recipes, self.correlation)
         else:
             self.sampler = TrainingSampler(
                 spaces, folds, labelled, batch_size=training.batch_size, seeds=self.seeds, device=device
@@ -130,7 +128,7 @@ class FoldStack:
         self.generator = torch.Generator(device)
         self.dropout = Dropout.with_rate(self.generator, rates) if any(rates) else None
 
-        # The best epoch so far, and the history of all epochs.
+        # The epoch kept so far, and the history of all epochs.
         self.best = self.flat.clone()
         self.best_score = np.full(n_folds, np.inf)
         self.kept_epoch = np.zeros(n_folds, dtype=int)
@@ -174,7 +172,7 @@ class FoldStack:
             optimiser = (self.first_moment, self.second_moment, self.n_updates)
             changed = [self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss]
             if isinstance(self.sampler, BlockSampler):
-                changed.append(self.earning.moments)
+                changed.append(self.block_loss.moments)
             batch = self.sampler.batch(0)
             self._captured_update = Captured(self._update, batch, changed=changed, generator=self.generator)
         (fold, seed), *others = self.members
@@ -216,7 +214,7 @@ class FoldStack:
             has_batch = (batch.counted.sum(dim=1, keepdim=True) > 0).to(weights.dtype)  # (K, 1)
         else:
             has_batch = batch.scored.any(dim=1, keepdim=True).to(weights.dtype)  # (K, 1)
-            loss = self.earning.loss(output, batch, self.mle_weight, self.active * has_batch)
+            loss = self.block_loss(output, batch, self.mle_weight, self.active * has_batch)
         (gradient,) = torch.autograd.grad(loss.sum(), weights)  # (K, P)
         norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (K, 1)
         finite = torch.isfinite(norm).to(gradient.dtype)
@@ -295,7 +293,7 @@ class FoldStack:
         n_assets = len(self.market.panel.symbols)
         grids = [_on_grid(values, self.validation_cells[k], bars, n_assets) for values in forecasts.distribution.T]
         past = self.market.y[self.folds[k].train.start : bars.stop]
-        return recalibration(np.stack(grids, axis=-1), past[-len(bars) :], past, self.correlation[k])
+        return recalibration(np.stack(grids, axis=-1), past[-len(bars) :], past)
 
     def results(self) -> list[FoldFit]:
         """The fit of each fold, with the weights of its kept epoch.
@@ -393,70 +391,6 @@ def _score(
             periods_per_year=market.timing.periods_per_year,
         )
     return float(score) if math.isfinite(score) else math.inf
-
-
-class _Earning:
-    """What a stack's blocks earn: the market's tensors by cell, and the running moments of the portfolio's returns."""
-
-    def __init__(self, market: Market, recipes: Sequence[Recipe], correlation: Sequence[float]) -> None:
-        device, positions = market.device, [recipe.positions for recipe in recipes]
-        scale = volatility_scale(market.sigma, positions[0], market.timing)
-        traded = np.isfinite(market.panel.returns)
-        held = held_return(market.panel.returns, market.timing)
-        ended = np.arange(len(held)) < len(held) - market.timing.label_bars
-
-        def flat(values: NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values).reshape(-1)).to(device)
-
-        self.scale = flat(np.nan_to_num(scale, nan=0.0).astype(np.float32))
-        self.can_decide = flat(np.isfinite(scale) & traded)
-        self.held_return = flat(np.nan_to_num(held, nan=0.0).astype(np.float32))
-        self.has_ended = flat(np.broadcast_to(ended[:, None], held.shape))
-        self.y, self.labelled = market.y_on_device, flat(np.isfinite(market.y))
-        self.n_assets, self.periods_per_year = held.shape[1], market.timing.periods_per_year
-        self.loss_mode, self.block_bars = recipes[0].training.loss_mode, recipes[0].training.block_bars
-
-        def of_folds(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device)
-
-        self.sizing = Sizing(
-            of_folds([one.max_position for one in positions]),
-            of_folds([one.position_smooth for one in positions]),
-            of_folds([one.cost_bps * BASIS_POINT for one in positions]),
-        )
-        self.correlation = of_folds(correlation)
-        self.moments = torch.zeros(len(recipes), 3, device=device)
-
-    def loss(self, output: Output, batch: BlockBatch, mle_weight: Tensor, moves: Tensor) -> Tensor:
-        """Minus the portfolio's net Sharpe plus `mle_weight` times the likelihood term: (K,)."""
-        n_folds, n_chosen = batch.has_context.shape[:2]
-
-        def grid(values: Tensor) -> Tensor:
-            return values.view(n_folds, -1, n_chosen, *values.shape[2:])
-
-        decided = grid(batch.forecast & self.can_decide[batch.targets])
-        scored = grid(batch.scored)
-        block = Block(
-            decided,
-            grid(self.scale[batch.targets]),
-            grid(self.held_return[batch.targets]),
-            scored & grid(self.has_ended[batch.targets]),
-        )
-        raw = hedged(grid(output.position), grid(batch.forecast), self.correlation)
-        returns, counted = portfolio_returns(raw, block, self.sizing)
-        loss, moments = sharpe_loss(
-            returns, counted, self.moments, block_bars=self.block_bars, periods_per_year=self.periods_per_year
-        )
-        known = torch.isfinite(moments).all(dim=1, keepdim=True)
-        self.moments.copy_(torch.where((moves > 0.0) & known, moments, self.moments))
-        if self.loss_mode == "sharpe":
-            return loss
-        y = grid(self.y[batch.targets])
-        labelled = (scored & grid(batch.forecast & self.labelled[batch.targets])).to(y.dtype)
-        if self.loss_mode == "joint_mle":
-            return loss + mle_weight * correlated_nll(grid(output.distribution), y, labelled, self.correlation)
-        flat = (each.flatten(1) for each in (y, labelled))
-        return loss + mle_weight * likelihood(output.distribution, *flat, loss_mode=self.loss_mode)
 
 
 def _on_grid(values: NDArray[np.float64], cells: NDArray[np.int64], bars: range, n_assets: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The training loss and the validation score that early stopping minimises.
+"""The terms of the training loss, and the validation score, by which objective pooled keeps the epoch.
 
 Shapes: (..., B) a batch of B targets, or all validation targets, with any leading dimensions; D parameters of the
 predictive distribution. Labels are in units of sigma_t * sqrt(horizon). `counted` is 1 for targets and 0 for padding.
@@ -97,7 +97,7 @@ def training_loss(
 def validation_score(
     position: Tensor, distribution: Tensor, y: Tensor, counted: Tensor, *, loss_mode: LossMode, periods_per_year: float
 ) -> Tensor:
-    """Score (...,) that early stopping minimises: the likelihood term, in `sharpe` mode the negative Sharpe ratio."""
+    """Score (...,) of an epoch, lower is better: the likelihood term, in `sharpe` mode the negative Sharpe ratio."""
     if loss_mode == "sharpe":
         return negative_sharpe(position, y, counted, periods_per_year=periods_per_year)
     return likelihood(distribution, y, counted, loss_mode=loss_mode)

@@ -17,7 +17,7 @@ BASIS_POINT = 1e-4
 
 @dataclass(frozen=True)
 class PositionsConfig:
-    """Cap, smoothing and volatility scaling of raw positions in [-1, 1], and the cost of trading."""
+    """Cap, smoothing and volatility scaling of raw positions, and the cost of trading."""
 
     max_position: float = 0.29
     """Cap on the absolute raw position, before smoothing and volatility scaling"""

@@ -157,9 +157,11 @@ def _fit_stacks_in_turn(
         except torch.cuda.OutOfMemoryError as error:
             if size == 1:
                 gpu = torch.cuda.get_device_name(market.device)
+                pooled = recipes[0].training.objective == "pooled"
+                size_of_a_step = "batch_size" if pooled else "block_bars"
                 raise ValueError(
                     f"fold {stack[0].index} does not fit into the memory of {gpu}: "
-                    "lower training.batch_size, model.n_context or model.d_hidden, or the number of columns"
+                    f"lower training.{size_of_a_step}, model.n_context or model.d_hidden, or the number of columns"
                 ) from error
             fits = []
         if not fits:  # outside the handler, because its traceback keeps the tensors alive

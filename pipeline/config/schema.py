@@ -123,7 +123,12 @@ class Config:
 
     @property
     def burn_in_bars(self) -> int:
-        """Bars before the scored ones of a training block: enough for the largest smoothing that any trial can have."""
+        """Bars before the scored ones of a training block: enough for the largest smoothing that any trial can have.
+
+        With objective pooled, which has no blocks, it is 1, so that no key moves with a search of smoothing.
+        """
+        if self.training.objective == "pooled":
+            return 1
         tuned = self.tuning.space.get("position_smooth")
         candidates = [self.positions.position_smooth, *(float(each) for each in (tuned.extremes() if tuned else ()))]
         return burn_in_bars(max(candidates))
@@ -184,8 +189,8 @@ class Config:
             )
         if self.training.objective == "portfolio" and "batch_size" in self.tuning.space:
             found.append(
-                "tuning.space.batch_size changes nothing with training.objective portfolio, which takes whole blocks: "
-                "remove it, or set training.objective to pooled"
+                "tuning.space has batch_size, which training.objective portfolio does not read: remove it, or set "
+                "training.objective to pooled"
             )
         if self.purge_gap < self.least_purge_gap and not self.allow_label_overlap:
             found.append(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.registry.versions import ALIAS, ARTIFACT, STAGE, download, quiet_mlflow
 from pipeline.statistics.difference import sharpe_difference
 from pipeline.tracking.ledger import Look, enter
-from tft.checkpoint import TrainedModel, load_checkpoint
+from tft.checkpoint import CheckpointError, TrainedModel, load_checkpoint
 from tft.metrics import MIN_INFERENCE_BARS, sharpe
 from tft.panel import Panel
 from tft.positions import portfolio_return
@@ -63,7 +63,11 @@ def _better(client: MlflowClient, name: str, candidate: str, incumbent: str, pan
     """Whether the candidate beats the incumbent on the bars of `panel` after both fits, and a sentence on why."""
     if panel is None:
         return False, "no bars were given on which to compare it with the incumbent"
-    new, old = (load_checkpoint(download(name, version) / ARTIFACT) for version in (candidate, incumbent))
+    new = load_checkpoint(download(name, candidate) / ARTIFACT)
+    try:
+        old = load_checkpoint(download(name, incumbent) / ARTIFACT)
+    except CheckpointError as error:  # registered by an earlier version of this project, say
+        return False, f"the incumbent (version {incumbent}) cannot be read: {error}; compare them by hand"
     after = max(np.datetime64(new.fit_end), np.datetime64(old.fit_end))
     first = int(np.searchsorted(panel.times, after, side="right"))
     n_bars = len(panel.times) - first - 1 - new.timing.delay_bars

@@ -75,8 +75,8 @@ def run_baselines(
 
     `features`: the columns of `panel` that the regressions read, fold by fold. `sigma` (T, A) scales labels. `stitched`
     turns forecasts into a record, in the way that the model's were. `cross_section`: the regressions get the model's
-    cross-sectional step. `test_until`: the bar up to which the last fold
-    forecasts, as in `tft.backtest.walk`. Trees are grown where LightGBM is installed (extra `trees`).
+    cross-sectional step. `test_until`: the bar up to which the last fold forecasts, as in `tft.backtest.walk`. Trees
+    are grown where LightGBM is installed (extra `trees`).
     """
     tested = [fold.test for fold in folds]
     if test_until is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,6 +89,7 @@ def test_a_walk_forecasts_each_test_block_and_reads_the_selection_off_the_valida
     assert row.val_sharpe_best_epoch == pytest.approx(by_epoch.max())
     assert row.oos_sharpe == pytest.approx(record.fold_sharpe(0))
     assert row.val_oos_gap == pytest.approx(row.val_sharpe - row.oos_sharpe)
+    assert (row.gain, fold_row(replace(outcomes[0], gain=2.5), record, panel.times).gain) == (1.0, 2.5)
 
 
 def test_the_last_fold_that_is_tested_goes_on_whatever_is_fitted_after_it() -> None:

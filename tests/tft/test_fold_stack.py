@@ -22,8 +22,9 @@ from tft.model import LOSS_MODES, LossMode
 from tft.panel import Panel
 from tft.portfolio import Block, Sizing, portfolio_returns, sharpe_loss
 from tft.positions import PositionsConfig, volatility_scale
+from tft.recalibration import recalibration
 from tft.recipe import OBJECTIVES, Objective, Recipe, TrainingConfig
-from tft.train import fit_folds
+from tft.train import fit_folds, forecast_fit
 from tft.volatility import held_return
 from tft.windows import TrainingSampler
 
@@ -191,7 +192,7 @@ def test_a_fold_that_has_stopped_does_not_move(objective: Objective) -> None:
 
     def state() -> list[torch.Tensor]:
         own = [stack.flat, stack.averaged, stack.first_moment, stack.second_moment, stack.n_updates]
-        return [value.clone() for value in (*own, *([stack.earning.moments] if objective == "portfolio" else []))]
+        return [value.clone() for value in (*own, *([stack.block_loss.moments] if objective == "portfolio" else []))]
 
     before = state()
     for number in range(1, stack.n_steps):
@@ -314,15 +315,71 @@ def test_a_fold_whose_score_is_never_finite_is_named() -> None:
         fitted(small_panel(), FOLDS[:1], small_recipe(lr=1e30))
 
 
-def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted() -> None:
-    """A label that is beyond all bounds spoils one step an epoch, not the fit."""
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_steps_whose_gradient_is_not_finite_are_skipped_and_counted(objective: Objective) -> None:
+    """A label that is beyond all bounds spoils one step of a pass over the training bars, not the fit."""
     panel = small_panel(missing=0.0)
     market = market_of(panel)
     market.y_on_device[60 * 2] = torch.inf
-    (fit,) = fit_folds(market, FOLDS[:1], small_recipe(epochs=4))
-    assert 1 <= fit.skipped_steps <= 4
+    (fit,) = fit_folds(market, FOLDS[:1], small_recipe(epochs=4, objective=objective))
+    assert 1 <= fit.skipped_steps <= 8
     assert all(torch.isfinite(value).all() for value in fit.parameters.values())
     assert np.isfinite(fit.validation_score).all()
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_one_instrument_is_fitted_by_what_it_earns_alone(loss_mode: LossMode) -> None:
+    """There is nothing to hedge it with; a warning would be an error."""
+    panel, recipe = small_panel(n_assets=1, signal=0.5), small_recipe(objective="portfolio", loss_mode=loss_mode)
+    (fit,) = fitted(panel, FOLDS[:1], recipe)
+    assert fit.correlation == 0.0 and np.isfinite(fit.train_loss).all() and np.isfinite(fit.validation_score).all()
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+def test_an_instrument_without_labels_in_the_training_bars_moves_no_weight_but_its_own(loss_mode: LossMode) -> None:
+    """It is listed at bar 80, when training ends: what the others' blocks teach is as if it were not quoted at all."""
+    panel, recipe = small_panel(missing=0.0, signal=0.5), small_recipe(objective="portfolio", loss_mode=loss_mode)
+    panel.features[:80, 1], panel.returns[:80, 1] = np.nan, np.nan
+    never = small_panel(missing=0.0, signal=0.5)
+    never.features[:, 1], never.returns[:, 1] = np.nan, np.nan
+    (fit,), (without,) = (fitted(one, FOLDS[:1], recipe) for one in (panel, never))
+    assert np.array_equal(fit.train_loss, without.train_loss)
+    for name in fit.parameters.keys() - {"windows.recalibration"}:
+        assert torch.equal(fit.parameters[name], without.parameters[name])
+    (cells,) = np.nonzero(np.isfinite(fit.validation_position[-1, :, 1]))
+    assert len(cells)
+
+
+# What is read off the validation block
+
+
+@pytest.mark.parametrize("loss_mode", LOSS_MODES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_fit_is_recalibrated_by_its_own_validation_block(objective: Objective, loss_mode: LossMode) -> None:
+    """By the kept weights' forecasts there, and labels from the first training to the last validation bar; with
+    objective pooled, and where there is no distribution, nothing is changed."""
+    panel, recipe = small_panel(signal=0.5), small_recipe(epochs=2, objective=objective, loss_mode=loss_mode)
+    panel.returns[:] += 0.01 * np.random.default_rng(1).standard_normal((len(panel.returns), 1))
+    market, fold = market_of(panel), FOLDS[1]
+    (fit,) = fit_folds(market, [fold], recipe)
+    found = fit.parameters["windows.recalibration"]
+    if objective == "pooled" or loss_mode == "sharpe":
+        assert found.tolist() == [1.0, 1.0]
+        return
+    plain = replace(fit, parameters=fit.parameters | {"windows.recalibration": torch.ones(2)})
+    forecasts, cells = forecast_fit(plain, market, recipe, fold.validation)
+    kept = np.full((len(fold.validation), 2), np.nan, dtype=np.float32)
+    kept.reshape(-1)[cells - fold.validation.start * 2] = forecasts.position
+    np.testing.assert_array_equal(fit.validation_position[fit.kept_epoch], kept)
+    distribution = np.full((*kept.shape, forecasts.distribution.shape[1]), np.nan)
+    distribution.reshape(kept.size, -1)[cells - fold.validation.start * 2] = forecasts.distribution
+    expected = recalibration(
+        distribution,
+        market.y[fold.validation.start : fold.validation.stop],
+        market.y[fold.train.start : fold.validation.stop],
+    )
+    assert fit.correlation > 0.0 and found.tolist() != [1.0, 1.0]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
 
 
 # Recipes of their own
@@ -380,15 +437,10 @@ def test_recipes_of_one_shape_side_by_side_fit_each_fold_as_if_it_were_alone() -
 # Seeds of their own
 
 
-def pooled(recipe: Recipe) -> Recipe:
-    return replace(recipe, training=replace(recipe.training, objective="pooled", weight_decay=0.0))
-
-
-@pytest.mark.parametrize("objective", ["pooled", "portfolio"])
-def test_seeds_side_by_side_are_what_each_is_alone(objective: str) -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_seeds_side_by_side_are_what_each_is_alone(objective: Objective) -> None:
     """Without dropout, whose draws depend on the stack, up to rounding: weights, contexts and order are each seed's."""
-    recipe = small_recipe(epochs=2, dropout=0.0, lr=0.0003)
-    recipe = pooled(recipe) if objective == "pooled" else recipe
+    recipe = small_recipe(epochs=2, dropout=0.0, lr=0.0003, objective=objective)
     market, folds = market_of(small_panel()), (FOLDS[0], FOLDS[0], FOLDS[2], FOLDS[0])
     recipes = [replace(recipe, seed=seed) for seed in (5, 6, 6, 2**40)]
     fits = list(fit_folds(market, folds, recipes, stack_size=4))
@@ -408,7 +460,7 @@ def test_seeds_side_by_side_are_what_each_is_alone(objective: str) -> None:
 
 def test_dropout_is_drawn_by_all_members_and_differs_between_seeds_of_one_fold() -> None:
     """The same members give the same fits; another seed beside a fit gives it other draws."""
-    market, recipe = market_of(small_panel()), pooled(small_recipe(epochs=1, dropout=0.4))
+    market, recipe = market_of(small_panel()), small_recipe(epochs=1, dropout=0.4)
 
     def fits(*seeds: int) -> list[FoldFit]:
         recipes = [replace(recipe, seed=seed) for seed in seeds]

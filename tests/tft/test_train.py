@@ -231,10 +231,15 @@ def test_a_store_that_cannot_be_written_to_is_said_and_ends_no_training() -> Non
     assert all(identical(a, b) for a, b in zip(fits, fitted(panel, FOLDS, recipe), strict=True))
 
 
-def test_a_single_fold_too_large_for_the_device_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("objective", "size"), [("pooled", "batch_size"), ("portfolio", "block_bars")])
+def test_a_single_fold_too_large_for_the_device_is_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, objective: Objective, size: str
+) -> None:
     out_of_memory_above(monkeypatch, 0)
-    walk = train._fit_stacks_in_turn(market_of(small_panel()), FOLDS[1:2], [small_recipe()], 1, None, lambda one: None)
-    with pytest.raises(ValueError, match=r"^fold 1 does not fit into the memory of a small GPU: lower [^.]*[a-z_.]*"):
+    recipe = small_recipe(objective=objective)
+    walk = train._fit_stacks_in_turn(market_of(small_panel()), FOLDS[1:2], [recipe], 1, None, lambda one: None)
+    said = f"^fold 1 does not fit into the memory of a small GPU: lower training[.]{size}, model.n_context or"
+    with pytest.raises(ValueError, match=said):
         list(walk)
 
 

@@ -15,6 +15,7 @@ from pipeline.config.sections import TuningConfig
 from pipeline.config.space import SECTION_OF, Range
 from tests.pipeline.config.documents import CONFIGS, faults, load
 from tft.positions import PositionsConfig
+from tft.recipe import TrainingConfig
 
 
 def test_a_bad_holdout_start_is_a_fault_like_any_other(tmp_path: Path) -> None:
@@ -82,14 +83,6 @@ def test_a_purge_gap_below_the_label_overlap_is_refused_unless_allowed(
     assert all(accepted(gap, allow_label_overlap=True) for gap in range(12))
 
 
-def test_a_batch_size_is_tuned_for_pooled_training_alone(tmp_path: Path) -> None:
-    """With objective portfolio it would be searched in vain."""
-    space = {"tuning": {"space": {"batch_size": {"choices": [16, 32]}}}}
-    (fault,) = faults(tmp_path, space)
-    assert fault.startswith("tuning.space.batch_size changes nothing with training.objective portfolio")
-    load(tmp_path, space | {"training": {"objective": "pooled"}})
-
-
 def test_a_longer_horizon_is_for_pooled_training(tmp_path: Path) -> None:
     """Held for several bars, positions overlap; a block earns each for one bar."""
     (fault,) = faults(tmp_path, {"horizon": 2})
@@ -128,6 +121,21 @@ def test_burn_in_covers_the_largest_smoothing_that_a_trial_can_have() -> None:
     below = replace(config, tuning=TuningConfig(space={"position_smooth": Range(low=0.0, high=0.1)}))
     assert below.burn_in_bars == 4
     assert replace(config, positions=PositionsConfig(position_smooth=0.99)).burn_in_bars == 64
+
+
+def test_objective_pooled_has_no_burn_in_and_keeps_its_keys_whatever_smoothing_is_searched() -> None:
+    config = Config(training=TrainingConfig(objective="pooled"))
+    wider = replace(config, tuning=TuningConfig(space={"position_smooth": Range(low=0.0, high=0.95)}))
+    assert wider.burn_in_bars == wider.recipe(1).burn_in_bars == 1
+    assert wider.training_settings() == config.training_settings()
+
+
+def test_a_parameter_that_the_objective_does_not_read_is_not_searched(tmp_path: Path) -> None:
+    """Trials that differ in nothing would count as different ones."""
+    document = {"tuning": {"space": {"batch_size": {"choices": [16, 32]}}}}
+    (fault,) = faults(tmp_path, document)
+    assert fault.startswith("tuning.space has batch_size, which training.objective portfolio does not read: ")
+    load(tmp_path, document | {"training": {"objective": "pooled"}})
 
 
 def test_a_recipe_holds_all_that_a_fit_reads() -> None:

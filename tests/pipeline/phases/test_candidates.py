@@ -129,10 +129,10 @@ SPACE = {
     "lr": Range(low=0.001, high=0.1, log=True),
     "dropout": Range(low=0.0, high=0.5),
     "d_hidden": Range(choices=(4, 6)),
-    "mle_weight": Range(choices=(-1.0, 1.0, 2.0)),
+    "seq_len": Range(choices=(1, 4)),
     "max_position": Range(low=0.1, high=1.0),
 }
-"""A negative weight is refused."""
+"""A look-back of one bar is refused."""
 
 
 def searched(monkeypatch: pytest.MonkeyPatch, at_once: Callable[..., int] | None) -> Tuned:

@@ -71,11 +71,11 @@ def test_the_first_trial_is_the_untuned_walk_forward() -> None:
 
 
 def test_a_search_in_which_no_trial_completes_says_why() -> None:
-    """More heads than hidden units are refused, whichever trial asks for them."""
+    """A look-back of one bar is refused, whichever trial asks for it."""
     config = replace(
         CONFIG,
-        model=replace(CONFIG.model, n_heads=99),
-        tuning=replace(CONFIG.tuning, n_trials=2, space={"n_heads": Range(choices=(99,))}),
+        model=replace(CONFIG.model, seq_len=1),
+        tuning=replace(CONFIG.tuning, n_trials=2, space={"seq_len": Range(choices=(1,))}),
     )
     with pytest.raises(ValueError, match=r"^none of the 2 trials completed \(.+\): narrow tuning\.space$"):
         tune(DATA, config, FOLDS, open_study("none", storage=None))

@@ -15,6 +15,7 @@ from pipeline.registry.promotion import promote
 from pipeline.registry.versions import ALIAS, STAGE, find_version
 from pipeline.tracking.ledger import overlapping
 from tests.pipeline.registry.conftest import FIT_END, deliver, standing
+from tft import checkpoint
 from tft.checkpoint import TrainedModel
 from tft.panel import Panel
 
@@ -158,6 +159,24 @@ def test_an_incumbent_of_other_instruments_is_not_compared(
     done = deliver(good, panel, tmp_path / "two", "other", "if_better")
     assert not done.promoted
     assert "the incumbent (version 1) uses other instruments or columns" in done.reason
+
+
+def test_an_incumbent_of_an_earlier_schema_is_not_compared_and_ends_no_run(
+    client: MlflowClient,
+    good: TrainedModel,
+    bad: TrainedModel,
+    panel: Panel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(checkpoint, "SCHEMA_VERSION", checkpoint.SCHEMA_VERSION - 1)
+        deliver(bad, panel, tmp_path / "one", "earlier", "always")
+    done = deliver(good, panel, tmp_path / "two", "earlier", "if_better")
+    assert not done.promoted and not done.trouble
+    assert done.reason.startswith("the incumbent (version 1) cannot be read: ")
+    assert f"has schema version {checkpoint.SCHEMA_VERSION - 1}, this version reads" in done.reason
+    assert standing(client, "earlier")["1"] == (STAGE, [ALIAS])
 
 
 def test_a_version_registered_earlier_can_be_promoted_later(
