@@ -138,6 +138,18 @@ def test_the_gain_brings_the_volatility_to_its_target_within_its_bounds(size: fl
         assert (reached < config.vol_target) == (expected == MAX_GAIN)
 
 
+def test_the_gain_brings_at_most_a_tenth_of_the_positions_to_the_cap() -> None:
+    """However far the volatility is from its target: the size of a forecast is traded, and not its sign alone."""
+    panel = small_panel(150, 2, 1, missing=0.0)
+    bars, sigma = range(60, 140), ewm_volatility(panel.returns)
+    config = PositionsConfig(max_position=0.3, vol_target=5.0)
+    raw = 0.1 * np.random.default_rng(0).standard_normal((80, 2))
+    gain = gain_for_volatility(raw, bars, panel, sigma, config, Timing())
+    assert 1.0 < gain < MAX_GAIN
+    assert 0.05 < (np.abs(gain * raw) >= 0.3).mean() <= 0.1 + 1 / raw.size
+    assert gain_for_volatility(5.0 * raw, bars, panel, sigma, config, Timing()) == 1.0  # they are there already
+
+
 def test_without_enough_bars_or_a_forecast_the_gain_is_1() -> None:
     panel = small_panel(150, 2, 1)
     sigma, config = ewm_volatility(panel.returns), PositionsConfig()

@@ -147,7 +147,10 @@ def test_the_averaged_distribution_is_the_one_that_a_live_decision_states(loss_m
 
 def test_with_gain_multiplies_what_was_forecast_and_states_the_validation_of_that() -> None:
     """Two seeds averaged: every epoch's returns are those of the multiplied positions, the best the seeds' mean."""
-    market, positions = Market(small_panel(120, signal=0.3), Timing(), CPU), PositionsConfig(max_position=0.2)
+    market, positions = (
+        Market(small_panel(120, signal=0.3), Timing(), CPU),
+        PositionsConfig(max_position=1.0, vol_target=0.5),
+    )
     fold = Fold(3, range(20, 60), range(62, 75), range(77, 90))
     outcomes = [next(walk(market, [fold], small_recipe(epochs=2, seed=seed), positions))[1] for seed in (5, 6)]
     for own in (outcomes[:1], outcomes):
