@@ -174,7 +174,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     rows = [row for row in rows if row.learner not in KNOWERS.values() and row.share is not None]
     learners = in_order([row.learner for row in rows], [])
     plain = in_order([learner.removesuffix(CROSS) for learner in learners], [])
-    colours = dict(zip(plain, (GREY, GREEN, "#CC79A7", "#E69F00", "#56B4E9", BLUE, VERMILION) * 2, strict=False))
+    colours = dict(zip(plain, (GREY, GREEN, "#CC79A7", "#E69F00", "#56B4E9", BLUE, "#000000") * 2, strict=False))
     if "tft" in colours:
         colours["tft"] = VERMILION
     drawn, (axes,) = empty_figure(5.0, (1,))
