@@ -39,8 +39,9 @@ def recalibration(distribution: Array, y: Array, past: Array) -> tuple[float, fl
     at 1, since a short block says little. It is not weighted by what the errors of a bar have in common, as training
     is: what an instrument's own distribution is worth does not depend on the others'.
 
-    The second gives the errors the mean square that labels have over the much longer `past` (m, A), which ends with y,
-    less what the centre explains: the spread of a few hundred bars is too uncertain to be worth more than that.
+    The second gives the errors the spread that labels have over the much longer `past` (m, A), which ends with y, less
+    what the centre explains: the spread of a few hundred bars is too uncertain to be worth more than that. It is the
+    root mean square for mu and sigma, and the interquartile range for quantiles, which fat tails do not widen.
     """
     centre, spread = centre_and_spread(distribution)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -51,5 +52,9 @@ def recalibration(distribution: Array, y: Array, past: Array) -> tuple[float, fl
     if not known.any():
         return slope, 1.0
     explained = slope**2 * (centre[known] ** 2).mean()
-    errors = max(float(np.nanmean(past**2) - explained), 0.0)
+    if distribution.shape[-1] == 2:
+        size = float(np.nanmean(past**2))
+    else:
+        size = float(np.diff(np.nanquantile(past, [0.25, 0.75]))[0] / INTERQUARTILE) ** 2
+    errors = max(size - explained, 0.0)
     return slope, float(np.clip(np.sqrt(errors / (spread[known] ** 2).mean()), *SPREADS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t as student_t
 from sklearn.linear_model import Ridge
 
 from tft.model import QUANTILE_LEVELS
@@ -72,6 +73,15 @@ def test_quantiles_have_the_median_for_centre_and_the_interquartile_range_for_sp
     centre, spread = centre_and_spread((0.2 + 1.5 * z)[None, None])
     assert (centre.item(), spread.item()) == (pytest.approx(0.2), pytest.approx(1.5, rel=1e-5))
     assert pytest.approx(2 * 0.674490, rel=1e-5) == INTERQUARTILE
+
+
+def test_quantiles_of_fat_tails_are_left_alone_where_they_are_right() -> None:
+    """Student-t labels with three degrees of freedom and their own quantiles, by SciPy."""
+    rng = np.random.default_rng(7)
+    y = rng.standard_t(3.0, (20_000, 2))
+    own = np.broadcast_to(student_t(3.0).ppf(QUANTILE_LEVELS), (*y.shape, len(QUANTILE_LEVELS)))
+    _, spread = recalibration(own, y, y)
+    assert spread == pytest.approx(1.0, abs=0.02)
 
 
 def test_without_a_label_or_a_forecast_nothing_is_changed() -> None:
