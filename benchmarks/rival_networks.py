@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import Tensor, nn
 
-from benchmarks.rivals import correlation_between_instruments
 from benchmarks.skill_task import TIMING, WARM_UP_BARS, FoldForecast, Task
+from tft.cross_section import error_correlation
 from tft.folds import Fold
 from tft.scaling import Scaler
 
@@ -107,7 +107,7 @@ def _fit_lstm(task: Task, fold: Fold) -> FoldForecast:
             break
     network.load_state_dict(kept_weights)
     raw = positions(fold.test).T.double().cpu().numpy()
-    rho = correlation_between_instruments(task.market.y[fold.train.start : fold.train.stop])
+    rho = error_correlation(task.market.y[fold.train.start : fold.train.stop])
     return FoldForecast(raw, rho, kept_epochs=(kept,))
 
 
@@ -199,7 +199,7 @@ def _fit_neuralforecast(task: Task, fold: Fold) -> FoldForecast:
     mu = mu.reindex(index=list(fold.test), columns=list(panel.symbols)).to_numpy(dtype=np.float64)
     training_labels = task.market.y[fold.train.start : fold.train.stop]
     raw = 2.0 * ndtr(mu / np.nanstd(training_labels)) - 1.0
-    return FoldForecast(raw, correlation_between_instruments(training_labels), mu)
+    return FoldForecast(raw, error_correlation(training_labels), mu)
 
 
 def _stand_in_for_ray() -> None:

@@ -1,7 +1,6 @@
 """Regressions in the network's place, fitted anew in every fold on its training and validation blocks.
 
-None of them sees other instruments. `relative_to_others` is the step that does: it turns single forecasts into the
-portfolio that suits instruments whose noise is equally correlated.
+None of them sees other instruments. The step that does, for all of them and for this project, is tft/cross_section.py's.
 
 Shapes: T bars, A instruments, F features, n bars of a block, M labelled cells (bar, instrument) of a block.
 """
@@ -13,42 +12,16 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
 from benchmarks.skill_task import FoldForecast, Task
 from pipeline.statistics.baselines import Cells, Regression, boosted_trees, ridge
+from tft.cross_section import error_correlation
 from tft.folds import Fold
 from tft.scaling import Scaler
 
 Array = NDArray[np.float64]
 Features = NDArray[np.float32]
-
-MAX_CORRELATION = 0.99
-CERTAIN = 1.0 - 1e-6
-"""Largest raw position that is turned back into a forecast"""
-
-
-def relative_to_others(raw: Array, rho: float) -> Array:
-    """Raw positions (n, A) of z_i - k mean_j z_j, k = n rho / (1 + (n - 1) rho), z being what `raw` is made of.
-
-    With equal correlation rho between n instruments this is proportional to the inverse covariance times z.
-    """
-    z = ndtri((1.0 + np.clip(raw, -CERTAIN, CERTAIN)) / 2.0)
-    known = np.isfinite(z)
-    count = known.sum(axis=1, keepdims=True)
-    mean = np.where(known, z, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
-    return np.asarray(2.0 * ndtr(z - count * rho / (1.0 + (count - 1) * rho) * mean) - 1.0)
-
-
-def correlation_between_instruments(residuals: Array) -> float:
-    """Mean correlation, within [0, 0.99], between the columns of residuals (n, A) at bars where all are known."""
-    complete = residuals[np.isfinite(residuals).all(axis=1)]
-    n_assets = residuals.shape[1]
-    if len(complete) < 3 or n_assets < 2:
-        return 0.0
-    correlations = np.corrcoef(complete.T)
-    mean = (correlations.sum() - n_assets) / (n_assets * (n_assets - 1))
-    return float(np.clip(mean, 0.0, MAX_CORRELATION)) if np.isfinite(mean) else 0.0
 
 
 def regress(task: Task, features: Features, regression: Regression, *, generalised: bool = False) -> list[FoldForecast]:
@@ -74,7 +47,7 @@ def _regress_fold(
     task: Task, fold: Fold, features: Features, regression: Regression, generalised: bool
 ) -> FoldForecast:
     y = task.market.y
-    rho_of_labels = correlation_between_instruments(y[fold.train.start : fold.train.stop]) if generalised else 0.0
+    rho_of_labels = error_correlation(y[fold.train.start : fold.train.stop]) if generalised else 0.0
     scaler = Scaler.fit(features[fold.train.start : fold.train.stop])
 
     def scaled(block: range) -> Features:
@@ -94,7 +67,7 @@ def _regress_fold(
     mu = forecast_of(fold.test)
     with np.errstate(divide="ignore", invalid="ignore"):
         raw = 2.0 * ndtr(mu / np.nanstd(residuals)) - 1.0
-    return FoldForecast(raw, correlation_between_instruments(residuals), mu)
+    return FoldForecast(raw, error_correlation(residuals), mu)
 
 
 def with_right_lags(task: Task) -> Features:

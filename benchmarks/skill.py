@@ -29,7 +29,7 @@ Who sees what, and which ceiling is therefore theirs (bold in the table; both sh
     neuralforecast   its TFT as its documentation trains it, where it is installed       own
     tft              this project, by tft.backtest.walk; objective portfolio makes the
                      cross-sectional step itself                                         all (pooled: own)
-    ...+x            the same forecasts with the cross-sectional step (rivals.py)        all
+    ...+x            the same forecasts with the cross-sectional step (cross_section.py) all
 
 The files of --out: skill.json (one row a learner and market, written as they come), skill.md, skill.png.
 """
@@ -55,7 +55,7 @@ from scipy.stats import rankdata
 
 from benchmarks.ceilings import all_trader, knower_record, own_trader, true_sharpe
 from benchmarks.rival_networks import lstm, neuralforecast_installed, neuralforecast_tft
-from benchmarks.rivals import REGRESSIONS, correlation_between_instruments, relative_to_others
+from benchmarks.rivals import REGRESSIONS
 from benchmarks.skill_report import (
     CROSS,
     KNOWERS,
@@ -78,6 +78,7 @@ from pipeline.phases.stitching import average
 from pipeline.statistics.calibration import CalibrationRow, calibration
 from pipeline.statistics.significance import sharpe_standard_error
 from tft.backtest import FoldOutcome, walk
+from tft.cross_section import error_correlation, hedged
 from tft.market import choose_device
 from tft.metrics import annual_volatility, sharpe, turnover
 from tft.recalibration import centre_and_spread
@@ -124,7 +125,7 @@ def averaged(task: Task, by_fold: Sequence[Sequence[FoldOutcome]]) -> list[FoldF
         forecasts.append(
             FoldForecast(
                 outcome.forecast.raw_position,
-                correlation_between_instruments(task.market.y[train.start : train.stop]),
+                error_correlation(task.market.y[train.start : train.stop]),
                 centre_and_spread(outcome.distribution)[0] if outcome.distribution.shape[-1] else None,
                 tuple(one.kept_epoch for one in of_fold),
                 outcome,
@@ -276,7 +277,7 @@ def run(setting: Setting, case: Case) -> list[Row]:
     mu = [forecast.mu for forecast in forecasts if forecast.mu is not None]
     kept_epochs = [epoch for forecast in forecasts for epoch in forecast.kept_epochs]
     plain = joined([forecast.raw for forecast in forecasts])
-    crossed = joined([relative_to_others(forecast.raw, forecast.rho) for forecast in forecasts])
+    crossed = joined([hedged(each.raw, np.isfinite(each.raw), each.rho) for each in forecasts])
     outcomes = [forecast.outcome for forecast in forecasts if forecast.outcome is not None]
     measured = partial(measure, task, knowers=knowers, kept_epochs=kept_epochs, seconds=seconds, outcomes=outcomes)
     return [

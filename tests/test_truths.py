@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.ceilings import all_trader, knower_record, own_trader, true_sharpe
-from benchmarks.rivals import correlation_between_instruments, decorrelated, relative_to_others, with_right_lags
+from benchmarks.rivals import decorrelated, with_right_lags
 from benchmarks.skill_task import TIMING, WARM_UP_BARS, Size, Task
 from benchmarks.truths import DELAY, KINDS, NOISE_CORRELATION, PERIODS_PER_YEAR, STRENGTH, Kind, Truth, plant
 from pipeline.config.schema import Config
@@ -157,20 +157,10 @@ def test_the_true_sharpe_is_the_mean_of_realised_ones() -> None:
     assert true_sharpe(truth, record, cost_bps=5.0).net == pytest.approx(realised.mean(), abs=4.0 * error)
 
 
-def test_the_cross_sectional_step_is_the_inverse_covariance() -> None:
-    """For small forecasts raw positions become proportional to the inverse of an equal correlation times them."""
-    rho, n = 0.6, 5
-    raw = 1e-3 * np.random.default_rng(0).standard_normal((20, n))
-    inverse = np.linalg.inv(np.full((n, n), rho) + (1.0 - rho) * np.eye(n))
-    np.testing.assert_allclose(relative_to_others(raw, rho), (1.0 - rho) * raw @ inverse, rtol=1e-4, atol=1e-9)
-    np.testing.assert_allclose(relative_to_others(raw, 0.0), raw, atol=1e-12)
-
-
 def test_decorrelated_noise_has_no_correlation_between_instruments() -> None:
     rho, n = 0.75, 8
     noise = (
         np.random.default_rng(1).standard_normal((20_000, n))
         @ np.linalg.cholesky(np.full((n, n), rho) + (1.0 - rho) * np.eye(n)).T
     )
-    assert correlation_between_instruments(noise) == pytest.approx(rho, abs=0.02)
     np.testing.assert_allclose(np.cov(decorrelated(noise, rho).T), (1.0 - rho) * np.eye(n), atol=0.02)
