@@ -1,6 +1,6 @@
 """Regressions in the network's place, fitted anew in every fold on its training and validation blocks.
 
-None of them sees other instruments. The step that does, for all of them and for this project, is tft/cross_section.py's.
+None of them sees other instruments. The step that does is that of tft/cross_section.py, for them and for this project.
 
 Shapes: T bars, A instruments, F features, n bars of a block, M labelled cells (bar, instrument) of a block.
 """

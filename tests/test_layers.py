@@ -20,7 +20,7 @@ PIPELINE = """
     > tracking, execution > phases > data > statistics > config > tft
 """
 TFT = """
-    predict, backtest + record > train + fold_stack + block_loss + recipe + market > fold_store > checkpoint > forecast
+    predict, backtest + record > train + fold_stack + objectives + recipe + market > fold_store > checkpoint > forecast
     > loss, blocks, portfolio, recalibration > model > windows, positions, cross_section, table
     > panel + folds + scaling + volatility + metrics > kernels > runtime
 """

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tft.cross_section import hedged
 from tft.fold_store import FoldFit
 from tft.folds import Fold
-from tft.forecast import probability_of_up
+from tft.forecast import on_grid, probability_of_up
 from tft.market import Market
 from tft.metrics import MIN_BARS, annual_volatility, sharpe
 from tft.panel import Panel
@@ -170,14 +170,12 @@ def walk(
 def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsConfig, test_bars: range) -> FoldOutcome:
     """Forecast `test_bars` with the kept weights, and summarise the validation block."""
     panel, timing, n_assets = market.panel, market.timing, len(market.panel.symbols)
-    raw = np.full((len(test_bars), n_assets), np.nan)
-    distribution = np.empty((*raw.shape, 0))
+    raw, distribution = np.empty((0, n_assets)), np.empty((0, n_assets, 0))
     if len(test_bars):
         forecasts, cells = forecast_fit(fit, market, recipe, test_bars)
-        rows, n_parameters = cells - test_bars.start * n_assets, forecasts.distribution.shape[1]
-        raw.reshape(-1)[rows] = forecasts.position
-        distribution = np.full((*raw.shape, n_parameters), np.nan)
-        distribution.reshape(raw.size, n_parameters)[rows] = forecasts.distribution
+        raw, distribution = (
+            on_grid(values, cells, test_bars, n_assets) for values in (forecasts.position, forecasts.distribution)
+        )
     raw = hedged(raw, np.isfinite(raw), fit.correlation)
     validation = fit.validation_position.astype(np.float64)
     validation = hedged(validation, np.isfinite(validation), fit.correlation)

@@ -11,7 +11,6 @@ V variables.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,23 +22,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tft.block_loss import BlockLoss
-from tft.blocks import BlockBatch, BlockSampler
-from tft.cross_section import error_correlation
 from tft.fold_store import FoldFit
 from tft.folds import Fold
-from tft.forecast import Forecasts, by_fold, forecast_tensors, plan
+from tft.forecast import Forecasts, by_fold, forecast_tensors, on_grid, plan
 from tft.kernels.adam import adam
 from tft.kernels.dropout_mask import Dropout
-from tft.loss import correlated_nll, training_loss, validation_score
 from tft.market import Market
 from tft.model import Output, TemporalFusionTransformer, stacked
+from tft.objectives import objective_of
 from tft.panel import Panel
 from tft.recalibration import recalibration
 from tft.recipe import EpochReport, Recipe
 from tft.runtime.graph import Captured
 from tft.scaling import Scaler
-from tft.windows import Batch, TrainingSampler, seed_from
+from tft.windows import seed_from
 
 MAX_GRADIENT_NORM = 1.0
 """Gradients of a fold with a larger norm are scaled down to it"""
@@ -71,7 +67,6 @@ class FoldStack:
         # space. Those of one fold share what depends on the fold alone.
         self.seeds = [recipe.seed for recipe in recipes]
         self.lr = torch.tensor([[recipe.training.lr] for recipe in recipes], device=device)  # (K, 1)
-        self.mle_weight = torch.tensor([recipe.training.mle_weight for recipe in recipes], device=device)  # (K,)
         rates = [recipe.model.dropout for recipe in recipes]
         scaler_of = {
             fold: Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in dict.fromkeys(folds)
@@ -83,30 +78,13 @@ class FoldStack:
         spaces = [space_of[fold] for fold in folds]
 
         # Training targets, and validation targets, which score each epoch.
-        labelled = np.isfinite(market.y)  # (T, A)
-        training = self.recipe.training
-        correlation_of = {
-            fold: error_correlation(market.y[fold.train.start : fold.train.stop])
-            for fold in scaler_of
-            if training.objective == "portfolio"
-        }
-        self.correlation = [correlation_of.get(fold, 0.0) for fold in folds]
-        self.sampler: TrainingSampler | BlockSampler
-        if training.objective == "portfolio":
-            blocks = training.block_bars, self.recipe.burn_in_bars
-            self.sampler = BlockSampler(
-                spaces, folds, labelled, block_bars=blocks[0], burn_in=blocks[1], seeds=self.seeds, device=device
-            )
-            self.block_loss = BlockLoss(market, recipes, self.correlation)
-        else:
-            self.sampler = TrainingSampler(
-                spaces, folds, labelled, batch_size=training.batch_size, seeds=self.seeds, device=device
-            )
+        self.objective = objective_of(market, folds, recipes)
+        self.sampler = self.objective.sampler(spaces)
         self.validation_cells = [
             space.targets(fold.validation) for space, fold in zip(spaces, folds, strict=True)
         ]  # (M_k,)
         for fold, cells in zip(folds, self.validation_cells, strict=True):
-            if not labelled.reshape(-1)[cells].any():
+            if not np.isfinite(market.y.reshape(-1)[cells]).any():
                 raise ValueError(
                     f"fold {fold.index} has no validation target: between bars {fold.validation.start} and "
                     f"{fold.validation.stop - 1} no instrument has both a feature and a label; widen validation_window"
@@ -120,7 +98,8 @@ class FoldStack:
         self.first_moment, self.second_moment = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.averaged = self.flat.clone()  # along training
         decay = [torch.full((n,), float(_decays(name))) for name, _, n in self.shapes]
-        self.decay = (torch.cat(decay) * training.weight_decay).to(device) if training.weight_decay else None  # (P,)
+        rate = self.recipe.training.weight_decay
+        self.decay = (torch.cat(decay) * rate).to(device) if rate else None  # (P,)
         self.n_updates = torch.zeros(n_folds, 1, device=device)
         self.n_skipped = torch.zeros(n_folds, 1, device=device)
         self.active = torch.ones(n_folds, 1, device=device)  # 0 once a fold has stopped
@@ -149,11 +128,6 @@ class FoldStack:
         )
 
     @property
-    def keeps_latest(self) -> bool:
-        """Whether the weights of the last epoch are kept, whatever the validation block says."""
-        return self.recipe.training.objective == "portfolio"
-
-    @property
     def members(self) -> tuple[tuple[int, int], ...]:
         """Index of the fold and seed of each member."""
         return tuple((fold.index, seed) for fold, seed in zip(self.folds, self.seeds, strict=True))
@@ -170,9 +144,7 @@ class FoldStack:
         self.total_loss.zero_()
         if self.market.device.type == "cuda" and self._captured_update is None:
             optimiser = (self.first_moment, self.second_moment, self.n_updates)
-            changed = [self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss]
-            if isinstance(self.sampler, BlockSampler):
-                changed.append(self.block_loss.moments)
+            changed = (self.flat, self.averaged, *optimiser, self.n_skipped, self.total_loss, *self.objective.running)
             batch = self.sampler.batch(0)
             self._captured_update = Captured(self._update, batch, changed=changed, generator=self.generator)
         (fold, seed), *others = self.members
@@ -184,9 +156,7 @@ class FoldStack:
 
     def _update(self, *fields: Tensor) -> None:
         """Forward, loss, backward, clipping and Adam on the fields of a batch, in place for CUDA graphs."""
-        batch: Batch | BlockBatch = (
-            BlockBatch(*fields) if self.recipe.training.objective == "portfolio" else Batch(*fields)
-        )
+        batch = self.objective.batch(*fields)
         x, present, asset = self.market.on_device.cells(batch.cells, self.mean, self.std)
         weights = self.flat.detach().requires_grad_()
         output: Output
@@ -201,20 +171,8 @@ class FoldStack:
             batch.has_context,
             dropout=self.dropout,
         )
-        if isinstance(batch, Batch):
-            loss = training_loss(
-                output.position,
-                output.distribution,
-                self.market.y_on_device[batch.targets],  # (K, B)
-                batch.counted,
-                loss_mode=self.recipe.training.loss_mode,
-                mle_weight=self.mle_weight,
-                periods_per_year=self.market.timing.periods_per_year,
-            )  # (K,)
-            has_batch = (batch.counted.sum(dim=1, keepdim=True) > 0).to(weights.dtype)  # (K, 1)
-        else:
-            has_batch = batch.scored.any(dim=1, keepdim=True).to(weights.dtype)  # (K, 1)
-            loss = self.block_loss(output, batch, self.mle_weight, self.active * has_batch)
+        has_batch = self.objective.is_filled(batch).to(weights.dtype)  # (K, 1)
+        loss = self.objective.loss(output, batch, self.active * has_batch)  # (K,)
         (gradient,) = torch.autograd.grad(loss.sum(), weights)  # (K, P)
         norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (K, 1)
         finite = torch.isfinite(norm).to(gradient.dtype)
@@ -240,32 +198,19 @@ class FoldStack:
     def end_epoch(self, forecasts: Sequence[Forecasts]) -> EpochReport:
         """Score each fold's validation forecasts, and keep its weights or not.
 
-        With objective portfolio weight decay holds back what does not generalise, and the weights averaged along
-        training are kept as they are after the last epoch: nothing is chosen on the validation block. With objective
-        pooled they are kept if the smoothed score is the fold's best so far, and the fold stops after `patience` epochs
-        without a better one.
+        An objective that keeps the latest weights does so after every epoch. Otherwise they are kept if the smoothed
+        score is the fold's best so far, and the fold stops after `patience` epochs without a better one.
         """
         market, n_assets = self.market, len(self.market.panel.symbols)
         self.losses.append(self.total_loss.double().cpu().numpy() / np.array(self.sampler.steps_per_fold))
-        self.scores.append(
-            np.array(
-                [
-                    _score(f, market, cells, fold.validation, self.recipe, correlation)
-                    for f, cells, fold, correlation in zip(
-                        forecasts, self.validation_cells, self.folds, self.correlation, strict=True
-                    )
-                ]
-            )
-        )
+        of_folds = list(zip(forecasts, self.validation_cells, self.folds, strict=True))
+        self.scores.append(np.array([self.objective.score(f, cells, k) for k, (f, cells, _) in enumerate(of_folds)]))
         self.positions.append(
-            [
-                _on_grid(f.position, cells, fold.validation, n_assets).astype(np.float32)
-                for f, cells, fold in zip(forecasts, self.validation_cells, self.folds, strict=True)
-            ]
+            [on_grid(f.position, cells, fold.validation, n_assets).astype(np.float32) for f, cells, fold in of_folds]
         )
         smoothed = np.mean(self.scores[-SMOOTHING_EPOCHS:], axis=0)
         was_active = self.active[:, 0].cpu().numpy() > 0.0
-        if self.keeps_latest:
+        if self.objective.keeps_latest:
             improved, score = was_active & np.isfinite(self.scores[-1]), self.scores[-1]
         else:
             improved, score = was_active & (smoothed < self.best_score), smoothed
@@ -275,7 +220,7 @@ class FoldStack:
             self.kept_forecasts[k] = forecasts[k]
         self.best = torch.where(torch.from_numpy(improved).to(market.device)[:, None], self.averaged, self.best)
         patience = self.recipe.training.patience
-        if patience and not self.keeps_latest:
+        if patience and not self.objective.keeps_latest:
             self.active *= torch.from_numpy(self.epoch - self.kept_epoch < patience).to(market.device)[:, None]
         return EpochReport(
             folds=tuple(fold.index for fold in self.folds),
@@ -291,9 +236,9 @@ class FoldStack:
         forecasts, bars = self.kept_forecasts[k], self.folds[k].validation
         assert forecasts is not None
         n_assets = len(self.market.panel.symbols)
-        grids = [_on_grid(values, self.validation_cells[k], bars, n_assets) for values in forecasts.distribution.T]
+        distribution = on_grid(forecasts.distribution, self.validation_cells[k], bars, n_assets)
         past = self.market.y[self.folds[k].train.start : bars.stop]
-        return recalibration(np.stack(grids, axis=-1), past[-len(bars) :], past)
+        return recalibration(distribution, past[-len(bars) :], past)
 
     def results(self) -> list[FoldFit]:
         """The fit of each fold, with the weights of its kept epoch.
@@ -311,7 +256,7 @@ class FoldStack:
         n_skipped = self.n_skipped[:, 0].cpu().numpy().astype(int)
         seconds = (time.perf_counter() - self._started) / len(self.folds)
         best = {name: value.cpu() for name, value in _named(self.best, self.shapes).items()}
-        if self.keeps_latest and self.recipe.training.loss_mode != "sharpe":
+        if self.objective.keeps_latest and self.recipe.training.loss_mode != "sharpe":
             best[RECALIBRATION] = torch.tensor([self._recalibration(k) for k in range(len(self.folds))])  # (K, 2)
         return [
             FoldFit(
@@ -324,7 +269,7 @@ class FoldStack:
                 validation_score=np.array([score[k] for score in self.scores]),
                 validation_position=np.stack([by_fold[k] for by_fold in self.positions]),
                 skipped_steps=int(n_skipped[k]),
-                correlation=self.correlation[k],
+                correlation=self.objective.correlation[k],
                 seconds=seconds,
                 stack=self.members,
             )
@@ -363,38 +308,3 @@ def _named(flat: Tensor, shapes: Sequence[tuple[str, torch.Size, int]]) -> dict[
     """Parameters (K, ...) by name, as views of flat (K, P). Made by one split, whose backward is one concatenation."""
     parts = torch.split(flat, [size for _, _, size in shapes], dim=1)
     return {name: part.reshape(-1, *shape) for (name, shape, _), part in zip(shapes, parts, strict=True)}
-
-
-def _score(
-    forecasts: Forecasts, market: Market, cells: NDArray[np.int64], bars: range, recipe: Recipe, correlation: float
-) -> float:
-    """Validation score of one fold's forecasts at flat cells (M,) of `bars`; inf if it is not finite."""
-    y = market.y.reshape(-1)[cells]
-    counted = np.isfinite(y)
-    if recipe.training.objective == "portfolio" and recipe.training.loss_mode == "joint_mle":
-        shape = (len(bars), market.y.shape[1])
-        grids = np.zeros((4, shape[0] * shape[1]))
-        grids[1] = 1.0
-        for grid, values in zip(grids, (*forecasts.distribution.T, np.nan_to_num(y, nan=0.0), counted), strict=True):
-            grid[cells - bars.start * shape[1]] = values
-        mu, spread, label, known = torch.from_numpy(grids).view(4, 1, *shape)
-        score = correlated_nll(
-            torch.stack([mu, spread], dim=-1), label, known, torch.tensor([correlation], dtype=torch.float64)
-        )
-    else:
-        score = validation_score(
-            torch.from_numpy(forecasts.position),
-            torch.from_numpy(forecasts.distribution),
-            torch.from_numpy(np.nan_to_num(y, nan=0.0)),
-            torch.from_numpy(counted.astype(np.float64)),
-            loss_mode=recipe.training.loss_mode,
-            periods_per_year=market.timing.periods_per_year,
-        )
-    return float(score) if math.isfinite(score) else math.inf
-
-
-def _on_grid(values: NDArray[np.float64], cells: NDArray[np.int64], bars: range, n_assets: int) -> NDArray[np.float64]:
-    """Values (M,) at flat cells (M,) as a grid (len(bars), A), NaN elsewhere."""
-    grid = np.full(len(bars) * n_assets, np.nan)
-    grid[cells - bars.start * n_assets] = values
-    return grid.reshape(len(bars), n_assets)

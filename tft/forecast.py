@@ -216,6 +216,13 @@ def selection_weights(
     return torch.cat(weights)[: len(cells)].double().cpu().numpy()
 
 
+def on_grid(values: NDArray[np.float64], cells: NDArray[np.int64], bars: range, n_assets: int) -> NDArray[np.float64]:
+    """Values (M, ...) at flat cells (M,) of `bars` as a grid (n, A, ...) over these n bars, NaN elsewhere."""
+    grid = np.full((len(bars) * n_assets, *values.shape[1:]), np.nan)
+    grid[cells - bars.start * n_assets] = values
+    return grid.reshape(len(bars), n_assets, *values.shape[1:])
+
+
 # ---- distributions, (..., D) with D = 2 for mu and sigma, 7 for the quantiles, 0 for none
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tft.checkpoint import TrainedModel
 from tft.cross_section import hedged
-from tft.forecast import forecast, mean_of_seeds, mixture, plan, probability_of_up
+from tft.forecast import forecast, mean_of_seeds, mixture, on_grid, plan, probability_of_up
 from tft.model import QUANTILE_LEVELS
 from tft.panel import Panel
 from tft.positions import PositionPath, next_regime, position_path
@@ -114,7 +114,7 @@ class Predictor:
             parameters = {name: value[seed : seed + 1] for name, value in self.parameters.items()}
             targets = plan([space], [cells], seeds=[trained.seed + seed], device=self.device)
             (forecasts,) = forecast(self.model, parameters, on_device, mean, std, targets)
-            grid = _grid(forecasts.position, cells - first * n_assets, (len(bars), n_assets))
+            grid = on_grid(forecasts.position, cells, bars, n_assets)
             positions.append(hedged(grid, np.isfinite(grid), trained.correlation))
             distributions.append(forecasts.distribution)
         raw = trained.gain * mean_of_seeds(positions)
@@ -128,7 +128,9 @@ class Predictor:
         )
 
         unit = volatility * np.sqrt(trained.timing.horizon)  # one unit of y as a return
-        up, mu, sigma, quantiles = self._in_return_units(distributions, cells - first * n_assets, unit)
+        up, mu, sigma, quantiles = self._in_return_units(
+            [on_grid(each, cells, bars, n_assets) for each in distributions], unit
+        )
         regime = np.zeros(n_assets, dtype=np.int64) if before is None else before.regime
         regimes = np.empty((len(bars), n_assets), dtype=np.int64)
         for row in range(len(bars)):
@@ -148,20 +150,19 @@ class Predictor:
         )
 
     def _in_return_units(
-        self, distributions: list[NDArray[np.float64]], cells: NDArray[np.int64], unit: NDArray[np.float64]
+        self, distributions: list[NDArray[np.float64]], unit: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64] | None, ...]:
-        """Average the seeds' distributions (M, D) at cells (M,), and convert them to returns by `unit` (n, A).
+        """Average the seeds' distributions (n, A, D), and convert them to returns by `unit` (n, A).
 
         Returns probability_up, mu, sigma (n, A) and quantiles (n, A, 7), None where the loss mode has no such output.
         """
         if self.trained.loss_mode == "sharpe":
             return None, None, None, None
-        up = _grid(mean_of_seeds([probability_of_up(one) for one in distributions]), cells, unit.shape)
-        grids = [_grid(parameter, cells, unit.shape) * unit for parameter in mixture(distributions).T]
+        up = mean_of_seeds([probability_of_up(one) for one in distributions])
+        in_returns = mixture(distributions) * unit[..., None]
         if self.trained.loss_mode == "joint_mle":
-            mu, sigma = grids
-            return up, mu, sigma, None
-        return up, None, None, np.stack(grids, axis=-1)
+            return up, in_returns[..., 0], in_returns[..., 1], None
+        return up, None, None, in_returns
 
     def table(self, columns: Columns) -> Panel:
         """Build the panel with the model's columns and symbols from a long table.
@@ -206,10 +207,3 @@ def last_bar(prediction: Prediction) -> dict[str, NDArray[np.generic]]:
         )
     columns["regime"] = np.array([REGIMES[int(code)] for code in prediction.regime[-1]])
     return columns
-
-
-def _grid(values: NDArray[np.float64], cells: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Values (M,) at flat cells (M,) of a grid (n, A), NaN elsewhere."""
-    grid = np.full(shape[0] * shape[1], np.nan)
-    grid[cells] = values
-    return grid.reshape(shape[0], shape[1])

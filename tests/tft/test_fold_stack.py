@@ -192,7 +192,7 @@ def test_a_fold_that_has_stopped_does_not_move(objective: Objective) -> None:
 
     def state() -> list[torch.Tensor]:
         own = [stack.flat, stack.averaged, stack.first_moment, stack.second_moment, stack.n_updates]
-        return [value.clone() for value in (*own, *([stack.block_loss.moments] if objective == "portfolio" else []))]
+        return [value.clone() for value in (*own, *([stack.objective.moments] if objective == "portfolio" else []))]
 
     before = state()
     for number in range(1, stack.n_steps):
