@@ -29,6 +29,7 @@ from tft.kernels import implementation
 from tft.market import Market
 from tft.model import ModelConfig
 from tft.panel import Panel
+from tft.positions import PositionsConfig
 from tft.train import EpochReport, Recipe, TrainingConfig, fit_folds
 from tft.volatility import Timing
 
@@ -72,7 +73,7 @@ def main() -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     training = TrainingConfig(objective="pooled", lr=0.0027, weight_decay=0.0, mle_weight=0.186, patience=0)
-    recipe = Recipe(ModelConfig(), training, Timing(), given.epochs, 7)
+    recipe = Recipe(ModelConfig(), training, Timing(), given.epochs, 7, PositionsConfig())
     end = N_BARS - recipe.timing.label_bars
     stop = end - VALIDATION_BARS - PURGE_BARS
     bounds = range(stop - TRAIN_BARS, stop), range(end - VALIDATION_BARS, end), range(end, end)

@@ -315,6 +315,7 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
     from tft.market import Market
     from tft.model import ModelConfig
     from tft.panel import Panel
+    from tft.positions import PositionsConfig
     from tft.train import EpochReport, Recipe, TrainingConfig, fit_folds, forecast_fit
     from tft.volatility import Timing
 
@@ -357,7 +358,7 @@ def time_ours(setting: Setting, device: torch.device) -> dict[str, Any]:
         mle_weight=0.186,
         patience=0,
     )
-    recipe = Recipe(model, training, Timing(), 1 + setting.repeats, SEED)
+    recipe = Recipe(model, training, Timing(), 1 + setting.repeats, SEED, PositionsConfig())
 
     forecast_s: list[float] = []
     validate = FoldStack.validate

@@ -47,7 +47,7 @@ import numpy as np
 import torch
 
 from benchmarks.flops import step_flops
-from pipeline.phases.candidates import Candidate, CandidateWalks
+from pipeline.phases.candidates import CandidateWalks
 from tft import backtest, record
 from tft.fold_store import FoldFit
 from tft.folds import Fold, WalkForwardConfig, final_fold, walk_forward
@@ -271,23 +271,23 @@ def engine(device: torch.device, epochs: Mapping[str, int], model: ModelConfig) 
     def recipe(phase: str, **changed: float) -> Recipe:
         training = replace(TRAINING, lr=changed.get("lr", TRAINING.lr))
         tuned = replace(model, dropout=changed.get("dropout", model.dropout))
-        return Recipe(tuned, training, timing, epochs[phase], SEED)
+        return Recipe(tuned, training, timing, epochs[phase], SEED, positions)
 
     def explore() -> None:
         market = Market(wide, timing, device)
         chosen = folds(EXPLORATION_STEP)[-EXPLORATION_FOLDS:]
-        outcomes = [outcome for _, outcome in backtest.walk(market, chosen, recipe("exploration"), positions)]
+        outcomes = [outcome for _, outcome in backtest.walk(market, chosen, recipe("exploration"))]
         stitch(market, outcomes, positions)
 
     def tune() -> None:
         market = Market(narrow, timing, device)
         step_size = (n_decisions - windows.train_window - PURGE_GAP) // TRIAL_FOLDS
         rng = np.random.default_rng(SEED)
-        trials = [Candidate(recipe("tuning"), positions)]  # the first with the untuned values, as in the study
+        trials = [recipe("tuning")]  # the first with the untuned values, as in the study
         for _ in range(1, N_TRIALS):
             lr, dropout, smooth = np.exp(rng.uniform(*np.log(LR))), rng.uniform(*DROPOUT), rng.uniform(*SMOOTH)
             tuned = recipe("tuning", lr=float(lr), dropout=dropout)
-            trials.append(Candidate(tuned, replace(positions, position_smooth=smooth)))
+            trials.append(replace(tuned, positions=replace(positions, position_smooth=smooth)))
         walks = CandidateWalks(market, folds(step_size)[:TRIAL_FOLDS], trials)
         for trial in trials:
             outcomes: list[backtest.FoldOutcome] = []
@@ -299,7 +299,7 @@ def engine(device: torch.device, epochs: Mapping[str, int], model: ModelConfig) 
         market = Market(narrow, timing, device)
         chosen, own = folds(PRODUCTION_STEP)[-PRODUCTION_FOLDS:], recipe("production")
         last = final_fold(chosen[-1].index + 1, n_decisions, **blocks).shifted(warm_up)
-        walked = backtest.walk(market, [*chosen, last], own, positions, test_until=N_BARS)
+        walked = backtest.walk(market, [*chosen, last], own, test_until=N_BARS)
         stitch(market, [outcome for _, outcome in walked if outcome.fold.test], positions)
 
     running = ""

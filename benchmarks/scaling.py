@@ -51,6 +51,7 @@ from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.market import Market, choose_device
 from tft.model import ModelConfig
+from tft.positions import PositionsConfig
 from tft.train import EpochReport, Recipe, fit_folds, forecast_fit
 from tft.volatility import Timing
 
@@ -112,7 +113,7 @@ def measure(size: Size, where: torch.device) -> dict[str, float]:
     block = range(validation.start - PURGE_GAP - size.bars, validation.start - PURGE_GAP)
     folds = [Fold(index, block, validation, range(end, end)) for index in range(size.folds)]
     model = ModelConfig(d_hidden=size.d_hidden, seq_len=size.seq_len, n_context=size.contexts)
-    recipe = Recipe(model, TRAINING, market.timing, 1, SEED)
+    recipe = Recipe(model, TRAINING, market.timing, 1, SEED, PositionsConfig())
     n_steps, _ = work_of(market, folds[0], recipe)
     recipe = replace(recipe, epochs=1 + math.ceil(size.steps / n_steps))
 

@@ -114,7 +114,7 @@ def trained_networks(task: Task) -> list[list[FoldOutcome]]:
         replace(config, seed=task.seed + 1000 * number).recipe(config.production.epochs) for number in range(n_seeds)
     ]
     folds = [fold for fold in task.folds for _ in recipes]
-    walked = [outcome for _, outcome in walk(task.market, folds, recipes * len(task.folds), config.positions)]
+    walked = [outcome for _, outcome in walk(task.market, folds, recipes * len(task.folds))]
     return [walked[start : start + n_seeds] for start in range(0, len(walked), n_seeds)]
 
 

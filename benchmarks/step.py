@@ -54,6 +54,7 @@ from tft.loss import training_loss
 from tft.market import Market, choose_device
 from tft.model import ModelConfig, TemporalFusionTransformer
 from tft.panel import Panel
+from tft.positions import PositionsConfig
 from tft.scaling import Scaler
 from tft.train import EpochReport, Recipe, TrainingConfig, fit_folds
 from tft.volatility import Timing
@@ -386,7 +387,7 @@ def main(
     on_gpu = where.type == "cuda"
     torch.backends.cudnn.allow_tf32 = False  # nn.LSTM's only; products are float32 unless asked
     training = TrainingConfig(objective="pooled", lr=0.0027, weight_decay=0.0, mle_weight=0.186, patience=0)
-    recipe = Recipe(ModelConfig(), training, Timing(), epochs, 7)
+    recipe = Recipe(ModelConfig(), training, Timing(), epochs, 7, PositionsConfig())
     end = bars - recipe.timing.label_bars
     stop = end - validation_bars - PURGE_BARS
     if stop - train_bars < 0:

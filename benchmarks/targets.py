@@ -112,12 +112,12 @@ def record_s() -> float:
     )
     folds = [fold.shifted(warm_up) for fold in found[-PRODUCTION_FOLDS:]]
     market = Market(noise_panel(N_BARS, N_INSTRUMENTS, N_SELECTED), timing, choose_device("auto"))
-    recipe = Recipe(model, TRAINING, timing, 1, SEED)
+    recipe = Recipe(model, TRAINING, timing, 1, SEED, PositionsConfig())
     with tempfile.TemporaryDirectory() as folder:
         for _ in fit_folds(market, folds, recipe, store=LocalStore(Path(folder))):
             pass
         started = time.perf_counter()
-        walked = walk(market, folds, recipe, PositionsConfig(), store=LocalStore(Path(folder)))
+        walked = walk(market, folds, recipe, store=LocalStore(Path(folder)))
         forecasts = [outcome.forecast for _, outcome in walked]
         record = stitch(forecasts, market.panel, market.sigma, PositionsConfig(), timing, n_development=0)
         elapsed = time.perf_counter() - started

@@ -38,6 +38,7 @@ from tests.workplace import WholeJob, Workplace, copy_of, forget_mlflow, made_on
 from tft import blocks
 from tft.model import ModelConfig
 from tft.panel import Panel
+from tft.positions import PositionsConfig
 from tft.recipe import Objective, Recipe, TrainingConfig
 from tft.volatility import Timing
 
@@ -129,6 +130,7 @@ def small_recipe(
     dropout: float = 0.1,
     batch_size: int = 16,
     objective: Objective = "pooled",
+    positions: PositionsConfig | None = None,
 ) -> Recipe:
     """With objective portfolio: blocks of 16 bars after 4 of burn-in, and weight decay."""
     pooled = objective == "pooled"
@@ -147,13 +149,14 @@ def small_recipe(
         timing=Timing(),
         epochs=epochs,
         seed=seed,
+        positions=positions or PositionsConfig(),
         burn_in_bars=1 if pooled else 4,
     )
 
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An epoch of objective portfolio has four steps at least and not 32, which takes less time."""
+    """An epoch of objective portfolio has four steps at least and not 16, which takes less time."""
     monkeypatch.setattr(blocks, "LEAST_STEPS", 4)
 
 

@@ -117,14 +117,14 @@ def test_the_gain_does_not_see_what_comes_after_the_last_validation_label(
     """And does see that label: it is chosen by what the validation block earned. An untrained network needs a large
     one; volatility turns out twice what it was."""
     monkeypatch.setattr(backtest, "MAX_GAIN", 1000.0)
-    recipe, panel = small_recipe(epochs=1, objective="portfolio"), the_panel()
-    last_label = LATER.validation.stop - 1 + recipe.timing.label_bars
     positions = PositionsConfig(max_position=1.0, position_smooth=0.0)
+    recipe, panel = small_recipe(epochs=1, objective="portfolio", positions=positions), the_panel()
+    last_label = LATER.validation.stop - 1 + recipe.timing.label_bars
 
     def gain(panel: Panel) -> float:
         market = Market(panel, recipe.timing, CPU, sigma=0.5 * ewm_volatility(panel.returns))
-        ((_, outcome),) = walk(market, [LATER], recipe, positions)
-        return with_gain(outcome, market, positions).gain
+        ((_, outcome),) = walk(market, [LATER], recipe)
+        return with_gain(outcome, market, recipe).gain
 
     found = gain(panel)
     assert 1.0 < found < 999.0

@@ -141,7 +141,6 @@ def walk(
     market: Market,
     folds: Sequence[Fold],
     recipe: Recipe | Sequence[Recipe],
-    positions: PositionsConfig | Sequence[PositionsConfig],
     *,
     test_until: int | None = None,
     stack_size: int | None = None,
@@ -151,23 +150,23 @@ def walk(
     """Fit the folds and, with each fold's kept weights, forecast its test bars and summarise its validation rows.
 
     Yields (fit, outcome) in the order of `folds`. `recipe`, `stack_size`, `store` and `on_epoch` are those of
-    `fit_folds`; `positions` is one for all folds or a sequence with one per fold. The last fold that has a test block
+    `fit_folds`. The last fold that has a test block
     forecasts up to bar `test_until` (exclusive) if it is given, so that bars without a label have a forecast too.
     Raises what `fit_folds` raises.
     """
-    recipes, all_positions = per_fold(recipe, len(folds)), per_fold(positions, len(folds))
+    recipes = per_fold(recipe, len(folds))
     last = max((fold.index for fold in folds if fold.test), default=None)
 
     def evaluated(number: int, fit: FoldFit) -> tuple[FoldFit, FoldOutcome]:
         bars = fit.fold.test
         if test_until is not None and fit.fold.index == last:
             bars = range(bars.start, max(test_until, bars.stop))
-        return fit, _outcome(fit, market, recipes[number], all_positions[number], bars)
+        return fit, _outcome(fit, market, recipes[number], bars)
 
     return map_fits(evaluated, market, folds, recipe, stack_size=stack_size, store=store, on_epoch=on_epoch)
 
 
-def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsConfig, test_bars: range) -> FoldOutcome:
+def _outcome(fit: FoldFit, market: Market, recipe: Recipe, test_bars: range) -> FoldOutcome:
     """Forecast `test_bars` with the kept weights, and summarise the validation block."""
     panel, timing, n_assets = market.panel, market.timing, len(market.panel.symbols)
     raw, distribution = np.empty((0, n_assets)), np.empty((0, n_assets, 0))
@@ -180,7 +179,7 @@ def _outcome(fit: FoldFit, market: Market, recipe: Recipe, positions: PositionsC
     validation = fit.validation_position.astype(np.float64)
     validation = hedged(validation, np.isfinite(validation), fit.correlation)
     weight, relative = _selection_weights(fit, market, recipe)
-    returns = validation_returns(validation, fit.fold.validation, panel, market.sigma, positions, timing)
+    returns = validation_returns(validation, fit.fold.validation, panel, market.sigma, recipe.positions, timing)
     return FoldOutcome(
         forecast=RawForecast(fit.fold, test_bars, raw),
         distribution=distribution,

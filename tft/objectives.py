@@ -156,7 +156,7 @@ class Portfolio:
         )
         self.correlations = of_folds(self.correlation)
         self.moments = torch.zeros(len(recipes), 3, device=device)
-        self.running = (self.moments,)
+        self.running: tuple[Tensor, ...] = (self.moments,)
 
     def sampler(self, spaces: Sequence[WindowSpace]) -> BlockSampler:
         return BlockSampler(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 from tft.model import LOSS_MODES, LossMode, ModelConfig
@@ -68,8 +68,8 @@ class Recipe:
     epochs: int
     """Largest number of epochs"""
     seed: int
-    positions: PositionsConfig = field(default_factory=PositionsConfig)
-    """What the positions of objective portfolio are made with"""
+    positions: PositionsConfig
+    """What positions are made with: those that objective portfolio trains on, and those of the backtest"""
     burn_in_bars: int = 1
     """Bars before the scored ones of a block, in which the smoothed position settles"""
 

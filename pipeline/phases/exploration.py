@@ -89,7 +89,7 @@ def explore(
     panel, probes = with_probes(data.panel, config.exploration.n_probes, config.seed)
     market = replace(data, panel=panel).market(config.timing)
     recipe = config.recipe(config.exploration.epochs)
-    walked = walk(market, folds, recipe, config.positions, store=store, on_epoch=on_epoch)
+    walked = walk(market, folds, recipe, store=store, on_epoch=on_epoch)
     outcomes = [outcome for _, outcome in walked]
     record = stitch(
         [outcome.forecast for outcome in outcomes],

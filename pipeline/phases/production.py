@@ -204,7 +204,6 @@ def _fit(
             market,
             [fold for fold in folds for _ in seeds],  # folds of one length are neighbours, and share stacks
             seeds * len(folds),
-            own.positions,
             test_until=test_until,
             store=store.within(sha256[:16]) if store else None,
             on_epoch=on_epoch,
@@ -213,10 +212,9 @@ def _fit(
         final += [fit for fit in fits if not fit.fold.test]
         outcomes = [list(fitted[number :: len(seeds)]) for number in range(len(seeds))]  # of each seed, by fold
         of_folds = [average(same_fold, market, own.positions) for same_fold in zip(*outcomes, strict=True)]
-        if own.training.objective == "portfolio":
-            of_folds, *outcomes = (
-                [with_gain(outcome, market, own.positions) for outcome in each] for each in (of_folds, *outcomes)
-            )
+        of_folds, *outcomes = (
+            [with_gain(outcome, market, seeds[0]) for outcome in each] for each in (of_folds, *outcomes)
+        )
         averaged += of_folds
         for all_of_seed, newest in zip(by_seed, outcomes, strict=True):
             all_of_seed += [outcome for outcome in newest if outcome.fold.test]

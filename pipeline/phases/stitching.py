@@ -17,6 +17,7 @@ from tft.forecast import mean_of_seeds, mixture
 from tft.market import Market
 from tft.metrics import sharpe
 from tft.positions import PositionPath, PositionsConfig, position_path
+from tft.recipe import Recipe
 from tft.record import RawForecast, Record, block_earnings, stitch
 
 
@@ -52,11 +53,13 @@ def stitch_by_fold(
     return replace(record, position=position, earned=earned)
 
 
-def with_gain(outcome: FoldOutcome, market: Market, positions: PositionsConfig) -> FoldOutcome:
+def with_gain(outcome: FoldOutcome, market: Market, recipe: Recipe) -> FoldOutcome:
     """The outcome with its raw positions multiplied by one factor, chosen on the validation block, so that the
-    portfolio has the volatility that it aims at.
+    portfolio comes near the volatility that it aims at; with objective pooled the outcome as it is.
     """
-    block = outcome.fold.validation, market.panel, market.sigma, positions, market.timing
+    if recipe.training.objective == "pooled":
+        return outcome
+    block = outcome.fold.validation, market.panel, market.sigma, recipe.positions, market.timing
     gain = gain_for_volatility(outcome.validation_position, *block)
     if gain == 1.0:
         return outcome

@@ -11,12 +11,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.config.schema import Config, ConfigError
-from pipeline.phases.candidates import Candidate, CandidateWalks
+from pipeline.phases.candidates import CandidateWalks
 from pipeline.phases.search import Report, ended, first_parameters, search, trials_allowed
 from pipeline.phases.stitching import with_gain
 from pipeline.phases.training_data import TrainingData
 from tft.folds import Fold
 from tft.metrics import sharpe
+from tft.recipe import Recipe
 from tft.record import RawForecast, stitch
 
 OOS_RETURNS = "oos_returns"
@@ -68,11 +69,10 @@ def tune(
     """
     panel, market = data.panel, data.market(config.timing)
 
-    def candidate(parameters: Mapping[str, Any]) -> Candidate:
-        tuned = config.with_tuned(parameters)
-        return Candidate(tuned.recipe(config.tuning.epochs), tuned.positions)
+    def candidate(parameters: Mapping[str, Any]) -> Recipe:
+        return config.with_tuned(parameters).recipe(config.tuning.epochs)
 
-    def foreseen(parameters: Mapping[str, Any]) -> Candidate | None:
+    def foreseen(parameters: Mapping[str, Any]) -> Recipe | None:
         try:
             return candidate(parameters)
         except ConfigError:  # which its trial will end with
@@ -89,9 +89,7 @@ def tune(
         value = 0.0
         # The folds are fitted side by side; a trial that is pruned stops those of its own that are still running.
         for number, outcome in enumerate(walks.outcomes(tried)):
-            if tried.recipe.training.objective == "portfolio":
-                outcome = with_gain(outcome, market, tried.positions)
-            forecasts.append(outcome.forecast)
+            forecasts.append(with_gain(outcome, market, tried).forecast)
             record = stitch(forecasts, panel, market.sigma, tried.positions, config.timing, n_development=data.n_bars)
             tested = np.concatenate([np.arange(f.bars.start, f.bars.stop) for f in forecasts]) - record.bars[0]
             returns = record.net()[tested]

@@ -43,7 +43,7 @@ def test_a_walk_forecasts_each_test_block_and_reads_the_selection_off_the_valida
     panel.features[:, :, 2] = 1.0  # constant: never selected
     market = Market(panel, recipe.timing, CPU)
     folds = walk_forward(160, train_window=80, validation_window=12, test_window=30, step_size=30, purge_gap=5)
-    outcomes = [outcome for _, outcome in walk(market, folds, recipe, POSITIONS, test_until=170)]
+    outcomes = [outcome for _, outcome in walk(market, folds, recipe, test_until=170)]
     assert [one.forecast.bars for one in outcomes] == [*(fold.test for fold in folds[:-1]), range(145, 170)]
     assert len(folds[-1].test) == 15
     for fold, outcome, fit in zip(folds, outcomes, fit_folds(market, folds, recipe), strict=True):
@@ -101,7 +101,7 @@ def test_the_last_fold_that_is_tested_goes_on_whatever_is_fitted_after_it() -> N
     )
     final = Fold(2, range(80, 120), range(125, 135), range(140, 140))
     market = Market(panel, recipe.timing, CPU)
-    outcomes = [outcome for _, outcome in walk(market, (*tested, final), recipe, POSITIONS, test_until=160)]
+    outcomes = [outcome for _, outcome in walk(market, (*tested, final), recipe, test_until=160)]
     assert [one.forecast.bars for one in outcomes] == [range(80, 110), range(110, 160), range(140, 140)]
     assert outcomes[2].forecast.raw_position.shape == outcomes[2].probability_up.shape == (0, 3)
 
@@ -165,7 +165,7 @@ def test_a_walk_hedges_raw_positions_by_the_correlation_of_the_fit() -> None:
     panel.features[95:99, 1] = np.nan
     recipe = small_recipe(epochs=1, objective="portfolio")
     market, fold = Market(panel, recipe.timing, CPU), Fold(0, range(20, 60), range(65, 85), range(90, 110))
-    ((fit, outcome),) = walk(market, [fold], recipe, POSITIONS)
+    ((fit, outcome),) = walk(market, [fold], recipe)
     assert fit.correlation > 0.3
     forecasts, cells = forecast_fit(fit, market, recipe, fold.test)
     grid = np.full((20, 3), np.nan)

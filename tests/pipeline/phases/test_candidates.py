@@ -13,7 +13,7 @@ from pipeline.config.reading import load_config
 from pipeline.config.schema import Config
 from pipeline.config.space import Range
 from pipeline.phases import candidates
-from pipeline.phases.candidates import Candidate, CandidateWalks
+from pipeline.phases.candidates import CandidateWalks
 from pipeline.phases.folds import tuning_folds
 from pipeline.phases.search import open_study
 from pipeline.phases.training_data import TrainingData
@@ -24,6 +24,7 @@ from tft.backtest import walk as walk_folds
 from tft.folds import Fold
 from tft.market import Market
 from tft.positions import PositionsConfig
+from tft.recipe import Recipe
 from tft.volatility import Timing
 
 FOLDS = (
@@ -32,9 +33,9 @@ FOLDS = (
 )
 
 
-def candidate(lr: float, *, dropout: float = 0.1, max_position: float = 0.5, seq_len: int = 4) -> Candidate:
-    recipe = small_recipe(epochs=1, lr=lr, dropout=dropout, seq_len=seq_len, n_context=0)
-    return Candidate(recipe, PositionsConfig(max_position=max_position))
+def candidate(lr: float, *, dropout: float = 0.1, max_position: float = 0.5, seq_len: int = 4) -> Recipe:
+    positions = PositionsConfig(max_position=max_position)
+    return small_recipe(epochs=1, lr=lr, dropout=dropout, seq_len=seq_len, n_context=0, positions=positions)
 
 
 A, B, C = candidate(0.01), candidate(0.001, max_position=0.1), candidate(0.003, dropout=0.4)
@@ -69,8 +70,8 @@ def same(found: Sequence[FoldOutcome], expected: Sequence[FoldOutcome]) -> bool:
     )
 
 
-def alone(market: Market, one: Candidate) -> list[FoldOutcome]:
-    return [outcome for _, outcome in walk_folds(market, FOLDS, one.recipe, one.positions)]
+def alone(market: Market, one: Recipe) -> list[FoldOutcome]:
+    return [outcome for _, outcome in walk_folds(market, FOLDS, one)]
 
 
 def test_trials_of_one_shape_are_walked_with_the_first_of_them_and_are_what_each_is_alone(

@@ -55,9 +55,9 @@ def recipe_of(choice: Choice, seed: int) -> Recipe:
 def alone(fold: Fold, choice: Choice, seed: int, test_until: int | None = None) -> FoldOutcome:
     """The fold without any other beside it, by tft's own walk, with the gain of its own positions."""
     market = Market(DATA.panel.select(choice.features), choice.config.timing, CPU)
-    ((_, outcome),) = walk(market, [fold], recipe_of(choice, seed), choice.config.positions, test_until=test_until)
+    ((_, outcome),) = walk(market, [fold], recipe_of(choice, seed), test_until=test_until)
     assert choice.config.training.objective == "portfolio"
-    return with_gain(outcome, market, choice.config.positions)
+    return with_gain(outcome, market, recipe_of(choice, seed))
 
 
 def nested_choices(config: Config) -> list[tuple[Fold, Choice]]:
@@ -163,8 +163,8 @@ def test_the_untuned_configuration_walks_the_holdout_on_the_same_columns() -> No
     assert folds_to_refit_untuned(claiming(1)) == own
     market = Market(DATA.panel.select(walked.choices[0].features), HOLDOUT.timing, CPU)
     recipe = recipe_of(choice_of(HOLDOUT, [0, 2, 4]), 0)
-    outcomes = [one for _, one in walk(market, own, recipe, HOLDOUT.positions, test_until=180)]
-    forecasts = [with_gain(one, market, HOLDOUT.positions).forecast for one in outcomes]
+    outcomes = [one for _, one in walk(market, own, recipe, test_until=180)]
+    forecasts = [with_gain(one, market, recipe).forecast for one in outcomes]
     expected = stitch(
         forecasts, market.panel, market.sigma, HOLDOUT.positions, HOLDOUT.timing, n_development=N_DEVELOPMENT
     )

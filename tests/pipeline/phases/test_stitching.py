@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +13,15 @@ from pipeline.phases.stitching import average, stitch_by_fold, with_gain
 from tests.conftest import CPU, small_panel, small_recipe
 from tft.backtest import gain_for_volatility, walk
 from tft.checkpoint import TrainedModel
+from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.market import Market
 from tft.metrics import sharpe
 from tft.model import LOSS_MODES, LossMode
+from tft.panel import Panel
 from tft.positions import PositionsConfig, RegimeConfig, volatility_scale
 from tft.predict import Predictor
+from tft.recipe import Recipe
 from tft.record import RawForecast, stitch
 from tft.volatility import Timing
 
@@ -71,7 +74,7 @@ def test_seeds_of_a_fold_are_averaged_in_their_positions() -> None:
     market, positions = Market(small_panel(120), Timing(), CPU), PositionsConfig(position_smooth=0.4)
     fold = Fold(3, range(20, 60), range(62, 75), range(77, 90))
     outcomes = [
-        next(walk(market, [fold], small_recipe(epochs=epochs, seed=seed), positions))[1]
+        next(walk(market, [fold], small_recipe(epochs=epochs, seed=seed, positions=positions)))[1]
         for seed, epochs in ((5, 3), (6, 2))
     ]
     first, second = outcomes
@@ -95,6 +98,28 @@ def test_seeds_of_a_fold_are_averaged_in_their_positions() -> None:
     assert average([first], market, positions) is first
 
 
+def trained_model(panel: Panel, recipes: Sequence[Recipe], fits: Sequence[FoldFit], gain: float) -> TrainedModel:
+    """What a live process gets of one fold's fits, one a seed."""
+    first = recipes[0]
+    return TrainedModel(
+        config=first.model,
+        loss_mode=first.training.loss_mode,
+        feature_names=panel.feature_names,
+        known=(),
+        symbols=panel.symbols,
+        scaler=fits[0].scaler,
+        parameters={name: torch.stack([fit.parameters[name] for fit in fits]) for name in fits[0].parameters},
+        correlation=fits[0].correlation,
+        gain=gain,
+        timing=first.timing,
+        positions=first.positions,
+        regime=RegimeConfig(),
+        seed=first.seed,
+        fit_end="2020-01-01",
+        data_sha256="",
+    )
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("loss_mode", LOSS_MODES)
 def test_the_averaged_distribution_is_the_one_that_a_live_decision_states(loss_mode: LossMode, seeds: int) -> None:
@@ -106,27 +131,10 @@ def test_the_averaged_distribution_is_the_one_that_a_live_decision_states(loss_m
     market = Market(panel, timing, CPU)
     fold = Fold(3, range(20, 60), range(64, 75), range(80, 100))
     recipes = [replace(small_recipe(epochs=1, seed=5 + n, loss_mode=loss_mode), timing=timing) for n in range(seeds)]
-    fits, outcomes = zip(*(next(walk(market, [fold], recipe, positions)) for recipe in recipes), strict=True)
+    fits, outcomes = zip(*(next(walk(market, [fold], recipe)) for recipe in recipes), strict=True)
     found = average(outcomes, market, positions)
 
-    trained = TrainedModel(
-        config=recipes[0].model,
-        loss_mode=loss_mode,
-        feature_names=panel.feature_names,
-        known=(),
-        symbols=panel.symbols,
-        scaler=fits[0].scaler,
-        parameters={name: torch.stack([fit.parameters[name] for fit in fits]) for name in fits[0].parameters},
-        correlation=fits[0].correlation,
-        gain=found.gain,
-        timing=timing,
-        positions=positions,
-        regime=RegimeConfig(),
-        seed=5,
-        fit_end="2020-01-01",
-        data_sha256="",
-    )
-    live = Predictor(trained).run(panel)
+    live = Predictor(trained_model(panel, recipes, fits, found.gain)).run(panel)
     rows = np.searchsorted(live.times, panel.times[80:100])
     np.testing.assert_array_equal(found.forecast.raw_position, live.raw_position[rows])
     if loss_mode == "sharpe":
@@ -152,10 +160,11 @@ def test_with_gain_multiplies_what_was_forecast_and_states_the_validation_of_tha
         PositionsConfig(max_position=1.0, vol_target=0.5),
     )
     fold = Fold(3, range(20, 60), range(62, 75), range(77, 90))
-    outcomes = [next(walk(market, [fold], small_recipe(epochs=2, seed=seed), positions))[1] for seed in (5, 6)]
+    recipes = [small_recipe(epochs=2, seed=seed, objective="portfolio", positions=positions) for seed in (5, 6)]
+    outcomes = [next(walk(market, [fold], recipe))[1] for recipe in recipes]
     for own in (outcomes[:1], outcomes):
         plain = average(own, market, positions)
-        found = with_gain(plain, market, positions)
+        found = with_gain(plain, market, recipes[0])
         block = fold.validation, market.panel, market.sigma, positions, market.timing
         assert found.gain == gain_for_volatility(plain.validation_position, *block) > 1.0
         np.testing.assert_array_equal(found.forecast.raw_position, found.gain * plain.forecast.raw_position)
@@ -188,26 +197,9 @@ def test_a_live_decision_is_hedged_averaged_and_multiplied_as_the_backtest_is() 
     timing, positions = Timing(), PositionsConfig()
     market, fold = Market(panel, timing, CPU), Fold(3, range(20, 60), range(64, 75), range(80, 100))
     recipes = [small_recipe(epochs=1, seed=5 + n, objective="portfolio") for n in range(3)]
-    fits, outcomes = zip(*(next(walk(market, [fold], recipe, positions)) for recipe in recipes), strict=True)
-    found = with_gain(average(outcomes, market, positions), market, positions)
+    fits, outcomes = zip(*(next(walk(market, [fold], recipe)) for recipe in recipes), strict=True)
+    found = with_gain(average(outcomes, market, positions), market, recipes[0])
     assert found.gain > 1.0 and fits[0].correlation > 0.3
-    trained = TrainedModel(
-        config=recipes[0].model,
-        loss_mode="joint_mle",
-        feature_names=panel.feature_names,
-        known=(),
-        symbols=panel.symbols,
-        scaler=fits[0].scaler,
-        parameters={name: torch.stack([fit.parameters[name] for fit in fits]) for name in fits[0].parameters},
-        correlation=fits[0].correlation,
-        gain=found.gain,
-        timing=timing,
-        positions=positions,
-        regime=RegimeConfig(),
-        seed=5,
-        fit_end="2020-01-01",
-        data_sha256="",
-    )
-    live = Predictor(trained).run(panel)
+    live = Predictor(trained_model(panel, recipes, fits, found.gain)).run(panel)
     rows = np.searchsorted(live.times, panel.times[80:100])
     np.testing.assert_array_equal(found.forecast.raw_position, live.raw_position[rows])

@@ -61,8 +61,8 @@ def test_the_first_trial_is_the_untuned_walk_forward() -> None:
     tuned = tune(DATA, CONFIG, FOLDS, open_study("first", storage=None))
     market = DATA.market(CONFIG.timing)
     recipe = CONFIG.recipe(CONFIG.tuning.epochs)
-    walked = [one for _, one in walk(market, FOLDS, recipe, CONFIG.positions)]
-    forecasts = [with_gain(one, market, CONFIG.positions).forecast for one in walked]
+    walked = [one for _, one in walk(market, FOLDS, recipe)]
+    forecasts = [with_gain(one, market, recipe).forecast for one in walked]
     record = stitch(forecasts, DATA.panel, market.sigma, CONFIG.positions, CONFIG.timing, n_development=126)
     tested = [bar - int(record.bars[0]) for fold in FOLDS for bar in fold.test]
     returns = record.net()[tested]
