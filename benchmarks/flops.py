@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import click
 
-from tft.model import ModelConfig, direct_scales
+from tft.direct_term import scales
+from tft.model import ModelConfig
 
 
 def step_flops(model: ModelConfig, *, n_variables: int, n_cells: int, batch_size: int) -> float:
@@ -25,7 +26,7 @@ def step_flops(model: ModelConfig, *, n_variables: int, n_cells: int, batch_size
 def forward_flops(model: ModelConfig, *, n_variables: int, n_cells: int, batch_size: int) -> float:
     """Operations of one forward pass, without static encoder (one row per instrument) and head (a few columns)."""
     n, v, h, b = float(n_cells), n_variables, model.d_hidden, batch_size
-    cells = n * _cell(v, h, len(direct_scales(model.seq_len)))
+    cells = n * _cell(v, h, len(scales(model.seq_len)))
     return cells + _folding(v, h) + _recurrence(model, b) + _reader(model, b)
 
 

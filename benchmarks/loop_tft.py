@@ -23,15 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tft.model import (
-    INITIAL_SELECTION_SPREAD,
-    PAIR_RANK,
-    QUANTILE_LEVELS,
-    SIGMA_FLOOR,
-    LossMode,
-    ModelConfig,
-    direct_scales,
-)
+from tft.direct_term import PAIR_RANK, scales
+from tft.head import QUANTILE_LEVELS, SIGMA_FLOOR, LossMode
+from tft.model import INITIAL_SELECTION_SPREAD, ModelConfig
 
 
 class Batch(NamedTuple):
@@ -161,7 +155,7 @@ class LoopTFT(nn.Module):
         self.feed_forward = GRN(h, h, h, dropout)
         self.after_feed_forward = GatedSkip(h, h, dropout)
         self.head = nn.Linear(h, {"sharpe": 1, "joint_mle": 2, "joint_quantile": len(QUANTILE_LEVELS)}[loss_mode])
-        self.scales = direct_scales(config.seq_len)
+        self.scales = scales(config.seq_len)
         self.linear = nn.Parameter(torch.zeros(n_variables, len(self.scales)))
         self.pairs = nn.Parameter(torch.zeros(n_variables, PAIR_RANK))
         self.recalibration = nn.Parameter(torch.ones(2))
@@ -310,8 +304,8 @@ def load(loop: LoopTFT, parameters: Mapping[str, Tensor]) -> None:
         dense(loop.context_gate, "windows.context_gate")
     attention(loop.attention, "windows.attention")
     dense(loop.head, "windows.head")
-    loop.linear.copy_(remaining.pop("cells.linear"))
-    loop.pairs.copy_(remaining.pop("cells.pairs"))
+    loop.linear.copy_(remaining.pop("cells.direct.linear"))
+    loop.pairs.copy_(remaining.pop("cells.direct.pairs"))
     assert (remaining.pop("windows.recalibration") == 1.0).all(), "as in training"
     assert not remaining, f"not used: {', '.join(remaining)}"
     assert all(torch.isfinite(parameter).all() for parameter in loop.parameters()), "left as it was"

@@ -85,21 +85,21 @@ def direct_term(p: Parameters, window: Sequence[Cell]) -> Tensor:
     And of the last bar the products of all pairs of (weight relative to uniform) x value, times that of their vectors.
     """
     scales = [4**k for k in range(10) if 4**k < len(window)] + [len(window)]
-    assert p["cells.linear"].shape[1] == len(scales)
-    total = p["cells.linear"].new_zeros(())
+    assert p["cells.direct.linear"].shape[1] == len(scales)
+    total = p["cells.direct.linear"].new_zeros(())
     _, weights = select_variables(p, window[-1])
     there = sum(value is not None for value in window[-1].values)
     chosen = [0.0 if value is None else w * there * value for w, value in zip(weights, window[-1].values, strict=True)]
     for u in range(len(chosen)):
         for v in range(u + 1, len(chosen)):
-            total = total + (p["cells.pairs"][u] * p["cells.pairs"][v]).sum() * chosen[u] * chosen[v]
+            total = total + (p["cells.direct.pairs"][u] * p["cells.direct.pairs"][v]).sum() * chosen[u] * chosen[v]
     for age, cell in enumerate(reversed(window)):
         _, weights = select_variables(p, cell)
         there = sum(value is not None for value in cell.values)
         for v, value in enumerate(cell.values):
             for s, scale in enumerate(scales):
                 if value is not None and age < scale:
-                    total = total + p["cells.linear"][v, s] * weights[v] * there * value / scale
+                    total = total + p["cells.direct.linear"][v, s] * weights[v] * there * value / scale
     return total
 
 

@@ -19,8 +19,8 @@ from tft.cross_section import hedged
 from tft.fold_store import FoldFit
 from tft.folds import Fold
 from tft.forecast import Forecasts
+from tft.head import LossMode
 from tft.market import Market
-from tft.model import LossMode
 from tft.panel import Panel
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.predict import Prediction, Predictor

@@ -21,7 +21,7 @@ PIPELINE = """
 """
 TFT = """
     predict, backtest + record > train + fold_stack + objectives + recipe + market > fold_store > checkpoint > forecast
-    > loss, blocks, portfolio, recalibration > model > windows, positions, cross_section, table
+    > loss, blocks, portfolio, recalibration > model > direct_term, head > windows, positions, cross_section, table
     > panel + folds + scaling + volatility + metrics > kernels > runtime
 """
 # What is narrower than the order: TFTStrategy is what a live process loads.

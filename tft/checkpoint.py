@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from tft.model import LossMode, ModelConfig, TemporalFusionTransformer
+from tft.head import LossMode
+from tft.model import ModelConfig, TemporalFusionTransformer
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.scaling import Scaler
 from tft.volatility import MEMORY_BARS, Timing

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tft.model import Cells, Output, TemporalFusionTransformer, probability_up, stacked
+from tft.head import probability_up
+from tft.model import Cells, Output, TemporalFusionTransformer, stacked
 from tft.windows import EMPTY, DevicePanel, WindowSpace, distinct, seed_from, window_cells, window_ends
 
 CELL_BLOCK = 512

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from tft.model import LossMode, quantile_levels
+from tft.head import LossMode, quantile_levels
 
 VARIANCE_FLOOR = 1e-8
 """Added to the variance in the Sharpe ratio of a batch"""

@@ -12,10 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import pairwise
-from statistics import NormalDist
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
+from tft.direct_term import DirectTerm, averages
+from tft.head import STANDARD_NORMAL, LossMode, read_head, recalibrated
 from tft.kernels.affine import affine
 from tft.kernels.dropout import apply_dropout
 from tft.kernels.dropout_mask import Dropout
@@ -32,21 +31,9 @@ from tft.kernels.masked_softmax import masked_softmax
 from tft.kernels.scan import lstm
 from tft.kernels.select import VariableGRNs, select
 
-LossMode = Literal["sharpe", "joint_mle", "joint_quantile"]
-LOSS_MODES: tuple[LossMode, ...] = get_args(LossMode)
-QUANTILE_LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-MEDIAN = QUANTILE_LEVELS.index(0.5)
 INITIAL_SELECTION_SPREAD = 0.1
 """Standard deviation of the initial VSN logits: small, so that selection starts nearly uniform and the weights after a
 few epochs reflect what was learned and not the random initialisation"""
-DIRECT_RATIO = 4
-"""Ratio of neighbouring scales of the direct term"""
-PAIR_RANK = 4
-"""Numbers that describe a variable in the direct term's products of pairs"""
-INITIAL_PAIR = 0.1
-"""Initial size of these numbers, times the root of the number of variables: small beside what a pair can say"""
-SIGMA_FLOOR = 1e-3
-"""Lower bound of the predictive standard deviation, in units of sigma_t * sqrt(horizon)"""
 
 
 @dataclass(frozen=True)
@@ -80,46 +67,6 @@ class ModelConfig:
         if not 0.0 <= self.dropout < 1.0:
             faults.append(f"model.dropout is {self.dropout}, it must lie in [0, 1)")
         return faults
-
-
-def direct_scales(seq_len: int) -> tuple[int, ...]:
-    """Bars over which the direct term averages: powers of DIRECT_RATIO below the look-back, and the look-back."""
-    scales = [1]
-    while scales[-1] * DIRECT_RATIO < seq_len:
-        scales.append(scales[-1] * DIRECT_RATIO)
-    return (*scales, seq_len)
-
-
-def direct_averages(seq_len: int, like: Tensor) -> Tensor:
-    """Weights (L, S + 1) of a window's bars, oldest first: in the mean over each scale; 1 for the target bar alone."""
-    return _averages(seq_len, like.dtype, like.device)
-
-
-@cache
-def _averages(seq_len: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    age = torch.arange(seq_len - 1, -1, -1)[:, None]
-    scales = torch.tensor([*direct_scales(seq_len), 1], dtype=torch.float64)
-    return ((age < scales) / scales).to(dtype).to(device)
-
-
-def _inverse_softplus(y: float) -> float:
-    return math.log(math.expm1(y))
-
-
-def _standard_normal() -> dict[LossMode, tuple[float, ...]]:
-    """Biases of the last layer with which the forecast of y is a standard normal, and the position 0: training begins
-    with the volatility known, and learns what is left.
-    """
-    quantiles = [NormalDist().inv_cdf(level) for level in QUANTILE_LEVELS]
-    steps = [_inverse_softplus(high - low) for low, high in pairwise(quantiles)]
-    return {
-        "sharpe": (0.0,),
-        "joint_mle": (0.0, _inverse_softplus(1.0 - SIGMA_FLOOR)),
-        "joint_quantile": (quantiles[0], *steps),
-    }
-
-
-STANDARD_NORMAL = _standard_normal()
 
 
 class Cells(NamedTuple):
@@ -230,15 +177,14 @@ class CellEncoder(nn.Module):
         self.select_norm = nn.LayerNorm(v)
         nn.init.constant_(self.select_norm.weight, INITIAL_SELECTION_SPREAD)
         self.input_gates = Dense(h, 4 * h)
-        # The direct term
-        self.linear = nn.Parameter(torch.zeros(v, len(direct_scales(config.seq_len))))
-        self.pairs = nn.Parameter(torch.randn(v, PAIR_RANK) * INITIAL_PAIR / math.sqrt(v))
+        self.direct = DirectTerm(v, config.seq_len)
 
     def forward(self, x: Tensor, present: Tensor, context: Tensor, *, dropout: Dropout | None = None) -> Cells:
         """Encode cells: x (N, V) standardised, 0 where missing · present (N, V) 0 or 1 · context (N, H)."""
         weights = self.selection_weights(x, present, context, dropout)  # (N, V)
         selected = select(x, weights, self.variable_grns(), dropout)  # (N, H), eqs 7 and 8
-        return Cells(selected, self.input_gates(selected), weights, self.direct_terms(x, weights, present))
+        n_present = present.sum(dim=-1, keepdim=True)  # a uniform selection times it is 1
+        return Cells(selected, self.input_gates(selected), weights, self.direct(x * weights * n_present))
 
     def selection_weights(self, x: Tensor, present: Tensor, context: Tensor, dropout: Dropout | None) -> Tensor:
         """VSN weights (N, V), eq 6: a GRN over all embeddings and the static context, then softmax where present."""
@@ -249,16 +195,6 @@ class CellEncoder(nn.Module):
         logits = gated_norm(skip, self.select_gate(hidden), norm.weight, norm.bias)
         # A missing variable cannot be selected; a cell with none present selects nothing.
         return masked_softmax(logits, present)
-
-    def direct_terms(self, x: Tensor, weights: Tensor, present: Tensor) -> Tensor:
-        """A cell's part of the direct term (N, S + 1): what is linear in its selected variables, for each scale, and
-        the products of their pairs, <p_u, p_v> x_u x_v summed over u < v (factorisation machine, Rendle 2010, eq 1), by
-        the identity of his lemma 3.1. The vectors p have PAIR_RANK numbers: few parameters describe all pairs.
-        """
-        chosen = x * weights * present.sum(dim=-1, keepdim=True)  # (N, V); times 1 where no variable is preferred
-        linear = affine(chosen, self.linear, None)  # (N, S)
-        all_pairs = affine(chosen, self.pairs, None) ** 2 - affine(chosen**2, self.pairs**2, None)  # (N, PAIR_RANK)
-        return torch.cat([linear, 0.5 * all_pairs.sum(dim=-1, keepdim=True)], dim=-1)
 
     def project_embeddings(self, x: Tensor, present: Tensor) -> Tensor:
         """The two maps (N, H + V) that eq 6's GRN applies to the concatenated embeddings: first layer | skip.
@@ -380,7 +316,7 @@ class WindowReader(nn.Module):
         decoded = self.feed_forward(attended, dropout=dropout)  # eq 21
         decoded = self.after_feed_forward(decoded, temporal[:, -1], dropout)  # eq 22
         raw = self.head(decoded)
-        direct = gather(cells.direct, windows[:n_targets]) * direct_averages(length, cells.direct)  # (B, L, S + 1)
+        direct = gather(cells.direct, windows[:n_targets]) * averages(length, cells.direct)  # (B, L, S + 1)
         raw = raw + F.pad(direct.sum(dim=(1, 2)).unsqueeze(-1), (0, raw.shape[-1] - 1))  # part of the first output
         position, distribution = read_head(raw, self.loss_mode)
         distribution = recalibrated(distribution, self.recalibration.detach(), self.loss_mode)
@@ -390,50 +326,6 @@ class WindowReader(nn.Module):
 def _initial_states(static: Tensor) -> tuple[Tensor, Tensor]:
     """Initial hidden and cell states (W, H) of the LSTM, from the static contexts (W, 4, H)."""
     return static[:, 2], static[:, 3]
-
-
-def read_head(raw: Tensor, loss_mode: LossMode) -> tuple[Tensor, Tensor]:
-    """Output (B, *) of the last layer -> position (B,) and predictive distribution (B, D)."""
-    if loss_mode == "sharpe":
-        return torch.tanh(raw[:, 0]), raw[:, :0]
-    if loss_mode == "joint_mle":
-        mu, sigma = raw[:, 0], F.softplus(raw[:, 1]) + SIGMA_FLOOR
-        return torch.erf(mu / sigma / math.sqrt(2.0)), torch.stack([mu, sigma], dim=-1)  # erf = 2 Phi - 1
-    steps = torch.cat([raw[:, :1], F.softplus(raw[:, 1:])], dim=-1)
-    quantiles = torch.cumsum(steps, dim=-1)  # monotone by construction
-    return 2.0 * probability_up(quantiles) - 1.0, quantiles
-
-
-def recalibrated(distribution: Tensor, scales: Tensor, loss_mode: LossMode) -> Tensor:
-    """The distribution (B, D) with its centre and its spread multiplied by scales (2,), which are 1 in training.
-
-    The centre is mu, or the median. The position is not touched: it is that of the head as it was trained.
-    """
-    if loss_mode == "sharpe":
-        return distribution
-    if loss_mode == "joint_mle":
-        return distribution * scales
-    median = distribution[:, MEDIAN : MEDIAN + 1]
-    return scales[0] * median + scales[1] * (distribution - median)
-
-
-def quantile_levels(like: Tensor) -> Tensor:
-    """QUANTILE_LEVELS (7,) as a tensor like `like`; cached, because a captured GPU step cannot copy from the host."""
-    return _constant(QUANTILE_LEVELS, like.dtype, like.device)
-
-
-@cache
-def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)
-
-
-def probability_up(quantiles: Tensor) -> Tensor:
-    """P(y > 0) (B,) from quantiles (B, 7), with a CDF that is linear between the levels and constant beyond them."""
-    levels = quantile_levels(quantiles)
-    low, high = quantiles[:, :-1], quantiles[:, 1:]
-    # The CDF at 0 is the lowest level plus each segment's rise, in proportion to how much of it lies below 0.
-    share = (-low / (high - low).clamp_min(1e-9)).clamp(0.0, 1.0)
-    return 1.0 - (levels[0] + (share * (levels[1:] - levels[:-1])).sum(dim=-1))
 
 
 class TemporalFusionTransformer(nn.Module):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tft.checkpoint import TrainedModel
 from tft.cross_section import hedged
 from tft.forecast import forecast, mean_of_seeds, mixture, on_grid, plan, probability_of_up
-from tft.model import QUANTILE_LEVELS
+from tft.head import QUANTILE_LEVELS
 from tft.panel import Panel
 from tft.positions import PositionPath, next_regime, position_path
 from tft.table import Columns, panel_from_table

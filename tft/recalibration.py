@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from tft.model import MEDIAN, QUANTILE_LEVELS
+from tft.head import MEDIAN, QUANTILE_LEVELS
 
 Array = NDArray[np.float64]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from tft.model import LOSS_MODES, LossMode, ModelConfig
+from tft.head import LOSS_MODES, LossMode
+from tft.model import ModelConfig
 from tft.positions import PositionsConfig
 from tft.volatility import Timing
 

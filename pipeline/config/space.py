@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tft.model import LOSS_MODES
+from tft.head import LOSS_MODES
 
 SECTION_OF = {
     "d_hidden": "model",

@@ -25,8 +25,8 @@ from pipeline.statistics.arguments import is_constant
 from pipeline.statistics.distributions import centre, crps, log_score, pit, unconditional
 from pipeline.statistics.standard_errors import hac_standard_error
 from tft.backtest import FoldOutcome
+from tft.head import QUANTILE_LEVELS
 from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS
-from tft.model import QUANTILE_LEVELS
 from tft.record import Record
 
 Array = NDArray[np.float64]

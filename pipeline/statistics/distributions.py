@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from tft.model import QUANTILE_LEVELS
+from tft.head import QUANTILE_LEVELS
 
 Array = NDArray[np.float64]
 

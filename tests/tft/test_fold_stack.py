@@ -17,8 +17,8 @@ from tft.cross_section import error_correlation, hedged
 from tft.fold_stack import MAX_GRADIENT_NORM, SMOOTHING_EPOCHS, FoldStack, initial_parameters
 from tft.fold_store import FoldFit
 from tft.folds import Fold
+from tft.head import LOSS_MODES, LossMode
 from tft.loss import correlated_nll, training_loss
-from tft.model import LOSS_MODES, LossMode
 from tft.panel import Panel
 from tft.portfolio import Block, Sizing, portfolio_returns, sharpe_loss
 from tft.positions import PositionsConfig, volatility_scale

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tests.conftest import CPU, small_panel
 from tft.forecast import CELL_BLOCK, TARGET_BLOCK, Forecasts, forecast, one_thread, plan, selection_weights
-from tft.model import LOSS_MODES, Cells, LossMode, ModelConfig, TemporalFusionTransformer, stacked
+from tft.head import LOSS_MODES, LossMode
+from tft.model import Cells, ModelConfig, TemporalFusionTransformer, stacked
 from tft.panel import Panel
 from tft.scaling import Scaler
 from tft.windows import EMPTY, DevicePanel, WindowSpace, seed_from

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
+from tft.head import LOSS_MODES, QUANTILE_LEVELS, LossMode
 from tft.loss import (
     correlated_nll,
     gaussian_nll,
@@ -20,7 +21,6 @@ from tft.loss import (
     training_loss,
     validation_score,
 )
-from tft.model import LOSS_MODES, QUANTILE_LEVELS, LossMode
 
 
 def sample(loss_mode: LossMode, n: int = 12, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

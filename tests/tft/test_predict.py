@@ -10,7 +10,8 @@ import torch
 
 from tests.conftest import small_panel
 from tft.checkpoint import TrainedModel
-from tft.model import LOSS_MODES, LossMode, ModelConfig, TemporalFusionTransformer
+from tft.head import LOSS_MODES, LossMode
+from tft.model import ModelConfig, TemporalFusionTransformer
 from tft.panel import Panel
 from tft.positions import PositionsConfig, RegimeConfig, next_regime, position_path
 from tft.predict import REGIMES, Prediction, Predictor, TooFewBars

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t as student_t
 from sklearn.linear_model import Ridge
 
-from tft.model import QUANTILE_LEVELS
+from tft.head import QUANTILE_LEVELS
 from tft.recalibration import INTERQUARTILE, SPREADS, centre_and_spread, recalibration
 
 

@@ -16,8 +16,8 @@ from tests.tft.fitting import FOLDS, MemoryStore, distance, fitted, identical, m
 from tft import train
 from tft.fold_store import FoldFit, read_stack_size, write_stack_size
 from tft.folds import Fold
+from tft.head import LOSS_MODES, LossMode
 from tft.market import Market
-from tft.model import LOSS_MODES, LossMode
 from tft.recipe import OBJECTIVES, Objective
 from tft.train import EpochReport, Recipe, evenly, fit_folds, forecast_fit, largest_stack, map_fits
 

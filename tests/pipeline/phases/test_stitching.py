@@ -15,9 +15,9 @@ from tft.backtest import gain_for_volatility, walk
 from tft.checkpoint import TrainedModel
 from tft.fold_store import FoldFit
 from tft.folds import Fold
+from tft.head import LOSS_MODES, LossMode
 from tft.market import Market
 from tft.metrics import sharpe
-from tft.model import LOSS_MODES, LossMode
 from tft.panel import Panel
 from tft.positions import PositionsConfig, RegimeConfig, volatility_scale
 from tft.predict import Predictor

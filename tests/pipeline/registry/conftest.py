@@ -55,7 +55,7 @@ def good(panel: Panel) -> TrainedModel:
     config = ModelConfig(d_hidden=8, n_heads=2, seq_len=6, n_context=0)
     torch.manual_seed(7)
     network = TemporalFusionTransformer(config, n_variables=3, n_assets=2, loss_mode="joint_mle")
-    torch.nn.init.zeros_(network.cells.pairs)  # no direct term: `bad` turns the head alone
+    torch.nn.init.zeros_(network.cells.direct.pairs)  # no direct term: `bad` turns the head alone
     return TrainedModel(
         config=config,
         loss_mode="joint_mle",

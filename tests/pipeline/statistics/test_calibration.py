@@ -27,7 +27,7 @@ from tests.pipeline.statistics.test_epochs import outcome
 from tft.backtest import FoldOutcome
 from tft.folds import Fold
 from tft.forecast import mixture, probability_of_up
-from tft.model import QUANTILE_LEVELS
+from tft.head import QUANTILE_LEVELS
 from tft.positions import Earnings
 from tft.record import RawForecast, Record, segments
 from tft.volatility import Timing

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import integrate, stats
 
 from pipeline.statistics.distributions import centre, crps, log_score, pit, unconditional
-from tft.model import QUANTILE_LEVELS
+from tft.head import QUANTILE_LEVELS
 
 Array = NDArray[np.float64]
 
