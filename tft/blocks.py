@@ -120,8 +120,8 @@ class BlockSampler:
             starts = rng.permutation(starts)
             n_steps.append(len(starts))
             first[k, : len(starts)] = starts - self.burn_in
-            for step in range(len(starts)):
-                assets[k, step] = np.sort(rng.permutation(self.n_assets)[: self.n_chosen])
+            every = np.broadcast_to(np.arange(self.n_assets), (len(starts), self.n_assets))
+            assets[k, : len(starts)] = np.sort(rng.permuted(every, axis=1)[:, : self.n_chosen], axis=1)
             if n_context:
                 bar = np.maximum(starts - self.burn_in, 0)[:, None]
                 cells = (bar * self.n_assets + assets[k, : len(starts)]).reshape(-1)
@@ -146,7 +146,7 @@ class BlockSampler:
             real = (inside == bars[k]) & (np.arange(self.n_steps) < n_steps[k])[:, None]
             forecast[k] = self.forecast[k].reshape(-1)[targets[k]] & real[:, :, None]
             counts = real & (bars[k] >= fold.train.start) & (np.arange(self.n_bars) >= self.burn_in)
-            scored[k] = np.broadcast_to(counts[:, :, None], targets[k].shape)
+            scored[k] = counts[:, :, None]
         self._targets, self._forecast, self._scored = (
             torch.from_numpy(each.reshape(*bars.shape[:2], -1)).to(self.device) for each in (targets, forecast, scored)
         )

@@ -12,6 +12,8 @@ from tft.volatility import Timing
 
 Objective = Literal["portfolio", "pooled"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+MAX_BLOCK_BARS = 1024
+"""Most scored bars of a block: the position path takes memory for every pair of its bars"""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class TrainingConfig:
         faults = []
         if self.objective not in OBJECTIVES:
             faults.append(f"training.objective is {self.objective!r}, it must be one of {', '.join(OBJECTIVES)}")
-        if self.block_bars < 2:
-            faults.append(f"training.block_bars is {self.block_bars}, the least is 2")
+        if not 2 <= self.block_bars <= MAX_BLOCK_BARS:
+            faults.append(f"training.block_bars is {self.block_bars}, it must lie between 2 and {MAX_BLOCK_BARS}")
         if self.lr <= 0.0:
             faults.append(f"training.lr is {self.lr}, it must be positive")
         if not 0.0 <= self.weight_decay * self.lr < 1.0:

@@ -34,7 +34,7 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the feature table is and how to read it."""
+    """The feature table: where it is, what its columns are called, and which of them are features."""
 
     source: str = "data/sample.parquet"
     """A local Parquet, CSV or Arrow file, a glob of them, or s3://bucket/key."""

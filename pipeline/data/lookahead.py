@@ -70,7 +70,7 @@ def load_function(reference: str) -> FeatureCode:
     if not separator or not module_name or not name:
         raise ValueError(f"{reference!r} names no function: write module:function, such as my_features:build")
     here = str(Path.cwd())
-    if here not in sys.path:
+    if here not in sys.path:  # first, as with `python -m`: the user's module may import what lies beside it
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)

@@ -49,7 +49,7 @@ class Plan:
 
     @classmethod
     def of(cls, oracle_sharpe: float, columns: str, repetitions: int) -> Plan:
-        """With `columns` as it is typed: how many to draw, or their names with commas between."""
+        """Make a plan from `columns` as a person types them: how many to draw, or names with commas between."""
         if columns.strip().lstrip("-").isdigit():
             return cls(oracle_sharpe, n_drawn=int(columns), repetitions=repetitions)
         names = tuple(name.strip() for name in columns.split(",") if name.strip())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.config.schema import Config
-from pipeline.statistics.calibration import in_one_sentence
+from pipeline.statistics.calibration_in_words import in_one_sentence
 from pipeline.statistics.inference import Inference
 from pipeline.statistics.sharpe import SharpeInference
 from tft.backtest import FoldRow

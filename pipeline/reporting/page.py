@@ -22,7 +22,7 @@ from pipeline.data.findings import Finding
 from pipeline.reporting.figures import bar_label
 from pipeline.reporting.selection_figures import RankedRow
 from pipeline.statistics import baseline_comparison
-from pipeline.statistics.calibration import in_one_sentence
+from pipeline.statistics.calibration_in_words import in_one_sentence
 from pipeline.statistics.inference import Inference
 from pipeline.statistics.sharpe import SharpeInference
 from pipeline.tracking.ledger import Look

@@ -52,7 +52,7 @@ class ProbeNull:
 
     @classmethod
     def of(cls, weights: ArrayLike) -> ProbeNull:
-        """Of the probes' weights (N,), missing ones left out. Raises ValueError if none is left."""
+        """Fit the null to the probes' weights (N,), leaving out missing ones. Raises ValueError if none is left."""
         given = np.asarray(weights, dtype=np.float64)
         known = np.sort(given[np.isfinite(given)])
         if not len(known):

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.statistics import calibration as calibrating
+from pipeline.statistics import calibration_in_words
 from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.calibration import Calibration
 from pipeline.statistics.epochs import FoldLuck, fold_luck
@@ -154,4 +154,4 @@ def metrics(result: Inference) -> dict[str, float | None]:
         }
     if result.against_untuned:
         named["oos_sharpe_over_untuned"] = result.against_untuned.difference_annual
-    return named | calibrating.metrics(result.calibration)
+    return named | calibration_in_words.metrics(result.calibration)

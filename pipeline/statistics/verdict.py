@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pipeline.statistics.baseline_comparison import BaselineRow, listed
-from pipeline.statistics.calibration import Calibration, worse
+from pipeline.statistics.calibration import Calibration
+from pipeline.statistics.calibration_in_words import worse
 from pipeline.statistics.sharpe import SIGNIFICANT, SharpeInference
 
 

@@ -80,7 +80,7 @@ class Kept:
         return files[RESULT].decode() if files else None
 
     def keep_result(self, key: str, text: str) -> None:
-        """A store that cannot be written to is a warning: only a restart would have read it."""
+        """Keep a finished result under its key; warn if that fails, since only a restart would have read it."""
         try:
             self.store.put(f"results/{key}", {RESULT: text.encode()})
         except OSError as error:
@@ -90,7 +90,7 @@ class Kept:
         self.store.drop(f"results/{key}")
 
     def folds(self, key: str) -> LocalStore:
-        """Where finished folds of running work wait in case its process dies: the next one goes on from there."""
+        """Return the store that holds finished folds of unfinished work, from which a restarted process goes on."""
         return self.store.within(f"folds/{key[:16]}")
 
     def drop_folds(self, key: str) -> None:

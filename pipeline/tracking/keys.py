@@ -119,7 +119,7 @@ def _kernel_sources(root: Path) -> Iterator[Path]:
 
 
 def _file_of(module: str, root: Path) -> Path:
-    """Where a module is, or would be."""
+    """Return the path of a module's source file, whether or not it exists."""
     path = root.joinpath(*module.split("."))
     package = path / "__init__.py"
     return package if package.exists() else path.with_suffix(".py")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from tft.checkpoint import META, WEIGHTS, CheckpointError, CheckpointManager, TrainedModel, load_checkpoint
 from tft.model import ModelConfig
 from tft.positions import PositionsConfig, RegimeConfig
@@ -150,9 +151,8 @@ def test_a_write_that_is_broken_off_anywhere_leaves_the_old_checkpoint(
 KILL = """
 import os, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 import tft.checkpoint as c
-where, folder = sys.argv[3], Path(sys.argv[2])
+where, folder = sys.argv[2], Path(sys.argv[1])
 count = iter(range(100))
 def dying(original):
     def wrapped(*arguments):
@@ -168,10 +168,10 @@ c.write_folder_atomically(folder, {"model.safetensors": b"", "meta.json": b"{}"}
 @pytest.mark.parametrize("call", [1, 3])
 def test_a_killed_process_leaves_a_checkpoint_that_can_be_read_and_written_again(tmp_path: Path, call: int) -> None:
     """Dead before the second file is complete, or between moving the old folder aside and the new one in."""
-    root = str(Path(__file__).parents[2])
     manager, first, second = CheckpointManager(tmp_path / "c"), trained_model(), trained_model(seed=1)
     manager.save(first)
-    done = subprocess.run([sys.executable, "-c", KILL, root, str(tmp_path / "c"), str(call)], check=False)
+    command = [sys.executable, "-c", KILL, str(tmp_path / "c"), str(call)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 9
     assert (tmp_path / "c").exists() == (call == 1)
     assert same(manager.load(), first)

@@ -83,6 +83,12 @@ def test_a_purge_gap_below_the_label_overlap_is_refused_unless_allowed(
     assert all(accepted(gap, allow_label_overlap=True) for gap in range(12))
 
 
+@pytest.mark.parametrize("bars", [1, 1025, 100_000])
+def test_a_block_has_a_length_that_memory_allows(tmp_path: Path, bars: int) -> None:
+    (fault,) = faults(tmp_path, {"training": {"block_bars": bars}})
+    assert fault == f"training.block_bars is {bars}, it must lie between 2 and 1024"
+
+
 def test_a_longer_horizon_is_for_pooled_training(tmp_path: Path) -> None:
     """Held for several bars, positions overlap; a block earns each for one bar."""
     (fault,) = faults(tmp_path, {"horizon": 2})

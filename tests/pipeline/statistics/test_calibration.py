@@ -13,15 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.config.reading import from_json, to_json
-from pipeline.statistics.calibration import (
-    Calibration,
-    CalibrationRow,
-    Estimate,
-    calibration,
-    in_one_sentence,
-    metrics,
-    worse,
-)
+from pipeline.statistics.calibration import Calibration, CalibrationRow, Estimate, calibration
+from pipeline.statistics.calibration_in_words import in_one_sentence, metrics, worse
 from pipeline.statistics.standard_errors import automatic_lags, hac_standard_error
 from tests.pipeline.statistics.test_epochs import outcome
 from tft.backtest import FoldOutcome
