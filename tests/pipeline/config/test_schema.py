@@ -101,7 +101,7 @@ def test_a_longer_horizon_is_for_pooled_training(tmp_path: Path) -> None:
     ("training", "said"),
     [
         ({"objective": "sum"}, "objective"),
-        ({"block_bars": 1}, "training.block_bars is 1, the least is 2"),
+        ({"block_bars": 1}, "training.block_bars is 1, it must lie between 2 and 1024"),
         ({"weight_decay": -0.5}, "training.weight_decay is -0.5, it must be at least 0 and below 1 / lr"),
         ({"lr": 0.1, "weight_decay": 10.0}, "training.weight_decay is 10.0, it must be at least 0 and below 1 / lr"),
     ],
