@@ -1,6 +1,8 @@
 """Floating point operations of one optimiser step of one fold, counted from the shapes of its matrix products.
 
-    python -m benchmarks.flops            # the reference run's step, beside what torch counts in one forward pass
+    TFT_NATIVE=0 python -m benchmarks.flops    # the reference run's step, beside what torch counts in one forward pass
+
+Without native kernels, which torch cannot see into.
 
 A product of (m, k) and (k, n) counts 2*m*k*n; elementwise work, softmax, norms, optimiser and loss count nothing. The
 backward counts twice the forward. The formulas say what the model of `tft/model.py` has to compute, each distinct cell
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import click
 
-from tft.direct_term import scales
+from tft.direct_term import PAIR_RANK, scales
 from tft.model import ModelConfig
 
 
@@ -34,7 +36,7 @@ def _cell(v: int, h: int, n_scales: int) -> float:
     """Operations per cell: a GRN for every variable, the selection GRN over all, the LSTM's input projection."""
     per_variable = 2 * h * h + 2 * h * 2 * h  # second layer and gate; the first layer is a rank-1 map of one number
     selection = 2 * (2 * v) * h + 2 * h * h + 2 * h * h + 2 * h * 2 * v + 2 * (2 * v) * v  # eq 6, and its skip
-    summed = 2 * v * h + 2 * v * n_scales  # eq 8's weighted sum, and the direct term
+    summed = 2 * v * h + 2 * v * (n_scales + 2 * PAIR_RANK)  # eq 8's weighted sum, and the direct term
     return v * per_variable + selection + summed + 2 * h * 4 * h
 
 
