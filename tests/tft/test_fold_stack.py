@@ -483,7 +483,7 @@ def test_only_the_fit_that_diverges_is_named() -> None:
         (TrainingConfig(), None),
         (TrainingConfig(lr=0.0), "training.lr is 0.0, it must be positive"),
         (TrainingConfig(objective="sum"), "training.objective is 'sum', it must be one of portfolio, pooled"),  # type: ignore[arg-type]
-        (TrainingConfig(block_bars=1), "training.block_bars is 1, the least is 2"),
+        (TrainingConfig(block_bars=1), "training.block_bars is 1, it must lie between 2 and 1024"),
         (TrainingConfig(weight_decay=-1.0), "training.weight_decay is -1.0, it must be at least 0 and below 1 / lr"),
         (TrainingConfig(lr=0.5, weight_decay=2.0), "training.weight_decay is 2.0, it must be at least 0 and below 1"),
         (TrainingConfig(batch_size=1), "training.batch_size is 1, the least is 2"),
