@@ -15,6 +15,7 @@ from pipeline.phases.tuning import Tuned
 from pipeline.statistics.baseline_comparison import against
 from pipeline.statistics.baselines import run_baselines
 from pipeline.statistics.calibration import calibration
+from pipeline.statistics.drift import drift_of, seed_skills
 from pipeline.statistics.inference import Inference, Looked, infer
 from pipeline.statistics.overfitting import Trials
 from pipeline.statistics.sharpe import detectable_sharpe
@@ -48,8 +49,8 @@ def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
     else:
         short = "" if n_bars >= MIN_INFERENCE_BARS else f"; any inference needs {MIN_INFERENCE_BARS}"
         reporter.say(
-            f"production: the out-of-sample record will have {n_bars} bars, on which a true Sharpe under "
-            f"{smallest:.1f} is likely to be missed (5 % one-sided, 80 % power){short}"
+            f"production: the out-of-sample record will have {n_bars} bars, on which a true Sharpe beyond "
+            f"drift under {smallest:.1f} is likely to be missed (5 % one-sided, 80 % power){short}"
         )
 
 
@@ -99,9 +100,12 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     if untuned:
         same_bars = record.rows(np.isin(record.bars, untuned.bars))
         (against_untuned,) = against(same_bars, {"untuned": untuned}, "holdout")
+    market, sized = walked.market, walked.last_positions
     inference = infer(
         record,
         walked.outcomes,
+        drift=drift_of(record, market, sized, "holdout", job.data.benchmark) if look else None,
+        seed_skills=seed_skills(walked.seed_records, market, sized, "holdout", job.data.benchmark) if look else (),
         selection=walked.selection,
         trials=_trials(chosen.tuned),
         # The untuned configuration is no look: the headline was settled before it was computed.
@@ -111,8 +115,9 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         calibration=calibration(record, walked.outcomes, walked.market.y),
         seed=job.config.seed,
     )
-    if look and inference.holdout:
-        look = enter(replace(look, sharpe=inference.holdout.sharpe, n_bars=inference.holdout.n_bars))
+    if look and inference.skill:
+        neutral = inference.skill.neutral
+        look = enter(replace(look, sharpe=neutral.sharpe, n_bars=neutral.n_bars))
         looks = [*(one for one in looks if one.key != look.key), look]
     return Assessment(inference, tuple(looks), simple)
 

@@ -51,6 +51,9 @@ class DataConfig:
     symbol_column: str = "symbol"
     close_column: str = "close"
     return_column: str = "ret_1d"
+    benchmark: str | None = None
+    """Column of a benchmark's return over each bar, the same for all instruments; no feature. The verdict takes it for
+    the market in place of the long-only portfolio."""
     sample: SampleConfig | None = None
 
     def key_columns(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.sections import DataConfig
 from pipeline.data.files import read_table
-from pipeline.data.frame import panel_from_frame
+from pipeline.data.frame import benchmark_from_frame, panel_from_frame
 from tft.panel import Panel
 from tft.volatility import MIN_RETURNS
 
@@ -31,12 +31,21 @@ class Dataset:
     n_rows: int
     sigma: NDArray[np.float64] | None = None
     """(T, A) volatility per bar that scales labels and positions; None: that of the panel's own returns."""
+    benchmark: NDArray[np.float64] | None = None
+    """(T,) return of the configured benchmark over each bar."""
 
     def first_bars(self, n_bars: int) -> Dataset:
         """The table as it stood after its first `n_bars` bars."""
         panel = self.panel.first_bars(n_bars)
         sigma = None if self.sigma is None else self.sigma[:n_bars]
-        return replace(self, panel=panel, sha256=panel_sha256(panel, sigma), n_rows=panel.returns.size, sigma=sigma)
+        return replace(
+            self,
+            panel=panel,
+            sha256=panel_sha256(panel, sigma),
+            n_rows=panel.returns.size,
+            sigma=sigma,
+            benchmark=None if self.benchmark is None else self.benchmark[:n_bars],
+        )
 
 
 def load_panel(
@@ -55,7 +64,13 @@ def load_panel(
         min_symbol_bars=min_symbol_bars,
         execution_delay_bars=execution_delay_bars,
     )
-    return Dataset(panel=panel, sha256=panel_sha256(panel), source=config.source, n_rows=frame.height)
+    return Dataset(
+        panel=panel,
+        sha256=panel_sha256(panel),
+        source=config.source,
+        n_rows=frame.height,
+        benchmark=benchmark_from_frame(frame, config, panel),
+    )
 
 
 def panel_sha256(panel: Panel, sigma: NDArray[np.float64] | None = None) -> str:

@@ -61,7 +61,13 @@ def panel_from_frame(
     table.check_length(prices, min_bars, min_symbol_bars)
 
     table.check_listed(config)
-    not_features = RESERVED | {time_column, config.symbol_column, *key_names.values(), *config.exclude}
+    not_features = RESERVED | {
+        time_column,
+        config.symbol_column,
+        *key_names.values(),
+        *config.exclude,
+        config.benchmark,
+    }
     names = [name for name in frame.columns if name not in not_features]
     if not names:
         table.findings.append(f"no feature column is left of the table's {frame.width} columns")
@@ -74,6 +80,38 @@ def panel_from_frame(
     keys = {"timestamp": table.times.to_numpy(), "symbol": table.symbols.to_numpy().astype(str)}
     columns: dict[str, NDArray[np.generic]] = {**keys, **prices, **features}
     return Panel.from_columns(columns, known=config.known, lead_bars=1 + execution_delay_bars)
+
+
+def benchmark_from_frame(frame: pl.DataFrame, config: DataConfig, panel: Panel) -> NDArray[np.float64] | None:
+    """Return (T,) of the benchmark over each bar of a panel made from this frame; None where none is configured.
+
+    Only the first bar may lack one: its close has nothing before it. Raises DataError with every finding.
+    """
+    name = config.benchmark
+    if name is None:
+        return None
+    table = _TableCheck(frame)
+    table.symbols = frame[config.symbol_column].cast(pl.String).str.strip_chars()
+    table.read_times(config.time_column or next(n for n in ("timestamp", "date") if n in frame.columns))
+    values = table.numbers(name)
+    table.require(name, ~(values <= -1.0), "are -1 or less: a loss cannot exceed 100 %")
+    rows = pl.DataFrame({"time": table.times, "value": pl.Series(values).fill_nan(None)})
+    by_bar = (
+        rows.group_by("time").agg(pl.col("value").min().alias("low"), pl.col("value").max().alias("high")).sort("time")
+    )
+    by_bar = by_bar.filter(pl.col("time").is_in(panel.times.astype("datetime64[us]")))
+    unequal = by_bar.filter(pl.col("low") != pl.col("high"))["time"]
+    missing = by_bar.slice(1).filter(pl.col("low").is_null())["time"]
+    for times, what in ((unequal, "differs between instruments"), (missing, "is missing")):
+        if len(times):
+            first = str(times[0]).removesuffix(" 00:00:00")
+            table.findings.append(
+                f"column {name} (data.benchmark) {what} on {len(times)} of {len(by_bar)} bars, first {first}: give it "
+                f"one value a bar, or leave data.benchmark empty"
+            )
+    if table.findings:
+        raise DataError(config.source, table.findings)
+    return by_bar["low"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
 @dataclass
@@ -192,7 +230,9 @@ class _TableCheck:
 
     def check_listed(self, config: DataConfig) -> None:
         """Report columns that the configuration lists and the table lacks, or that it both uses and excludes."""
-        for option, names in (("data.exclude", config.exclude), ("data.known", config.known)):
+        benchmark = (config.benchmark,) if config.benchmark else ()
+        listed = {"data.exclude": config.exclude, "data.known": config.known, "data.benchmark": benchmark}
+        for option, names in listed.items():
             for name in names:
                 if name not in self.frame.columns:
                     self.report_missing(name, f"listed in {option}")
@@ -202,3 +242,5 @@ class _TableCheck:
                 self.report_missing(name, "listed in data.accept")
         for name in sorted({*config.known} & {*config.exclude}):
             self.findings.append(f"column {name} is listed in both data.known and data.exclude: take it out of one")
+        for name in sorted({*benchmark} & {*config.known}):
+            self.findings.append(f"column {name} is listed in both data.known and data.benchmark: take it out of one")

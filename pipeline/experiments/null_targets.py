@@ -139,9 +139,10 @@ class NullTargets:
         return out
 
     def dataset(self, returns: NDArray[np.float64]) -> Dataset:
-        """The table with these returns (T, A) in place of its own; features and sigma stay."""
+        """The table with these returns (T, A) in place of its own; features and sigma stay, the benchmark does not."""
         panel = replace(self.data.panel, returns=returns)
-        return replace(self.data, panel=panel, sha256=panel_sha256(panel, self.sigma), sigma=self.sigma)
+        sha256 = panel_sha256(panel, self.sigma)
+        return replace(self.data, panel=panel, sha256=sha256, sigma=self.sigma, benchmark=None)
 
 
 def checked_null_targets(job: Job) -> NullTargets:

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from pipeline.config.sections import PlaceboConfig
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.experiments.placebo_targets import PlaceboRepetition, repetition
-from pipeline.experiments.production_runs import holdout_sharpe
+from pipeline.experiments.placebo_verdict import rewrite_verdict
+from pipeline.experiments.production_runs import neutral_sharpe
 from pipeline.experiments.repetitions import Repetitions, table_of
 from pipeline.job import Job
 from pipeline.reporting import luck_figures
 from pipeline.statistics.significance import monte_carlo_p_value, sequential_p_value
+from pipeline.statistics.verdict import PlaceboLuck
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run
 from tft.metrics import sharpe
@@ -37,8 +39,8 @@ class Placebo:
     """A production run against luck. Sharpes are annual and net."""
 
     p_value: float
-    oos_sharpe: float
-    """Holdout Sharpe of the real run."""
+    oos_sharpe_neutral: float
+    """Holdout Sharpe of the real run beyond drift."""
     method: str
     """Which null it was: `shift` or `stationary bootstrap`."""
     repetitions: tuple[PlaceboRepetition, ...]
@@ -53,8 +55,8 @@ class Placebo:
 
     @property
     def null(self) -> NDArray[np.float64]:
-        """(m,) Sharpes under the null."""
-        return np.array([one.oos_sharpe for one in self.repetitions])
+        """(m,) Sharpes beyond drift under the null, each beside the drift of its own targets."""
+        return np.array([one.oos_sharpe_neutral for one in self.repetitions])
 
     @property
     def tuning(self) -> NDArray[np.float64]:
@@ -64,23 +66,24 @@ class Placebo:
     @property
     def sentence(self) -> str:
         null, m = self.null, len(self.repetitions)
-        at_least = int((null >= self.oos_sharpe).sum())
+        at_least = int((null >= self.oos_sharpe_neutral).sum())
         found = "distinguishable" if self.p_value <= 0.05 else "not distinguishable"
         early = ", where it stopped early" if self.stopped_early else ""
         return (
-            f"Sharpe {self.oos_sharpe:.2f} is {found} from luck: {at_least} of {m} repetitions on targets without "
-            f"signal did as well (p = {self.p_value:.3f}{early}; {self.method}), their mean {null.mean():.2f} and 95th "
-            f"percentile {np.quantile(null, 0.95):.2f}; the best trials of the same repetitions show a tuning Sharpe "
-            f"of {self.tuning.mean():.2f}; long only gave {self.long_only_sharpe:.2f}."
+            f"Sharpe {self.oos_sharpe_neutral:.2f} beyond drift is {found} from luck: {at_least} of {m} repetitions on "
+            f"targets without signal did as well (p = {self.p_value:.3f}{early}; {self.method}), their mean "
+            f"{null.mean():.2f} and 95th percentile {np.quantile(null, 0.95):.2f}; the best trials of the same "
+            f"repetitions show a tuning Sharpe of {self.tuning.mean():.2f}; long only gave {self.long_only_sharpe:.2f}."
         )
 
 
 def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTargets) -> Placebo:
     """Set a production run against luck, and log what came of it in the placebo's own run and in the production run.
+    The production run's verdict is written anew, with the larger of both p-values.
 
     Raises ValueError for a run without a holdout Sharpe.
     """
-    real = holdout_sharpe(production)
+    real = neutral_sharpe(production)
     plan = replace(job.config.placebo, repetitions=null.most(job.config.placebo.repetitions))
     reporter.say(f"placebo: {null.description}; at most {plan.repetitions} repetitions of the whole job")
     series = Repetitions("placebo", PlaceboRepetition, repetition, job, production, reporter, plan.repetitions)
@@ -89,13 +92,13 @@ def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTarge
     def exceeds() -> Iterator[bool]:
         for one in results:
             used.append(one)
-            yield one.oos_sharpe >= real
+            yield one.oos_sharpe_neutral >= real
 
     with closing(iter(series)) as results:
         p_value = p_value_of(exceeds(), plan)
     result = Placebo(
         p_value=p_value,
-        oos_sharpe=real,
+        oos_sharpe_neutral=real,
         method=null.method,
         repetitions=tuple(used),
         stopped_early=len(used) < plan.repetitions,
@@ -105,6 +108,7 @@ def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTarge
     )
     for target in (own, production):
         _log(target, result)
+    reporter.say(f"placebo: {rewrite_verdict(production, PlaceboLuck(p_value, len(used)))}")
     return result
 
 
@@ -169,7 +173,7 @@ def _log(run: Run, result: Placebo) -> None:
         lambda: luck_figures.placebo(
             null,
             result.tuning,
-            real=result.oos_sharpe,
+            real=result.oos_sharpe_neutral,
             real_tuning=result.tuning_sharpe,
             long_only=result.long_only_sharpe,
             p_value=result.p_value,

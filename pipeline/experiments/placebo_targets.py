@@ -11,6 +11,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.job import Job
 from pipeline.phases.production import Walked
+from pipeline.statistics.drift import drift_of, skill_inference
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class PlaceboRepetition:
     """In complete bars; None where rows were resampled."""
     oos_sharpe: float
     """Holdout Sharpe; with `selection: nested` that of the whole record."""
+    oos_sharpe_neutral: float
+    """Sharpe of the same bars beyond drift, by the repetition's own targets."""
     oos_sharpe_gross: float
     tuning_sharpe: float
     """Sharpe of the best trial on the bars it was chosen on; the mean over the folds with `selection: nested`."""
@@ -40,10 +43,15 @@ def repetition(job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float]
         holdout, development = walked.record.performance("holdout"), walked.record.performance("development")
         if holdout is None:
             raise ValueError(f"repetition {number} has too few complete bars in the holdout: bring more bars")
+        drift = drift_of(walked.record, walked.market, walked.last_positions, "holdout")
+        neutral = skill_inference(drift, periods_per_year=job.config.periods_per_year).neutral
+        if neutral.sharpe is None:
+            raise ValueError(f"repetition {number} has no Sharpe beyond drift to compare: {neutral.undefined}")
         return PlaceboRepetition(
             repetition=number,
             shift=null.shift(number),
             oos_sharpe=holdout.sharpe,
+            oos_sharpe_neutral=neutral.sharpe,
             oos_sharpe_gross=holdout.sharpe_gross,
             tuning_sharpe=best_trial_sharpe(walked),
             development_sharpe=development.sharpe if development else None,

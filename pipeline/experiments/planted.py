@@ -28,7 +28,7 @@ class Planted:
 
     @property
     def power(self) -> float:
-        """Share of repetitions whose holdout Sharpe has p < 0.05."""
+        """Share of repetitions whose holdout Sharpe beyond drift has p < 0.05."""
         return float(np.mean([one.p_value < 0.05 for one in self.repetitions]))
 
     @property

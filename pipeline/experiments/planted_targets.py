@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,8 @@ from pipeline.experiments.null_targets import NullTargets
 from pipeline.job import Job
 from pipeline.phases.prefilter import prefilter
 from pipeline.phases.production import Walked
-from pipeline.statistics.significance import sharpe_standard_error
-from tft.metrics import MIN_INFERENCE_BARS, sharpe
+from pipeline.statistics.drift import drift_of, skill_inference
+from tft.metrics import sharpe
 from tft.record import Record
 from tft.volatility import Timing, held_return
 
@@ -85,7 +84,7 @@ class PlantedRepetition:
     oos_sharpe: float
     oos_sharpe_gross: float
     p_value: float
-    """One-sided, of the holdout Sharpe by its HAC standard error."""
+    """One-sided, of no skill beyond drift on the holdout."""
     planted_kept: float
     """Share of the planted columns that pruning kept."""
     others_kept: float
@@ -123,7 +122,7 @@ def repetition(plan: Plan, job: Job, number: int) -> tuple[Dataset, Callable[[Wa
             oracle_sharpe=oracle_sharpe(signal, null.sigma, returns, walked.record, config.timing),
             oos_sharpe=holdout.sharpe,
             oos_sharpe_gross=holdout.sharpe_gross,
-            p_value=holdout_p_value(walked.record),
+            p_value=p_value_beyond_drift(walked),
             planted_kept=float(np.mean([len(own) / len(columns) for own, _, _ in kept])),
             others_kept=float(np.mean([len(others) / max(1, len(all_ - set(columns))) for _, others, all_ in kept])),
             seconds=seconds,
@@ -178,13 +177,10 @@ def oracle_sharpe(signal: Array, sigma: Array, returns: Array, record: Record, t
     return sharpe(pnl[record.segment == "holdout"], periods_per_year=timing.periods_per_year)
 
 
-def holdout_p_value(record: Record) -> float:
-    """One-sided p-value of the holdout's net Sharpe being above 0, by its HAC standard error."""
-    net = record.net()[record.segment == "holdout"]
-    net = net[np.isfinite(net)]
-    if len(net) < MIN_INFERENCE_BARS:
-        raise ValueError(
-            f"the holdout has {len(net)} bars with a target, a p-value needs {MIN_INFERENCE_BARS}: "
-            f"raise holdout_fraction"
-        )
-    return NormalDist().cdf(-sharpe(net, periods_per_year=1.0) / sharpe_standard_error(net))
+def p_value_beyond_drift(walked: Walked) -> float:
+    """One-sided p-value of no skill beyond drift on the holdout. Raises ValueError where there is none."""
+    drift = drift_of(walked.record, walked.market, walked.last_positions, "holdout")
+    neutral = skill_inference(drift, periods_per_year=walked.market.timing.periods_per_year).neutral
+    if neutral.p_value is None:
+        raise ValueError(f"the holdout has no p-value: {neutral.undefined}; raise holdout_fraction or bring more bars")
+    return neutral.p_value

@@ -133,12 +133,12 @@ def production_run_of(job: Job, run_id: str) -> Run | None:
     return Run(newest.info.run_id) if newest else None
 
 
-def holdout_sharpe(production: Run) -> float:
-    """The headline of a production run: annual, net. Raises ValueError if the run has none."""
-    value = production.client.get_run(production.run_id).data.metrics.get("oos_sharpe", math.nan)
+def neutral_sharpe(production: Run) -> float:
+    """What a production run is judged by: annual, net, beyond drift. Raises ValueError if the run has none."""
+    value = production.client.get_run(production.run_id).data.metrics.get("oos_sharpe_neutral", math.nan)
     if not math.isfinite(value):
         raise ValueError(
-            f"production run {production.run_id} has no holdout Sharpe to judge: raise holdout_fraction or bring more "
-            f"bars"
+            f"production run {production.run_id} has no holdout Sharpe beyond drift to judge: raise holdout_fraction, "
+            f"bring more bars, or run it again if an earlier version of this project made it"
         )
     return float(value)

@@ -87,6 +87,11 @@ class Walked:
         """Cap, smoothing and costs by index of the fold."""
         return {fold: choice.config.positions for fold, choice in self.choices.items()}
 
+    @property
+    def last_positions(self) -> PositionsConfig:
+        """Cap, smoothing, volatility scaling and costs of the last fold."""
+        return self.choices[self.folds[-1].index].config.positions
+
 
 def choose_for_folds(
     config: Config, folds: Sequence[Fold], *, once: Callable[[], Choice], before: Callable[[Fold, int], Choice]

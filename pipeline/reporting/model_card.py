@@ -50,6 +50,13 @@ def model_card(
                 inference.development,
             ),
         ]
+    if inference.skill and inference.skill.skill_se is not None:
+        skill = inference.skill
+        records.append(
+            f"- Of that Sharpe, drift {skill.drift:.2f} and skill {skill.skill:.2f} ± {skill.skill_se:.2f}; neutral "
+            f"Sharpe {skill.neutral.sharpe:.2f}, alpha {skill.alpha_annual:.1%} a year"
+            + (f", beta {skill.beta:.2f}" if skill.beta is not None else "")
+        )
     if inference.calibration:
         records.append(f"- Calibration: {in_one_sentence(inference.calibration, nested=config.selection == 'nested')}")
     used = config.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import math
 import re
@@ -141,6 +142,7 @@ def render(
         record_name="record" if nested else "holdout",
         holdout=_headline(record, "holdout", inference.holdout),
         development=_headline(record, "development", inference.development),
+        skill=inference.skill,
         tuning=inference.tuning,
         overfitting=inference.overfitting,
         against_untuned=inference.against_untuned,
@@ -167,6 +169,13 @@ def render(
         figures=[(*CAPTIONS.get(name, (name, "")), _png(figures[name])) for name in [*known, *rest]],
         settings=yaml.safe_dump(dict(job.settings), sort_keys=False, allow_unicode=True, width=60),
     )
+
+
+def with_verdict(text: str, verdict: str) -> str:
+    """A page that `render` made, with another verdict in the same place."""
+    said, n_places = _VERDICT.subn(lambda found: f"{found[1]}{html.escape(_prose(verdict))}{found[3]}", text)
+    assert n_places == 1, f"a page has one verdict, this one has {n_places}"
+    return said
 
 
 def _headline(record: Record, segment: Segment, inference: SharpeInference | None) -> Headline | None:
@@ -215,3 +224,4 @@ def _template() -> Template:
 
 
 _PAGE = _template()
+_VERDICT = re.compile(r'(<p class="verdict">)(.*?)(</p>)', re.DOTALL)

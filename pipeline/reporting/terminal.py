@@ -17,10 +17,12 @@ def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns
         "nested (every fold selected on the bars before it)" if nested else "holdout (never selected on)": (
             result.holdout,
             result.inference.holdout,
+            result.inference.skill,
+            result.inference.skill.neutral if result.inference.skill else None,
         )
     }
     if not nested:
-        segments["development (selected on)"] = (result.development, result.inference.development)
+        segments["development (selected on)"] = (result.development, result.inference.development, None, None)
     table = Table(title="Walk-forward record")
     for heading in ("", *segments):
         table.add_column(heading, justify="left" if not heading else "right")
@@ -34,12 +36,18 @@ def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns
         "turnover": ("turnover a year", "{:.1f}"),
         "hit_rate": ("hit rate", "{:.1%}"),
     }
-    luck = {
-        "standard_error": ("standard error of the net Sharpe", "{:.2f}"),
+    luck = {"standard_error": ("standard error of the net Sharpe", "{:.2f}")}
+    split = {
+        "drift": ("of it drift", "{:.2f}"),
+        "skill": ("of it skill", "{:.2f}"),
+        "skill_se": ("standard error of skill", "{:.2f}"),
+    }
+    beyond = {
+        "sharpe": ("neutral Sharpe", "{:.2f}"),
         "p_value_deflated": ("p-value of no skill", "{:.3f}"),
         "dsr": ("deflated Sharpe ratio", "{:.3f}"),
     }
-    for part, formats in enumerate((performance, luck)):
+    for part, formats in enumerate((performance, luck, split, beyond)):
         for field, (label, style) in formats.items():
             values = [getattr(segment[part], field, None) for segment in segments.values()]
             table.add_row(label, *("-" if value is None else style.format(value) for value in values))

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from pipeline.reporting import page as report
 from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.calibration import Calibration, CalibrationRow, Estimate
+from pipeline.statistics.drift import Drift
 from pipeline.statistics.epochs import FoldLuck
 from pipeline.statistics.inference import Inference, Looked, infer
 from pipeline.statistics.overfitting import Trials
@@ -124,8 +125,18 @@ FACTS = report.Facts(
 )
 
 
+def small_drift(record: Record) -> Drift | None:
+    """What the holdout of a small record would have earned without timing; None where it has none."""
+    rows = record.segment == "holdout"
+    held, position = record.earned.held_return[rows], record.position[rows]
+    if not rows.any():
+        return None
+    return Drift(record.net()[rows], held.mean(axis=1), (held * position.mean(axis=0)).mean(axis=1), varies=True)
+
+
 def inference(record: Record, folds: Sequence[FoldRow] = (), **given: Any) -> Inference:
     """Of the record alone, with the same luck for every fold."""
+    given.setdefault("drift", small_drift(record))
     luck = [FoldLuck(row.fold, 21, best_of_independent_epochs=9.28, best_of_correlated_epochs=2.34) for row in folds]
     return replace(infer(record, [], **given), folds=tuple(luck))
 
@@ -229,7 +240,8 @@ def test_the_headline_is_the_holdouts_with_its_bars_dates_and_error() -> None:
     assert development is not None
     error = sharpe_standard_error(record.net()[80:158]) * np.sqrt(252)
     text = section(page(record=record), "headline").replace("−", "-")
-    assert f"Holdout Sharpe {performance.sharpe:.2f} ± {error:.2f}: " in text
+    assert f"Holdout Sharpe: earned {performance.sharpe:.2f}, of which drift " in text
+    assert f"Net Sharpe {performance.sharpe:.2f} ± {error:.2f}, annual" in text
     assert f"Net Sharpe {performance.sharpe:.2f} ± {error:.2f}, annual, after costs" in text
     # 80 bars of which the last two have no return yet.
     assert "over 78 bars from 2023-03-22 to 2023-06-07" in text
@@ -245,7 +257,7 @@ def test_a_nested_record_is_clean_and_shows_no_development() -> None:
     performance = record.performance("holdout")
     assert performance is not None
     text = section(html, "headline").replace("−", "-")
-    assert text.startswith(f"Nested out-of-sample Sharpe {performance.sharpe:.2f} ±")
+    assert text.startswith(f"Nested out-of-sample Sharpe: earned {performance.sharpe:.2f}, of which drift ")
     assert {len(row) for row in table(html, "inference")} == {2}
     assert "each forecast with columns and parameters that its fold chose on nothing but the bars before it" in text
     assert "Development" not in html and "Holdout" not in html
@@ -386,6 +398,29 @@ def test_the_verdict_stands_first() -> None:
     assert "it does not beat long only (difference -0.10 ± 0.30)" in text
 
 
+def test_the_sharpe_is_taken_apart_into_drift_and_skill() -> None:
+    record = small_record(400, holdout_bars=150)
+    judged = inference(record, seed_skills=[0.1, 0.5, 0.3])
+    html = page(record=record, inference=judged)
+    skill = judged.skill
+    assert skill and skill.drift is not None and skill.skill is not None and skill.beta is not None
+    rows = {row[0]: row[1:] for row in table(html, "skill")}
+    assert rows["Sharpe, net, as earned"][0] == f"{skill.sharpe:.2f}"
+    assert rows["of which drift"][0] == f"{skill.drift:.2f}"
+    assert rows["of which skill: alpha / sd of the return"][:2] == [f"{skill.skill:.2f}", f"{skill.skill_se:.2f}"]
+    assert rows["Beta to the market"] == [f"{skill.beta:.2f}", f"{skill.beta_se:.2f}", f"{skill.beta_p_value:.3f}"]
+    assert "single ones scatter by 0.20, and 3 are averaged" in " ".join(html.split())
+    assert 'id="skill"' not in page(record=small_record(60, holdout_bars=0))
+
+
+def test_another_verdict_takes_the_place_of_the_first() -> None:
+    html = page(record=small_record(400, holdout_bars=150))
+    said = report.with_verdict(html, "Beyond drift -0.50 & no more.")
+    assert section(said, "headline").startswith("Beyond drift −0.50 &amp; no more.")
+    assert len(said.splitlines()) == len(html.splitlines())
+    assert report.with_verdict(said, inference(small_record(400, holdout_bars=150)).verdict) == html
+
+
 def test_every_sharpe_has_its_inference_beside_it() -> None:
     """Holdout, development and the best trial of tuning, in this order; bars and Sharpes as in the record."""
     record = small_record(400, holdout_bars=150)
@@ -394,11 +429,12 @@ def test_every_sharpe_has_its_inference_beside_it() -> None:
     html = page(record=record, inference=judged)
     parsed(html)
     rows = {row[0]: row[1:] for row in table(html, "inference")}
-    three = [judged.holdout, judged.development, judged.tuning]
+    assert judged.skill
+    three = [judged.skill.neutral, judged.development, judged.tuning]
     for label, key, form in [
         ("Bars", "n_bars", ",d"),
         ("Sharpe, net", "sharpe", "z.2f"),
-        ("Standard error (HAC)", "standard_error", "z.2f"),
+        ("Standard error", "standard_error", "z.2f"),
         ("p-value of no skill, one-sided", "p_value", ".3f"),
         ("Number of configurations of which it is, or may be, the best (N)", "n_trials", ",d"),
         ("Probabilistic Sharpe ratio (PSR)", "psr", ".3f"),
