@@ -6,10 +6,10 @@
 
 For each seed a table is generated (60 columns, 5 of them planted, AR(1) with 0.9, 3,500 bars) and the production job
 runs on it with configs/power.yaml, expanding windows, through the command line: two jobs at a time, each with one
-thread. Reported are the share of the planted columns that pruning keeps, the share of the others, the holdout Sharpe,
-before costs also in units of its HAC standard error, and the verdict. At a Sharpe of 6 and above it should find the
-signal in at least 8 of 10 seeds; below 1, no sample of this size can, and it should say what the sample could have
-detected.
+thread. Reported are the share of the planted columns that pruning keeps, the share of the others, the holdout Sharpe
+and what of it is beyond drift, before costs also in units of its HAC standard error, and the verdict. At a Sharpe of 6
+and above it should find the signal in at least 8 of 10 seeds; below 1, no sample of this size can, and it should say
+what the sample could have detected.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SEEDS = tuple(range(201, 211))
 JOBS = 2
 """Runs at a time, each with one thread."""
 FOUND = "more than luck alone would give"
-SMALLEST = "the smallest Sharpe that this sample could have detected"
+SMALLEST = "the smallest Sharpe beyond drift that this sample could have detected"
 """What a verdict says."""
 
 
@@ -88,6 +88,7 @@ def measure(folder: Path, wall_s: float) -> tuple[dict[str, float], str]:
         "planted_kept": float(np.mean(kept)) if kept else float("nan"),
         "others_kept": float(np.mean(others)),
         "sharpe": found.data.metrics["oos_sharpe"],
+        "skill": found.data.metrics["oos_skill"],
         "sharpe_gross": found.data.metrics["oos_sharpe_gross"],
         "gross_in_standard_errors": float(sharpe_per_bar / sharpe_standard_error(gross)),
         "wall_s": wall_s,
@@ -102,7 +103,8 @@ def measure(folder: Path, wall_s: float) -> tuple[dict[str, float], str]:
 @click.option("--set", "overrides", default="", help="Settings as for the phases, to try it with less.")
 def main(folder: str, oracles: tuple[float, ...], n_seeds: int, overrides: str) -> None:
     root = Path(folder).resolve() if folder else Path(tempfile.mkdtemp(prefix="power-"))
-    print("oracle  seed  planted kept  others kept  holdout net  gross  gross / HAC SE  wall s  verdict", flush=True)
+    columns = "planted kept  others kept  holdout net  skill  gross  gross / HAC SE  wall s  verdict"
+    print(f"oracle  seed  {columns}", flush=True)
     summary = []
     for oracle in oracles:
         seeds = SEEDS[:n_seeds]
@@ -116,17 +118,18 @@ def main(folder: str, oracles: tuple[float, ...], n_seeds: int, overrides: str) 
                 verdicts.append(verdict)
                 print(
                     f"{oracle:6g} {seed:5d} {row['planted_kept']:13.0%} {row['others_kept']:12.0%}"
-                    f" {row['sharpe']:12.2f} {row['sharpe_gross']:6.2f} {row['gross_in_standard_errors']:15.2f}"
-                    f" {row['wall_s']:7.0f}  {verdict}",
+                    f" {row['sharpe']:12.2f} {row['skill']:6.2f} {row['sharpe_gross']:6.2f}"
+                    f" {row['gross_in_standard_errors']:15.2f} {row['wall_s']:7.0f}  {verdict}",
                     flush=True,
                 )
-        planted, others, net = (np.mean([row[k] for row in rows]) for k in ("planted_kept", "others_kept", "sharpe"))
+        names = ("planted_kept", "others_kept", "sharpe", "skill")
+        planted, others, net, skill = (np.mean([row[k] for row in rows]) for k in names)
         within = sum(abs(row["gross_in_standard_errors"]) <= 2.0 for row in rows)
         summary.append(
             f"oracle {oracle:g}: the verdict finds it in {sum(FOUND in v for v in verdicts)} of {n_seeds} seeds and "
             f"states the smallest detectable Sharpe in {sum(SMALLEST in v for v in verdicts)}; planted columns kept "
-            f"{planted:.0%}, others {others:.0%}; mean holdout Sharpe {net:.2f}; before costs within two standard "
-            f"errors of zero in {within}"
+            f"{planted:.0%}, others {others:.0%}; mean holdout Sharpe {net:.2f}, of which skill {skill:.2f}; before "
+            f"costs within two standard errors of zero in {within}"
         )
     print("\n".join(summary))
     print(f"runs are kept in {root}")

@@ -106,12 +106,12 @@ def main(samples: int, seed: int) -> None:
     print("| strategy without skill | market Sharpe | bars | Sharpe against 0 | long only alone | verdict |")
     print("|---|---|---|---|---|---|")
     largest = 0.0
-    for name, strategy in STRATEGIES.items():
+    for arm, (name, strategy) in enumerate(STRATEGIES.items()):
         for sharpe in MARKET_SHARPES:
             for n_bars in N_BARS:
                 found = []
                 for sample in range(samples):
-                    rng = np.random.default_rng([seed, sample])
+                    rng = np.random.default_rng([seed, arm, sample])
                     returns = market(n_bars, sharpe, rng)
                     found.append(passes(drift_of(strategy(returns, n_bars, rng), returns[-n_bars:])))
                 shares = np.mean(found, axis=0)

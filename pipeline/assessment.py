@@ -49,8 +49,8 @@ def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
     else:
         short = "" if n_bars >= MIN_INFERENCE_BARS else f"; any inference needs {MIN_INFERENCE_BARS}"
         reporter.say(
-            f"production: the out-of-sample record will have {n_bars} bars, on which a true Sharpe beyond "
-            f"drift under {smallest:.1f} is likely to be missed (5 % one-sided, 80 % power){short}"
+            f"production: the out-of-sample record will have {n_bars} bars, on which a true Sharpe (beyond "
+            f"drift) under {smallest:.1f} is likely to be missed (5 % one-sided, 80 % power){short}"
         )
 
 

@@ -231,12 +231,13 @@ def test_each_sharpe_is_logged_with_what_luck_alone_would_give(whole_job: WholeJ
     judged = sharpe_inference(net, periods_per_year=252)
     assert metrics["oos_sharpe"] == pytest.approx(judged.sharpe)
     assert metrics["oos_sharpe_se"] == pytest.approx(judged.standard_error)
-    assert metrics["oos_psr"] == pytest.approx(judged.psr)
-    assert metrics["oos_dsr"] == pytest.approx(judged.dsr)
+    assert metrics["oos_skill"] + metrics["oos_drift"] == pytest.approx(judged.sharpe)
+    assert 0.0 < metrics["oos_p_value"] == metrics["oos_p_value_deflated"] == metrics["oos_verdict_p_value"] < 1.0
+    assert 0.0 < metrics["oos_psr"] == metrics["oos_dsr"] < 1.0
     assert (metrics["oos_sharpe_low"], metrics["oos_sharpe_high"]) == pytest.approx((judged.low, judged.high))
     assert metrics["n_looks"] == metrics["n_configurations_looked"] == 1
     assert math.isfinite(metrics["tuning_sharpe_dsr"])
-    assert run.data.tags["verdict"].startswith(f"Holdout Sharpe {judged.sharpe:.2f} ± {judged.standard_error:.2f}: ")
+    assert run.data.tags["verdict"].startswith(f"Holdout Sharpe: earned {judged.sharpe:z.2f}, of which drift ")
 
 
 @pytest.mark.parametrize("phase", ["", "production"])
@@ -270,7 +271,7 @@ def test_before_training_it_is_said_what_so_few_bars_can_show(whole_job: WholeJo
     """88 bars with a known return: 2.49 sqrt(252 / 88)."""
     detectable = whole_job.parent.data.metrics["detectable_sharpe"]
     assert detectable == pytest.approx(2.4865 * math.sqrt(252 / 88), rel=1e-4)
-    said = "record will have 88 bars, on which a true Sharpe under 4.2 is likely to be missed"
+    said = "record will have 88 bars, on which a true Sharpe (beyond drift) under 4.2 is likely to be missed"
     assert whole_job.errors.index(said) < whole_job.errors.index("exploration: running")
 
 
@@ -313,7 +314,7 @@ def test_the_holdout_is_in_the_ledger_of_looks(whole_job: WholeJob) -> None:
     ]
     (look,) = looks  # though other tests run the same job again
     assert look.data.tags["run"] == whole_job.run_id
-    assert look.data.metrics == {"sharpe": pytest.approx(run.data.metrics["oos_sharpe"]), "n_bars": 88.0}
+    assert look.data.metrics == {"sharpe": pytest.approx(run.data.metrics["oos_sharpe_neutral"]), "n_bars": 88.0}
 
 
 def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:

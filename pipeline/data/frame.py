@@ -96,10 +96,13 @@ def benchmark_from_frame(frame: pl.DataFrame, config: DataConfig, panel: Panel) 
     values = table.numbers(name)
     table.require(name, ~(values <= -1.0), "are -1 or less: a loss cannot exceed 100 %")
     rows = pl.DataFrame({"time": table.times, "value": pl.Series(values).fill_nan(None)})
+    bars = pl.DataFrame({"time": panel.times.astype("datetime64[us]")})
     by_bar = (
-        rows.group_by("time").agg(pl.col("value").min().alias("low"), pl.col("value").max().alias("high")).sort("time")
+        rows.group_by("time")
+        .agg(pl.col("value").min().alias("low"), pl.col("value").max().alias("high"))
+        .join(bars, on="time", how="semi")
+        .sort("time")
     )
-    by_bar = by_bar.filter(pl.col("time").is_in(panel.times.astype("datetime64[us]")))
     unequal = by_bar.filter(pl.col("low") != pl.col("high"))["time"]
     missing = by_bar.slice(1).filter(pl.col("low").is_null())["time"]
     for times, what in ((unequal, "differs between instruments"), (missing, "is missing")):

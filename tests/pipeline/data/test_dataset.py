@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from pipeline.data.dataset import load_panel
+from pipeline.data.errors import DataError
 from pipeline.data.frame import panel_from_frame
 from tests.pipeline.data.tables import config, good_table, put, same
 
@@ -24,6 +25,51 @@ def test_panel_holds_the_table(tmp_path: Path) -> None:
     np.testing.assert_array_equal(panel.features[:, :, 0], np.arange(60.0).reshape(30, 2))
     np.testing.assert_array_equal(panel.features[:, :, 1], np.arange(60).reshape(30, 2) % 5)
     np.testing.assert_allclose(panel.returns, 0.001 * (np.arange(60).reshape(30, 2) % 7 - 3), atol=1e-15)
+
+
+def with_benchmark(values: list[float | None]) -> pl.DataFrame:
+    """The table of 30 bars and two instruments with a column `spx` of one value a bar."""
+    return good_table().with_columns(
+        spx=pl.Series(np.repeat(np.array(values, dtype=object), 2).tolist(), dtype=pl.Float64)
+    )
+
+
+def test_a_benchmark_is_a_return_by_bar_and_no_feature(tmp_path: Path) -> None:
+    values = [None, *(0.001 * i for i in range(1, 30))]
+    with_benchmark(values).write_parquet(tmp_path / "t.parquet")
+    data = load_panel(config(tmp_path / "t.parquet", benchmark="spx"))
+    assert data.panel.feature_names == ("px_x", "vix_y")
+    assert data.benchmark is not None and np.isnan(data.benchmark[0])
+    assert data.benchmark[1:].tolist() == values[1:]
+    early = data.first_bars(10).benchmark
+    assert early is not None and early[1:].tolist() == values[1:10]
+    assert load_panel(config(tmp_path / "t.parquet", exclude=("spx",))).benchmark is None
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (
+            with_benchmark([0.0, None, *[0.0] * 27, None]),
+            "column spx (data.benchmark) is missing on 2 of 30 bars, first",
+        ),
+        (
+            put(with_benchmark([0.0] * 30), "spx", 9, 0.5),
+            "column spx (data.benchmark) differs between instruments on 1 of",
+        ),
+        (with_benchmark([0.0] * 29 + [-1.0]), "column spx: 2 of 60 values are -1 or less: a loss cannot exceed 100 %"),
+        (good_table(), "no column spx (listed in data.benchmark)"),
+        (
+            with_benchmark([0.0] * 30).with_columns(spx=pl.lit("up")),
+            "column spx is not numeric: 60 of 60 values are text",
+        ),
+    ],
+)
+def test_a_benchmark_that_does_not_serve_is_refused(frame: pl.DataFrame, said: str, tmp_path: Path) -> None:
+    frame.write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError) as raised:
+        load_panel(config(tmp_path / "t.parquet", benchmark="spx"))
+    assert any(finding.startswith(said) for finding in raised.value.findings), raised.value.findings
 
 
 def test_hash_sees_every_part_and_nothing_but_content() -> None:

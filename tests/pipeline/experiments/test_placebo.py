@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import signal
@@ -34,10 +35,11 @@ REPETITIONS = 3
 def of(numbers: tuple[float, ...], *, real: float, p_value: float, early: bool = False) -> Placebo:
     return Placebo(
         p_value=p_value,
-        oos_sharpe=real,
+        oos_sharpe_neutral=real,
         method="shift",
         repetitions=tuple(
-            PlaceboRepetition(i, 40 + i, x, x + 0.1, 2.0 + x, 1.0, 7.0, 3.0) for i, x in enumerate(numbers, start=1)
+            PlaceboRepetition(i, 40 + i, x - 0.3, x, x + 0.1, 2.0 + x, 1.0, 7.0, 3.0)
+            for i, x in enumerate(numbers, start=1)
         ),
         stopped_early=early,
         n_computed=len(numbers),
@@ -48,9 +50,9 @@ def of(numbers: tuple[float, ...], *, real: float, p_value: float, early: bool =
 
 def test_what_came_of_it_is_one_sentence() -> None:
     assert of((-1.0, 0.5, 2.0), real=0.5, p_value=0.75).sentence == (
-        "Sharpe 0.50 is not distinguishable from luck: 2 of 3 repetitions on targets without signal did as well "
-        "(p = 0.750; shift), their mean 0.50 and 95th percentile 1.85; the best trials of the same repetitions show a "
-        "tuning Sharpe of 2.50; long only gave 0.30."
+        "Sharpe 0.50 beyond drift is not distinguishable from luck: 2 of 3 repetitions on targets without signal did "
+        "as well (p = 0.750; shift), their mean 0.50 and 95th percentile 1.85; the best trials of the same "
+        "repetitions show a tuning Sharpe of 2.50; long only gave 0.30."
     )
     assert "is distinguishable from luck: 0 of 2" in of((-1.0, 0.5), real=3.0, p_value=0.05).sentence
     assert "(p = 0.500, where it stopped early; shift)" in of((1.0, 2.0), real=0.5, p_value=0.5, early=True).sentence
@@ -95,10 +97,10 @@ def test_the_result_is_on_both_runs(placebo_job: WholeJob) -> None:
     assert own.data.tags["mlflow.parentRunId"] == production.info.run_id
     rows = table(production)
     assert rows == table(own)
-    assert list(rows[0])[:4] == ["repetition", "shift", "oos_sharpe", "oos_sharpe_gross"]
+    assert list(rows[0])[:4] == ["repetition", "shift", "oos_sharpe", "oos_sharpe_neutral"]
     assert [row["repetition"] for row in rows] == [1, 2, 3]
-    null = np.array([row["oos_sharpe"] for row in rows])
-    real = production.data.metrics["oos_sharpe"]
+    null = np.array([row["oos_sharpe_neutral"] for row in rows])
+    real = production.data.metrics["oos_sharpe_neutral"]
     for run in (production, own):
         metrics = run.data.metrics
         assert metrics["placebo_p_value"] == (int((null >= real).sum()) + 1) / (REPETITIONS + 1)
@@ -109,6 +111,28 @@ def test_the_result_is_on_both_runs(placebo_job: WholeJob) -> None:
         assert (artifacts(run) / "placebo.png").stat().st_size > 10_000
         assert run.data.tags["placebo_method"] == "shift"
     assert production.data.tags["placebo"] in output.replace("\n", " ")
+
+
+def test_the_verdict_is_written_anew_everywhere_and_nothing_is_promoted(placebo_job: WholeJob) -> None:
+    """The larger of both p-values is the verdict's: on the runs, on the page, on the card, and in the result."""
+    work = placebo_job
+    (production,) = runs_of(work, "production")
+    verdict, metrics = production.data.tags["verdict"], production.data.metrics
+    placebo = metrics["placebo_p_value"]
+    assert metrics["oos_verdict_p_value"] == pytest.approx(max(placebo, metrics["oos_p_value_deflated"]))
+    if placebo > metrics["oos_p_value_deflated"]:
+        assert f"by {REPETITIONS} repetitions of the whole job without signal" in verdict
+    phase = work.child(production.info.run_id, "production")
+    assert phase.data.tags["verdict"] == verdict
+    stored = json.loads((artifacts(phase) / "result.json").read_text())["inference"]
+    assert stored["verdict"] == verdict and stored["placebo"] == {"p_value": placebo, "n_repetitions": REPETITIONS}
+    for run in (production, phase):
+        page = html.unescape((artifacts(run) / "report.html").read_text()).replace("−", "-")
+        assert page.count(verdict) == 1
+    (version,) = work.client.search_model_versions("name = 'tft-production'")
+    assert verdict in version.description
+    card = (version.description or "").splitlines()
+    assert len([line for line in card if "Sharpe: earned" in line]) == 1
 
 
 def test_every_repetition_is_a_run_below_the_production_run_and_nothing_else(

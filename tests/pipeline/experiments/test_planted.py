@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
-from scipy import stats
+import torch
 
 from pipeline.config.schema import Config
 from pipeline.config.sections import DataConfig
@@ -17,14 +19,15 @@ from pipeline.experiments.planted import Planted
 from pipeline.experiments.planted_targets import (
     Plan,
     PlantedRepetition,
-    holdout_p_value,
     oracle_sharpe,
+    p_value_beyond_drift,
     plant,
     signal_of,
 )
-from pipeline.statistics.significance import sharpe_standard_error
+from pipeline.phases.production import Walked
 from tests.conftest import small_panel
 from tft.folds import Fold
+from tft.market import Market
 from tft.metrics import sharpe
 from tft.model import ModelConfig
 from tft.positions import PositionsConfig
@@ -113,13 +116,27 @@ def test_the_oracle_and_the_p_value_are_of_the_holdout_bars() -> None:
     pnl = (signal[250:398] / sigma[250:398] * data.panel.returns[252:]).mean(axis=1)
     got = oracle_sharpe(signal, sigma, data.panel.returns, own, Timing())
     assert got == pytest.approx(sharpe(pnl, periods_per_year=252.0))
-    net = own.net()[150:]
-    net = net[np.isfinite(net)]
-    z = net.mean() / net.std(ddof=1) / sharpe_standard_error(net)
-    assert holdout_p_value(own) == pytest.approx(stats.norm.sf(z))
-    short = replace(own, segment=np.where(np.arange(300) < 240, "development", "holdout"))
-    with pytest.raises(ValueError, match="the holdout has 58 bars with a target, a p-value needs 63"):
-        holdout_p_value(short)
+
+
+def test_the_p_value_is_of_what_is_beyond_drift_on_the_holdout() -> None:
+    """Foresight has a tiny one, noise around a long bias has none, and too few bars are refused."""
+    data = table()
+    market = Market(data.panel, Timing(), torch.device("cpu"))
+    rng = np.random.default_rng(3)
+    ahead = np.concatenate([np.sign(np.nan_to_num(data.panel.returns[2:])), np.zeros((2, data.panel.returns.shape[1]))])
+
+    def walked(raw: np.ndarray, n_development: int = 250) -> Walked:
+        own = record(data, market.sigma, raw)
+        segment = np.where(own.bars < n_development, "development", "holdout")
+        stands_in = SimpleNamespace(
+            record=replace(own, segment=segment), market=market, last_positions=PositionsConfig()
+        )
+        return cast(Walked, stands_in)
+
+    assert p_value_beyond_drift(walked(ahead)) < 1e-6
+    assert p_value_beyond_drift(walked(0.2 + 0.05 * rng.standard_normal(ahead.shape))) > 0.05
+    with pytest.raises(ValueError, match="the holdout has no p-value: 58 bars are too few for any inference"):
+        p_value_beyond_drift(walked(ahead, 340))
 
 
 def test_columns_are_given_by_name_or_by_number() -> None:

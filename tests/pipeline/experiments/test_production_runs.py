@@ -19,7 +19,7 @@ from pipeline.config.sections import PlaceboConfig
 from pipeline.experiments.production_runs import (
     find_production_run,
     finished_production_run,
-    holdout_sharpe,
+    neutral_sharpe,
     production_run_of,
 )
 from pipeline.job import Job
@@ -188,7 +188,7 @@ def test_a_run_that_cannot_be_judged_is_refused(module_store: Path, make: Callab
 def test_a_run_without_a_holdout_sharpe_has_no_headline() -> None:
     job = job_of("headline")
     run = finished(job)
-    with pytest.raises(ValueError, match="has no holdout Sharpe to judge: raise holdout_fraction or bring more bars"):
-        holdout_sharpe(run)
-    run.metrics({"oos_sharpe": 1.25})
-    assert holdout_sharpe(run) == 1.25
+    with pytest.raises(ValueError, match="has no holdout Sharpe beyond drift to judge: raise holdout_fraction"):
+        neutral_sharpe(run)
+    run.metrics({"oos_sharpe_neutral": 1.25})
+    assert neutral_sharpe(run) == 1.25
