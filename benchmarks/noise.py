@@ -3,7 +3,7 @@
     python -m benchmarks.noise            # 20 seeds, 19 repetitions each: minutes on two cores
 
 For each seed a table without any signal is generated and the whole job runs on it with configs/micro.yaml, and again on
-19 shifts of its targets, without early stopping and without MLflow. Of 20 uniform p-values at most 3 are <= 0.05 and at
+19 shifts of its targets, without early stopping and without MLflow; compared are the neutral Sharpes. Of 20 uniform p-values at most 3 are <= 0.05 and at
 most 5 are <= 0.10 in about 98 % of cases each. Beside it stands the Sharpe of the best trial on the bars that chose it.
 Writes benchmarks/noise.png.
 
@@ -31,6 +31,7 @@ from pipeline.experiments.placebo_targets import best_trial_sharpe, repetition
 from pipeline.flow import out_of_sample
 from pipeline.job import open_job
 from pipeline.reporting.figures import BLUE, GREY, VERMILION, empty_figure
+from pipeline.statistics.drift import drift_of, skill_inference
 from pipeline.statistics.significance import monte_carlo_p_value
 from pipeline.tracking.kept import Kept
 from pipeline.tracking.progress import Quiet, Reporter
@@ -51,6 +52,7 @@ class Piece:
     repetition: int
     """Number of the shift; 0 is the original table"""
     oos_sharpe: float
+    oos_sharpe_neutral: float
     oos_sharpe_gross: float
     tuning_sharpe: float
     seconds: float
@@ -69,7 +71,10 @@ def run(_: None, which: tuple[int, int]) -> Piece:
     walked = out_of_sample(job.on(data), Silent(kept), Quiet(), store=kept.folds(f"{seed}-{number}"))
     holdout = walked.record.performance("holdout")
     assert holdout is not None
-    found = holdout.sharpe, holdout.sharpe_gross, best_trial_sharpe(walked)
+    drift = drift_of(walked.record, walked.market, walked.last_positions, "holdout")
+    neutral = skill_inference(drift, periods_per_year=job.config.periods_per_year).neutral.sharpe
+    assert neutral is not None
+    found = holdout.sharpe, neutral, holdout.sharpe_gross, best_trial_sharpe(walked)
     return Piece(seed, number, *found, seconds=time.perf_counter() - started)
 
 
@@ -117,13 +122,14 @@ def main(seeds: int, repetitions: int) -> None:
         pieces = list(in_processes(run, None, work, n_workers=PROCESSES, on_done=on_done))
         os.chdir(HERE)
     p_values, real = [], [piece for piece in pieces if piece.repetition == 0]
-    print("seed  p-value  holdout Sharpe net  gross  tuning Sharpe (unadjusted)  null: mean   sd  mean tuning")
+    print("seed  p-value  holdout Sharpe net  neutral  gross  tuning Sharpe (unadjusted)  null: mean   sd  mean tuning")
     for own in real:
         null = [piece for piece in pieces if piece.seed == own.seed and piece.repetition]
-        sharpes = np.array([piece.oos_sharpe for piece in null])
-        p_values.append(monte_carlo_p_value(int((sharpes >= own.oos_sharpe).sum()), len(null)))
+        sharpes = np.array([piece.oos_sharpe_neutral for piece in null])
+        p_values.append(monte_carlo_p_value(int((sharpes >= own.oos_sharpe_neutral).sum()), len(null)))
         print(
-            f"{own.seed:4d} {p_values[-1]:8.2f} {own.oos_sharpe:19.2f} {own.oos_sharpe_gross:6.2f} "
+            f"{own.seed:4d} {p_values[-1]:8.2f} {own.oos_sharpe:19.2f} {own.oos_sharpe_neutral:8.2f} "
+            f"{own.oos_sharpe_gross:6.2f} "
             f"{own.tuning_sharpe:27.2f} {sharpes.mean():11.2f} {sharpes.std():4.2f} "
             f"{np.mean([piece.tuning_sharpe for piece in null]):12.2f}"
         )
