@@ -3,9 +3,9 @@
     python -m benchmarks.noise            # 20 seeds, 19 repetitions each: minutes on two cores
 
 For each seed a table without any signal is generated and the whole job runs on it with configs/micro.yaml, and again on
-19 shifts of its targets, without early stopping and without MLflow; compared are the neutral Sharpes. Of 20 uniform p-values at most 3 are <= 0.05 and at
-most 5 are <= 0.10 in about 98 % of cases each. Beside it stands the Sharpe of the best trial on the bars that chose it.
-Writes benchmarks/noise.png.
+19 shifts of its targets, without early stopping and without MLflow; compared are the neutral Sharpes. Of 20 uniform
+p-values at most 3 are <= 0.05 and at most 5 are <= 0.10 in about 98 % of cases each. Beside it stands the Sharpe of the
+best trial on the bars that chose it. Writes benchmarks/noise.png.
 
 The shifts have room because configs/micro.yaml says `feature_lookback_bars: 21`: of its twelve columns, none of which
 is made from prices, the longest look-back is that of the transform _z21.
