@@ -55,14 +55,15 @@ def import_looks(path: Path) -> tuple[int, int]:
         raise ValueError(f"{path} is no text: import what `tft-pipeline looks export` wrote") from None
     read = [_read(f"{path}, line {number}", text) for number, text in enumerate(lines, start=1)]
     known = {look.key: look for look in all_looks()}
-    n_known = sum(look.key in known for look, _ in read)
+    keys = {look.key for look, _ in read}
+    n_known = len(keys & known.keys())
     for look, record in read:
         there = known.get(look.key)
         lacks_number = there is None or (there.sharpe is None and look.sharpe is not None)
         lacks_record = there is None or (not there.record_sha256 and record is not None)
         if lacks_number or lacks_record:
             known[look.key] = enter(look, record)
-    return len(read) - n_known, n_known
+    return len(keys) - n_known, n_known
 
 
 def _read(where: str, text: str) -> tuple[Look, HoldoutRecord | None]:
