@@ -42,7 +42,7 @@ def seen(recipe: int, *, symbols: tuple[str, ...] = ("A", "B"), n_bars: int = 12
     position = np.random.default_rng(100 + recipe).uniform(-1, 1, MARKET.shape)
     bars = slice(first, first + n_bars)
     times = np.datetime64("2024-01-04", "us") + np.arange(180) * np.timedelta64(1, "D")
-    return HoldoutRecord(times[bars], symbols, MARKET[bars], (position * MARKET).mean(axis=1)[bars])
+    return HoldoutRecord(times[bars], symbols, MARKET[bars].copy(), (position * MARKET).mean(axis=1)[bars])
 
 
 def n_recipes(looks: list[Look]) -> int:
@@ -192,7 +192,7 @@ def test_tables_with_a_noise_column_each_under_one_configuration_are_three() -> 
 
 
 def test_settings_that_decide_nothing_are_one_recipe() -> None:
-    """Another device, rule of promotion or limit of time: another hash, another key, the same returns up to rounding."""
+    """Another device, rule of promotion or limit of time: another hash and key, the same returns up to rounding."""
     for number, config in enumerate(("device", "registry.promote", "regime.enter", "tuning.timeout_seconds")):
         rounded = replace(seen(0), net=seen(0).net * (1 + 1e-7 * number))
         enter(replace(LOOK, config_sha256=config, evaluation=config), rounded)
