@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.job import Job
 from pipeline.phases.folds import production_folds
@@ -17,9 +18,10 @@ from pipeline.statistics.baselines import run_baselines
 from pipeline.statistics.calibration import calibration
 from pipeline.statistics.drift import drift_of, seed_skills
 from pipeline.statistics.inference import Inference, Looked, infer
+from pipeline.statistics.looks import HoldoutRecord
 from pipeline.statistics.overfitting import Trials
 from pipeline.statistics.sharpe import detectable_sharpe
-from pipeline.tracking.ledger import Look, by_configuration, enter, overlapping
+from pipeline.tracking.ledger import Look, by_recipe, enter, is_empty, overlapping, stands_for
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.sink import Sink
 from tft.metrics import MIN_INFERENCE_BARS
@@ -32,16 +34,25 @@ class Assessment:
 
     inference: Inference
     looks: tuple[Look, ...]
-    """Looks at an overlapping holdout, this one last; none without a holdout."""
+    """Looks at the same holdout, this one last, each with the number of its recipe; none without a holdout."""
     baselines: Mapping[str, Record]
     """The record of each simple rule."""
 
 
-def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
-    """Before training: the smallest true Sharpe that the clean bars of the record could detect."""
-    start = production_folds(job.config, len(job.data.panel.times))[0].test.start
+def clean_bars(job: Job) -> range:
+    """The bars of decision that no choice of a production run sees and whose return is known: its holdout."""
+    n_bars = len(job.data.panel.times)
+    start = production_folds(job.config, n_bars)[0].test.start
     first = start if job.config.selection == "nested" else max(start, job.n_development)
-    n_bars = len(job.data.panel.times) - job.config.timing.label_bars - first
+    return range(first, n_bars - job.config.timing.label_bars)
+
+
+def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
+    """Before training: the smallest true Sharpe that the clean bars of the record could detect; whether looks at them
+    are known.
+    """
+    bars = clean_bars(job)
+    n_bars = bars.stop - bars.start  # below 0 where there is no holdout
     smallest = detectable_sharpe(n_bars, job.config.periods_per_year)
     sink.metrics({"detectable_sharpe": smallest})
     if smallest is None:
@@ -52,6 +63,11 @@ def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
             f"production: the out-of-sample record will have {n_bars} bars, on which a true Sharpe (beyond "
             f"drift) under {smallest:.1f} is likely to be missed (5 % one-sided, 80 % power){short}"
         )
+        if not job.config.prior_looks and is_empty():
+            reporter.say(
+                "production: this MLflow store is new and knows of no earlier look at any holdout: if these bars were "
+                "looked at elsewhere, set prior_looks, or use `tft-pipeline looks add` or `tft-pipeline looks import`"
+            )
 
 
 def enter_look(job: Job, walked: Walked, *, run_id: str, key: str) -> Look | None:
@@ -94,8 +110,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         cross_section=chosen.config.training.objective == "portfolio",
         test_until=len(job.data.panel.times),
     )
-    looks = overlapping(look.first, look.last, look.symbols) if look else []
-    others = [one for one in by_configuration(looks).values() if look and one.config_sha256 != look.config_sha256]
+    looks, others = _looks(record, look, job.data.panel.times) if look else ([], [])
     against_untuned = None
     if untuned:
         same_bars = record.rows(np.isin(record.bars, untuned.bars))
@@ -109,7 +124,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         selection=walked.selection,
         trials=_trials(chosen.tuned),
         # The untuned configuration is no look: the headline was settled before it was computed.
-        others=[Looked(one.sharpe, one.n_bars or 0) for one in others],
+        others=[*others, *[Looked(None, 0)] * job.config.prior_looks],
         against_untuned=against_untuned,
         baselines=against(record, simple, "holdout") if look else (),
         calibration=calibration(record, walked.outcomes, walked.market.y),
@@ -118,8 +133,23 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     if look and inference.skill:
         neutral = inference.skill.neutral
         look = enter(replace(look, sharpe=neutral.sharpe, n_bars=neutral.n_bars))
-        looks = [*(one for one in looks if one.key != look.key), look]
+        (own,) = (one for one in looks if one.key == look.key)
+        looks = [*(one for one in looks if one.key != look.key), replace(look, recipe=own.recipe)]
     return Assessment(inference, tuple(looks), simple)
+
+
+def _looks(record: Record, look: Look, times: NDArray[np.datetime64]) -> tuple[list[Look], list[Looked]]:
+    """Add what this look saw to the ledger; returns the looks at the same holdout, oldest first, and what stands for
+    each recipe but this one's.
+
+    times: of the panel's bars (T,).
+    """
+    seen = HoldoutRecord.of(record, record.segment == "holdout", times)
+    enter(look, seen)
+    groups = by_recipe(overlapping(look.first, look.last, look.symbols, seen))
+    looks = sorted((one for group in groups for one in group), key=lambda one: (one.entered, one.entry))
+    stand = [stands_for(group) for group in groups if all(one.key != look.key for one in group)]
+    return looks, [Looked(one.sharpe if one.n_bars else None, one.n_bars or 0) for one in stand]
 
 
 def _trials(tuned: Tuned) -> Trials:

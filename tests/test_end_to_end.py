@@ -315,6 +315,44 @@ def test_the_holdout_is_in_the_ledger_of_looks(whole_job: WholeJob) -> None:
     (look,) = looks  # though other tests run the same job again
     assert look.data.tags["run"] == whole_job.run_id
     assert look.data.metrics == {"sharpe": pytest.approx(run.data.metrics["oos_sharpe_neutral"]), "n_bars": 88.0}
+    seen = pl.read_parquet(artifacts(look) / "holdout_record.parquet")
+    record = pl.read_parquet(artifacts(run) / "oos_record.parquet").filter(pl.col("segment") == "holdout")
+    earned = record.filter(pl.col("pnl").is_finite()).group_by("time", maintain_order=True).agg(pl.col("pnl").mean())
+    np.testing.assert_allclose(seen.unique("time", maintain_order=True)["net"], earned["pnl"], rtol=1e-12)
+    # By the bar in which it is earned: two bars after the decision.
+    dates = pl.read_parquet(whole_job.folder / "data" / "micro.parquet")["date"].unique().sort()
+    assert seen["time"].unique().sort().cast(pl.Date).to_list() == dates[-88:].to_list()
+
+
+def test_a_new_store_says_that_it_knows_of_no_look(whole_job: WholeJob) -> None:
+    said = "knows of no earlier look at any holdout: if these bars were looked at elsewhere, set prior_looks"
+    assert whole_job.errors.index(said) < whole_job.errors.index("exploration: running")
+
+
+@pytest.mark.slow
+def test_recipes_count_and_neither_settings_that_decide_nothing_nor_hashes(job_copy: WholeJob) -> None:
+    """The same job with another threshold of the regime, and four looks made elsewhere: one recipe and four. Then a
+    table with one column of noise more under the same file: another recipe, though its configuration has the same hash.
+    """
+
+    def figures(*overrides: str) -> dict[str, Any]:
+        settings = ";".join(["registry.promote=never", *overrides])
+        done = job_copy.run("production", "--config", str(MICRO), "--set", settings)
+        assert "knows of no earlier look" not in done.stderr
+        run = job_copy.client.get_run(run_named(done.stdout))
+        return run.data.metrics | run.data.tags
+
+    first = job_copy.parent.data.metrics
+    same = figures("regime.enter=0.6", "prior_looks=4")
+    assert same["oos_sharpe"] == first["oos_sharpe"]
+    assert (same["n_looks"], same["n_configurations_looked"]) == (2, 5)
+    source = job_copy.folder / "data" / "micro.parquet"
+    table = pl.read_parquet(source)
+    noise = pl.Series("extra_noise", np.random.default_rng(0).standard_normal(table.height))
+    table.with_columns(noise).write_parquet(source)
+    changed = figures()
+    assert changed["oos_sharpe"] != first["oos_sharpe"]
+    assert (changed["n_looks"], changed["n_configurations_looked"]) == (3, 2)
 
 
 def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from pipeline.cli import data, experiments, models, phases
+from pipeline.cli import data, experiments, looks, models, phases
 from pipeline.cli.errors import plain
 from tft.runtime.heap import keep_freed_memory
 
@@ -32,5 +32,5 @@ def main() -> None:
     keep_freed_memory()
 
 
-for _command in (*phases.COMMANDS, *experiments.COMMANDS, *data.COMMANDS, *models.COMMANDS):
+for _command in (*phases.COMMANDS, *experiments.COMMANDS, *data.COMMANDS, *models.COMMANDS, *looks.COMMANDS):
     main.add_command(plain(_command))

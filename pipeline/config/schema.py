@@ -59,6 +59,8 @@ class Config:
     holdout_fraction: float = 0.3
     holdout_start: str | None = None
     """First bar (ISO date or time) of the holdout; prevails over the fraction."""
+    prior_looks: int = 0
+    """Configurations that looked at the holdout elsewhere, unknown to the ledger: they deflate its Sharpe as well."""
     purge_gap: int = 5
     allow_label_overlap: bool = False
     walk_forward: WalkForwardConfig = field(default_factory=WalkForwardConfig)
@@ -76,8 +78,10 @@ class Config:
 
     @property
     def sha256(self) -> str:
-        """Hash of all settings but `placebo`, which says how a finished run is examined and not how it is made."""
-        return sha256_of({name: value for name, value in asdict(self).items() if name != "placebo"})
+        """Hash of all settings but `placebo` and `prior_looks`, by which a finished run is examined and judged."""
+        settings = asdict(self)
+        del settings["placebo"], settings["prior_looks"]
+        return sha256_of(settings)
 
     @property
     def timing(self) -> Timing:
@@ -89,11 +93,11 @@ class Config:
 
         Left out is what cannot. `data` leads to a table, whose content is hashed by itself; the kind of device that
         `device` stands for is named beside the settings wherever they identify a run. `registry` and `regime` concern
-        the finished model, `placebo` other runs. `tuning.timeout_seconds` only ends a search early, and such a search
-        is never taken for a finished one.
+        the finished model, `placebo` other runs, `prior_looks` what the record is worth. `tuning.timeout_seconds` only
+        ends a search early, and such a search is never taken for a finished one.
         """
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for name in ("data", "device", "registry", "regime", "placebo"):
+        for name in ("data", "device", "registry", "regime", "placebo", "prior_looks"):
             del settings[name]
         del settings["tuning"]["timeout_seconds"]
         return settings
@@ -155,9 +159,8 @@ class Config:
 
     def faults(self) -> list[str]:
         """One sentence for each fault of the values, within sections and between them."""
-        found = at_least(
-            "", self, {"seed": 0, "periods_per_year": 1, "execution_delay_bars": 0, "horizon": 1, "purge_gap": 0}
-        )
+        least = {"seed": 0, "periods_per_year": 1, "execution_delay_bars": 0, "horizon": 1, "purge_gap": 0}
+        found = at_least("", self, least | {"prior_looks": 0})
         for section in fields(self):
             value = getattr(self, section.name)
             if is_dataclass(value) and hasattr(value, "faults"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pipeline import flow
 from pipeline.config.bars import min_bars
 from pipeline.config.reading import load_config
@@ -13,6 +15,7 @@ from pipeline.experiments.comparison_report import beside, differing, log, note
 from pipeline.experiments.production_runs import ProductionRun, find_production_run, finished_production_run
 from pipeline.job import Job, open_job
 from pipeline.reporting import luck_figures
+from pipeline.statistics.looks import HoldoutRecord
 from pipeline.statistics.paired import Pair, compare, in_one_sentence, pair
 from pipeline.tracking import ledger
 from pipeline.tracking.progress import Reporter
@@ -142,8 +145,10 @@ def _conclude(
             ledger.enter(look)
     periods_per_year = float(baseline.settings["periods_per_year"])
     comparison = compare(pair)
-    for look, figures in zip(looks, (comparison.baseline, comparison.candidate), strict=bool(looks)):
-        ledger.enter(replace(look, sharpe=figures.sharpe))
+    both = zip((baseline, candidate), (comparison.baseline, comparison.candidate), strict=True)
+    for look, (run, figures) in zip(looks, both, strict=bool(looks)):
+        seen = HoldoutRecord.of(run.record, np.isin(run.record.times, pair.times), run.record.times)
+        ledger.enter(replace(look, sharpe=figures.sharpe), seen)
 
     settings = differing(baseline.settings, candidate.settings)
     sentences = (in_one_sentence(label, comparison), *beside(comparison, baseline, candidate))

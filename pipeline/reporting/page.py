@@ -147,6 +147,7 @@ def render(
         overfitting=inference.overfitting,
         against_untuned=inference.against_untuned,
         looks=looks,
+        prior_looks=job.settings.get("prior_looks", 0),
         findings=findings,
         baselines=inference.baselines,
         baselines_verdict=baseline_comparison.verdict(inference.baselines),

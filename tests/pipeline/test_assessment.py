@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
+import pytest
 from numpy.testing import assert_array_equal
 
-from pipeline.assessment import _trials
+from pipeline.assessment import _looks, _trials
 from pipeline.phases.tuning import Trial, Tuned
 from pipeline.statistics.baseline_comparison import against
+from pipeline.statistics.inference import Looked
+from pipeline.tracking.ledger import Look, enter
 from tests.pipeline.reporting.test_page import small_record
+from tft.record import Record
 
 
 def test_the_part_of_a_record_over_the_untuned_bars_can_be_paired() -> None:
@@ -42,3 +49,38 @@ def test_pruned_trials_count_but_have_no_returns() -> None:
     trials = _trials(tuned)
     assert_array_equal(trials.returns, np.array([[0.1, 0.3], [0.2, 0.4]]))
     assert (trials.best, trials.n_started) == (1, 4)
+
+
+# ---- how many have looked
+
+
+TIMES = np.datetime64("2022-09-23", "us") + np.arange(262) * np.timedelta64(1, "D")
+"""Of a panel in which a small record begins with bar 100."""
+LOOK = Look("production", "2023-03-02", "2023-06-07", ("A", "B"), config_sha256="c1", run="r1")
+
+
+def walked(recipe: int) -> Record:
+    """A record on the same market whatever the recipe."""
+    market = small_record(160, holdout_bars=100)
+    position = np.random.default_rng(recipe).uniform(-0.3, 0.3, market.position.shape)
+    gross = position * market.earned.held_return
+    return replace(market, position=position, earned=replace(market.earned, gross=gross, net=gross - 1e-5))
+
+
+@pytest.mark.usefixtures("module_store")
+def test_the_other_recipes_at_a_holdout_deflate_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipe 0 looks twice, on two machines; 1 once, with a Sharpe; one is added by hand; one never said over how many
+    bars its Sharpe is. Whoever looks sees them all, and counts the recipes but its own.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert _looks(walked(0), enter(LOOK), TIMES)[1] == []
+    other = enter(replace(LOOK, config_sha256="c2", run="r2"))
+    assert [look.recipe for look in _looks(walked(1), other, TIMES)[0]] == [1, 2]
+    enter(replace(other, sharpe=1.5, n_bars=98))
+    enter(replace(LOOK, kind="added", run="", evaluation="by hand", sharpe=0.7, n_bars=80))
+    enter(replace(LOOK, kind="added", run="", evaluation="vague", sharpe=9.0))
+    again = enter(replace(LOOK, config_sha256="another device", run="r3"))
+    looks, others = _looks(walked(0), again, TIMES)
+    assert [look.run for look in looks] == ["r1", "r2", "", "", "r3"]
+    assert [look.recipe for look in looks] == [1, 2, 3, 4, 1]
+    assert others == [Looked(1.5, 98), Looked(0.7, 80), Looked(None, 0)]

@@ -23,7 +23,16 @@ from pipeline.tracking.progress import Reporter
 from tests.conftest import MICRO, ROOT
 from tests.workplace import WholeJob, Workplace, artifacts
 
-COMMANDS = (*PHASES, "compare", "placebo", "planted", "check-lookahead", "sample-data", "predict", "models")
+COMMANDS = (*PHASES, "compare", "placebo", "planted", "check-lookahead", "sample-data", "predict", "models", "looks")
+SINGLE = {
+    " ".join([name, *part]): command
+    for name, group in main.commands.items()
+    for part, command in (
+        [([sub], one) for sub, one in group.commands.items()] if isinstance(group, click.Group) else [([], group)]
+    )
+}
+"""Every command with its full name, those of a group one by one."""
+WITHOUT_OPTIONS = {"looks list", "looks export", "looks import"}
 
 
 @pytest.fixture
@@ -59,13 +68,13 @@ def test_the_commands() -> None:
     assert main.commands.keys() == set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", SINGLE)
 def test_every_option_has_help(name: str) -> None:
     """Each says what it is for, and the command says what it does."""
-    command = main.commands[name]
+    command = SINGLE[name]
     assert command.help and command.help.strip().endswith(".")
     options = [option for option in command.params if isinstance(option, click.Option)]
-    assert options
+    assert bool(options) == (name not in WITHOUT_OPTIONS)
     assert not [option.name for option in options if not option.help]
     assert not [option.name for option in options if option.help and not option.help.strip().endswith(".")]
 

@@ -18,6 +18,18 @@ from tft.positions import PositionsConfig
 from tft.recipe import TrainingConfig
 
 
+def test_prior_looks_are_a_count(tmp_path: Path) -> None:
+    assert load(tmp_path, {}).prior_looks == 0
+    assert load(tmp_path, {"prior_looks": 40}).prior_looks == 40
+    assert faults(tmp_path, {"prior_looks": -1}) == ("prior_looks is -1, the least is 0",)
+    assert faults(tmp_path, {"prior_looks": "some"}) == ("prior_looks is 'some', it must be a whole number",)
+
+
+def test_how_a_finished_run_is_judged_does_not_identify_it() -> None:
+    """A placebo finds the run that it judges by this hash."""
+    assert replace(Config(), prior_looks=3).sha256 == Config().sha256 != replace(Config(), seed=8).sha256
+
+
 def test_a_bad_holdout_start_is_a_fault_like_any_other(tmp_path: Path) -> None:
     found = faults(tmp_path, {"holdout_start": "next summer", "seed": -1})
     assert len(found) == 2 and any("holdout_start" in fault for fault in found)
@@ -201,7 +213,7 @@ def test_record_settings_hold_what_can_change_a_record_and_nothing_else() -> Non
         *("holdout_start", "purge_gap", "allow_label_overlap", "walk_forward", "prefilter", "exploration", "pruning"),
         *("tuning", "production", "model", "training", "positions"),
     }
-    cannot = {"data", "device", "registry", "regime", "placebo"}
+    cannot = {"data", "device", "registry", "regime", "placebo", "prior_looks"}
     assert can | cannot == {field.name for field in fields(Config)} and not can & cannot
     config = load_config(CONFIGS / "default.yaml")
     settings, everything = config.record_settings(), to_mapping(config)
@@ -219,6 +231,7 @@ def test_record_settings_hold_what_can_change_a_record_and_nothing_else() -> Non
         ("registry.promote=always", False),
         ("regime.enter=0.6", False),
         ("placebo.repetitions=3", False),
+        ("prior_looks=12", False),
         ("tuning.timeout_seconds=60", False),
         ("seed=8", True),
         ("purge_gap=6", True),

@@ -469,13 +469,26 @@ def test_earlier_looks_at_the_holdout_are_listed() -> None:
         Look("comparison", "2023-03-01", "2023-06-07", ("A",), "aa" * 32, "r1" * 16, "", 1.25, 90, "2024-05-01T10:30"),
         Look("production", "2023-03-22", "2023-06-07", ("A", "B"), "bb" * 32, "r2" * 16, "e", None, None, "2024-06-01"),
     ]
+    looks = [replace(look, recipe=recipe) for look, recipe in zip(looks, (2, 1), strict=True)]
     html = page(looks=looks)
     parsed(html)
     assert "Look 2 at this holdout" in section(html, "headline")
     assert table(html, "looks") == [
-        ["1", "2024-05-01 10:30", "comparison", "2023-03-01 – 2023-06-07", "1.25", "aa" * 6, "r1" * 6],
-        ["2", "2024-06-01", "production, this one", "2023-03-22 – 2023-06-07", "n/a", "bb" * 6, "r2" * 6],
+        ["1", "2", "2024-05-01 10:30", "comparison", "2023-03-01 – 2023-06-07", "1.25", "aa" * 6, "r1" * 6],
+        ["2", "1", "2024-06-01", "production, this one", "2023-03-22 – 2023-06-07", "n/a", "bb" * 6, "r2" * 6],
     ]
+
+
+def test_looks_made_elsewhere_are_part_of_the_number_that_deflates() -> None:
+    """One look in the ledger, three that the configuration states: four configurations, in both places."""
+    record = small_record(160, holdout_bars=100)
+    look = Look("production", "2023-03-01", "2023-06-07", ("A",), "aa" * 32, "r1" * 16)
+    judged = inference(record, others=[Looked(None, 0)] * 3)
+    stated = replace(FACTS, settings={**FACTS.settings, "prior_looks": 3})
+    html = " ".join(page(record=record, inference=judged, looks=[look], job=stated).split())
+    assert "4 distinct configurations have looked, 3 of them elsewhere (<code>prior_looks</code>)" in html
+    assert "as one of 4 configurations that have looked at it" in html
+    assert "elsewhere" not in page(record=record, inference=inference(record), looks=[look])
 
 
 def test_baselines_are_a_table_with_a_figure_of_its_own() -> None:

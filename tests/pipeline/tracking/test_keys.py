@@ -123,6 +123,8 @@ EDITED = {
     "pipeline/phase_run.py": "",
     "pipeline/assessment.py": "",
     "pipeline/statistics/inference.py": "",
+    "pipeline/statistics/looks.py": "",
+    "pipeline/tracking/ledger.py": "",
     "pipeline/statistics/calibration.py": "",
     "pipeline/statistics/calibration_in_words.py": "",
     "pipeline/registry/promotion.py": "",
@@ -231,6 +233,13 @@ def test_what_cannot_change_a_result_stays_out(section: str, values: dict[str, A
     config = Config()
     changed = replace(config, **{section: replace(getattr(config, section), **values)})
     assert changed != config
+    assert job_of(changed).key == job_of(config).key
+    assert changed.training_settings() == config.training_settings()
+
+
+def test_prior_looks_stay_out_as_well() -> None:
+    config = Config()
+    changed = replace(config, prior_looks=12)
     assert job_of(changed).key == job_of(config).key
     assert changed.training_settings() == config.training_settings()
 

@@ -1,25 +1,58 @@
-"""Every look at a holdout is counted, once, by the bars and instruments it saw."""
+"""Every look at a holdout is counted, once, by what it saw and what it earned."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import mlflow
+import numpy as np
+import polars as pl
 import pytest
 from mlflow.tracking import MlflowClient
+from numpy.testing import assert_array_equal
 
+from pipeline.statistics.looks import HoldoutRecord
 from pipeline.tracking import ledger
-from pipeline.tracking.ledger import EXPERIMENT, Look, by_configuration, enter, overlapping
+from pipeline.tracking.ledger import (
+    EXPERIMENT,
+    RECORD,
+    Look,
+    all_looks,
+    by_holdout,
+    by_recipe,
+    enter,
+    is_empty,
+    overlapping,
+    record_of,
+    stands_for,
+)
 
 pytestmark = pytest.mark.usefixtures("module_store")
 
 LOOK = Look("production", "2024-01-02", "2024-06-28", ("A", "B"), config_sha256="c1", run="r1", evaluation="e1")
 
 
+MARKET = 0.01 * np.random.default_rng(0).standard_normal((180, 2))
+
+
+def seen(recipe: int, *, symbols: tuple[str, ...] = ("A", "B"), n_bars: int = 120, first: int = 0) -> HoldoutRecord:
+    """What a recipe earned on one market, whose instruments may have other names."""
+    position = np.random.default_rng(100 + recipe).uniform(-1, 1, MARKET.shape)
+    bars = slice(first, first + n_bars)
+    times = np.datetime64("2024-01-04", "us") + np.arange(180) * np.timedelta64(1, "D")
+    return HoldoutRecord(times[bars], symbols, MARKET[bars].copy(), (position * MARKET).mean(axis=1)[bars])
+
+
+def n_recipes(looks: list[Look]) -> int:
+    return len(by_recipe(looks))
+
+
 @pytest.fixture(autouse=True)
-def empty() -> Iterator[None]:
-    """The module's store is one; each test finds no look in it."""
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The module's store is one; each test finds no look in it, and has a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     yield
     client = MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -29,16 +62,20 @@ def empty() -> Iterator[None]:
 
 
 def test_an_empty_ledger_has_no_looks() -> None:
-    assert overlapping("1900-01-01", "2100-01-01", ("A",)) == []
+    assert overlapping("1900-01-01", "2100-01-01", ("A",)) == all_looks() == []
+    assert is_empty()
+    enter(LOOK)
+    assert not is_empty()
 
 
 def test_a_look_comes_back_as_it_was_entered() -> None:
     entered = enter(replace(LOOK, sharpe=0.41, n_bars=124))
-    assert replace(entered, entered="") == replace(LOOK, sharpe=0.41, n_bars=124)
+    assert replace(entered, entered="", entry="") == replace(LOOK, sharpe=0.41, n_bars=124)
     assert overlapping("2024-01-02", "2024-06-28", ("A",)) == [entered]
     (run,) = mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list")
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {"sharpe": 0.41, "n_bars": 124.0}
+    assert run.info.run_id == entered.entry
 
 
 @pytest.mark.parametrize(
@@ -69,16 +106,18 @@ def test_a_look_is_there_before_its_number_and_takes_it_later() -> None:
 
 
 def test_the_same_evaluation_by_a_resumed_run_is_one_look() -> None:
-    """Also in another run, and with the instruments in another order; the first run keeps it."""
+    """Also in another run, with the instruments in another order, and with settings that do not move the phase's key;
+    the first run keeps it.
+    """
     enter(LOOK)
-    enter(replace(LOOK, run="r2", symbols=("B", "A"), sharpe=1.0))
+    enter(replace(LOOK, run="r2", symbols=("B", "A"), config_sha256="c2", sharpe=1.0))
     (only,) = overlapping(LOOK.first, LOOK.last, LOOK.symbols)
     assert (only.run, only.sharpe) == ("r1", 1.0)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"kind": "promotion"}, {"config_sha256": "c2"}, {"last": "2024-06-27"}, {"symbols": ("A",)}, {"evaluation": "e2"}],
+    [{"kind": "promotion"}, {"last": "2024-06-27"}, {"symbols": ("A",)}, {"evaluation": "e2"}],
 )
 def test_anything_else_is_another_look(changes: dict[str, object]) -> None:
     enter(LOOK)
@@ -103,12 +142,111 @@ def test_more_looks_than_a_page_and_more_instruments_than_a_tag(monkeypatch: pyt
     assert all(look.symbols == many for look in found)
 
 
-def test_the_latest_number_of_each_configuration_counts() -> None:
-    looks = [
-        replace(LOOK, sharpe=1.0),
-        replace(LOOK, config_sha256="c2", sharpe=2.0),
-        replace(LOOK, kind="comparison", sharpe=1.5),
-        replace(LOOK, config_sha256="c2", sharpe=None),  # never learnt: the one before it stands
-        replace(LOOK, config_sha256="c3", sharpe=None),
+# ---- what was seen
+
+
+def test_a_record_comes_back_as_it_was_stored_and_is_fetched_once(tmp_path: Path) -> None:
+    """A parquet beside the look; with a gap in an instrument and a bar whose net return is not known."""
+    record = seen(0)
+    record.returns[3, 1] = np.nan
+    record.net[5] = np.nan
+    entered = enter(replace(LOOK, sharpe=1.0), record)
+    frame = pl.read_parquet(MlflowClient().download_artifacts(entered.entry, RECORD))
+    assert frame.columns == ["time", "symbol", "return", "net"] and len(frame) == 240
+    for _ in range(2):
+        back = record_of(entered)
+        assert back is not None and back.symbols == record.symbols
+        assert_array_equal(back.times, record.times)
+        assert_array_equal(back.returns, record.returns)
+        assert_array_equal(back.net, record.net)
+    assert [file.stem for file in (tmp_path / "tft-pipeline" / "looks").iterdir()] == [entered.record_sha256]
+    ledger._stored.cache_clear()
+    MlflowClient()._tracking_client._get_artifact_repo(entered.entry).delete_artifacts(RECORD)
+    assert record_of(entered) is not None  # another process still has the copy
+
+
+def test_a_look_takes_its_record_later_and_keeps_the_first() -> None:
+    assert record_of(enter(LOOK)) is None
+    first = enter(replace(LOOK, sharpe=1.0), seen(0))
+    assert enter(replace(LOOK, sharpe=1.0), seen(1)).record_sha256 == first.record_sha256 != ""
+
+
+def test_a_deleted_record_is_none() -> None:
+    entered = enter(LOOK, seen(0))
+    MlflowClient()._tracking_client._get_artifact_repo(entered.entry).delete_artifacts(RECORD)
+    assert record_of(entered) is None
+    assert n_recipes([entered, enter(replace(LOOK, evaluation="e2"), seen(0))]) == 2
+
+
+def test_tables_with_a_noise_column_each_under_one_configuration_are_three() -> None:
+    """The hash of the configuration is the same; what was earned is not."""
+    for number in range(3):
+        enter(replace(LOOK, evaluation=f"table {number}", sharpe=float(number)), seen(number))
+    looks = overlapping(LOOK.first, LOOK.last, LOOK.symbols, seen(0))
+    assert {look.config_sha256 for look in looks} == {"c1"}
+    assert [[(look.evaluation, look.recipe) for look in group] for group in by_recipe(looks)] == [
+        [("table 0", 1)],
+        [("table 1", 2)],
+        [("table 2", 3)],
     ]
-    assert {name: look.sharpe for name, look in by_configuration(looks).items()} == {"c1": 1.5, "c2": 2.0, "c3": None}
+
+
+def test_settings_that_decide_nothing_are_one_recipe() -> None:
+    """Another device, rule of promotion or limit of time: another hash and key, the same returns up to rounding."""
+    for number, config in enumerate(("device", "registry.promote", "regime.enter", "tuning.timeout_seconds")):
+        rounded = replace(seen(0), net=seen(0).net * (1 + 1e-7 * number))
+        enter(replace(LOOK, config_sha256=config, evaluation=config), rounded)
+    looks = overlapping(LOOK.first, LOOK.last, LOOK.symbols, seen(0))
+    assert (len(looks), n_recipes(looks)) == (4, 1)
+
+
+def test_a_renamed_instrument_is_the_same_holdout() -> None:
+    enter(LOOK, seen(0))
+    names = ("X", "Y")
+    assert overlapping(LOOK.first, LOOK.last, names) == []  # by name alone it is not
+    assert len(overlapping(LOOK.first, LOOK.last, names, seen(1, symbols=names))) == 1
+
+
+def test_other_instruments_of_the_same_name_are_another_holdout() -> None:
+    enter(LOOK, seen(0))
+    other = replace(seen(1), returns=0.01 * np.random.default_rng(9).standard_normal((120, 2)))
+    assert overlapping(LOOK.first, LOOK.last, LOOK.symbols, other) == []
+
+
+def test_newer_bars_are_the_same_holdout_and_the_same_recipe() -> None:
+    """Forty days later: 80 common bars, on which the recipe earned the same."""
+    enter(LOOK, seen(0))
+    later = replace(LOOK, first="2024-02-11", last="2024-06-08", evaluation="later")
+    enter(later, seen(0, first=40))
+    looks = overlapping(later.first, later.last, later.symbols, seen(0, first=40))
+    assert (len(looks), n_recipes(looks)) == (2, 1)
+
+
+def test_a_look_without_a_record_counts_by_dates_and_names() -> None:
+    """Died in between, added by hand, or entered by an earlier version: each is a recipe of its own."""
+    enter(replace(LOOK, evaluation="died"))
+    enter(replace(LOOK, evaluation="by hand", sharpe=2.0, n_bars=120))
+    enter(replace(LOOK, evaluation="renamed", symbols=("X", "Y")))
+    enter(LOOK, seen(0))
+    looks = overlapping(LOOK.first, LOOK.last, LOOK.symbols, seen(0))
+    assert [look.evaluation for look in looks] == ["died", "by hand", "e1"]
+    assert n_recipes(looks) == 3
+
+
+def test_looks_at_several_holdouts_are_listed_apart() -> None:
+    """Two of one market, the second renamed; one of another; one that shares bars with neither but joins two others."""
+    other_market = replace(seen(2), returns=0.01 * np.random.default_rng(9).standard_normal((120, 2)))
+    enter(replace(LOOK, evaluation="first"), seen(0, n_bars=60))
+    enter(replace(LOOK, evaluation="elsewhere"), other_market)
+    enter(replace(LOOK, first="2024-05-01", evaluation="late", symbols=("X",)), seen(1, n_bars=60, first=120))
+    apart = [[look.evaluation for look in group] for group in by_holdout(all_looks())]
+    assert apart == [["first"], ["elsewhere"], ["late"]]
+    enter(replace(LOOK, evaluation="whole"), seen(1, n_bars=180))
+    joined = [[look.evaluation for look in group] for group in by_holdout(all_looks())]
+    assert joined == [["first", "late", "whole"], ["elsewhere"]]
+
+
+def test_the_latest_number_stands_for_a_recipe() -> None:
+    looks = [replace(LOOK, sharpe=sharpe) for sharpe in (1.0, 1.5, None)]
+    assert stands_for(looks).sharpe == 1.5  # the last was never learnt
+    assert stands_for(looks[2:]).sharpe is None
