@@ -52,7 +52,7 @@ class Look:
     evaluation: str = ""
     """Equal for the same evaluation in another run: the phase's key. By default the run itself."""
     sharpe: float | None = None
-    """Annual, net; None where it is undefined or was never learnt."""
+    """Annual, net, beyond drift; None where it is undefined or was never learnt."""
     n_bars: int | None = None
     entered: str = ""
     """UTC time of the first entry, set by the ledger unless it comes from another ledger."""
