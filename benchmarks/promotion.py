@@ -74,10 +74,8 @@ def main() -> None:
             passed = bets(*series)
             year = passed[:, : YEAR_BARS // LOOK_BARS + 1].any(axis=1).mean()
             replaced = repeated_p_values(*series)[:, -1].mean()
-            print(
-                f"{correlation:11.1f} {difference:11.1f} {year:18.3f} {passed.any(axis=1).mean():12.3f} {replaced:18.3f}",
-                flush=True,
-            )
+            shares = f"{year:18.3f} {passed.any(axis=1).mean():12.3f} {replaced:18.3f}"
+            print(f"{correlation:11.1f} {difference:11.1f} {shares}", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from pipeline.phases.production import Choice, Walked
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.search import STORAGE, ended, open_study
 from pipeline.phases.tuning import Tuned
+from pipeline.registry.evidence import evidence_of
+from pipeline.registry.recipe import FitRecipe
 from pipeline.registry.registering import register_and_promote
 from pipeline.reporting import artifacts, page, produced
 from pipeline.reporting.figures import bar_label
@@ -312,10 +314,10 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         registered = register_and_promote(
             folder,
             trained,
-            config.registry,
+            FitRecipe(choice.features, config),
             run=run,
             panel=panel,
-            holdout_sharpe=holdout.sharpe if holdout else None,
+            evidence=evidence_of(assessment.inference, findings),
             card=model_card(panel, config, rows, development, holdout, assessment.inference),
         )
         of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]

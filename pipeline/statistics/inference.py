@@ -19,7 +19,7 @@ from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.calibration import Calibration
 from pipeline.statistics.epochs import FoldLuck, fold_luck
 from pipeline.statistics.overfitting import Overfitting, Trials, overfitting
-from pipeline.statistics.sharpe import SharpeInference, sharpe_inference
+from pipeline.statistics.sharpe import SIGNIFICANT, SharpeInference, sharpe_inference
 from pipeline.statistics.standard_errors import per_bar_sharpe
 from pipeline.statistics.verdict import verdict
 from tft.backtest import FoldOutcome
@@ -57,6 +57,12 @@ class Inference:
     """The run compared with the same walk-forward in the untuned configuration (trial 0), on the holdout."""
     baselines: tuple[BaselineRow, ...]
     calibration: Calibration | None = None
+
+    @property
+    def finds_skill(self) -> bool:
+        """Whether the verdict finds skill: more than luck alone would give."""
+        p_value = self.holdout.p_value_deflated if self.holdout else None
+        return p_value is not None and p_value < SIGNIFICANT
 
 
 def infer(
