@@ -310,7 +310,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         metrics = {"oos_sharpe": holdout.sharpe} if holdout else {}
         assert walked.final is not None
         trained = producing.trained_model(panel, job.data.sha256, choice, walked.final, metrics)
-        folder, trouble = _save(trained, key)
+        folder, trouble = save_checkpoint(trained, key)
         registered = register_and_promote(
             folder,
             trained,
@@ -358,7 +358,7 @@ def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Fini
     return production(job, sink, reporter, check(job, sink, reporter))
 
 
-def _save(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:
+def save_checkpoint(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:
     """The folder that the checkpoint is in, and what went wrong if that is the fallback."""
     folder = CHECKPOINTS / key[:16]
     written = CheckpointManager(folder, fallback=FALLBACK / key[:16]).save(trained)

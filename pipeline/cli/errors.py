@@ -60,9 +60,9 @@ def plain(command: click.Command) -> click.Command:
     assert run is not None
 
     @wraps(run)
-    def plain(**options: Any) -> None:
+    def complaining(**options: Any) -> None:
         with plain_errors():
             run(**options)
 
-    command.callback = plain
+    command.callback = complaining
     return command
