@@ -34,10 +34,14 @@ def test_positions_have_to_correlate_by_a_half(share: float) -> None:
     rng = np.random.default_rng(1)
     own = rng.choice([-1.0, 1.0], (COMPARED_BARS, 20))
     mixed = share * own + np.sqrt(1.0 - share**2) * rng.choice([-1.0, 1.0], own.shape)
+    correlation = np.corrcoef(mixed.ravel(), own.ravel())[0, 1]
     said = positions_differ(mixed, own)
-    assert bool(said) == (np.corrcoef(mixed.ravel(), own.ravel())[0, 1] < 0.5) == (share < 0.5)
+    assert bool(said) == (correlation < 0.5) == (share < 0.5)
     if said:
-        assert said[0].startswith("its positions over the last 63 bars correlate 0.4")
+        assert said == [
+            f"its positions over the last 63 bars correlate {correlation:.2f} with those of the incumbent, the least is "
+            f"0.5"
+        ]
 
 
 def test_what_nobody_can_tell_does_not_pass() -> None:
