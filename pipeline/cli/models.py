@@ -118,7 +118,7 @@ def list_versions(path: str, overrides: Sequence[str], name: str) -> None:
 @click.argument("version")
 @model_options
 def show(version: str, path: str, overrides: Sequence[str], name: str) -> None:
-    """Show a version: figures, verdict, digest, comparisons.
+    """Show a version: verdict, digest, comparisons, and the card with its figures.
 
     The digest is computed anew from the files and compared with the one it was registered with.
     """
@@ -151,6 +151,7 @@ def show(version: str, path: str, overrides: Sequence[str], name: str) -> None:
     for what, text in lines.items():
         if text:
             click.echo(f"  {what}: {text}")
+    click.echo(f"\n{one.description}")
 
 
 @models.command("promote")

@@ -5,7 +5,8 @@ recipes up to January and registers in June the one that did best since has chos
 A comparison is opened when the later of the two versions is registered (or, against a version that got Production
 later, when it is first asked for), and counts decisions made after that. The opening also takes the candidate's
 number in the calendar year, which decides how much it has to win: before anything is known, or the best of many would
-be given the first number.
+be given the first number. A refresh of the incumbent does not interrupt it: the bet is against the recipe in
+Production, at each bar in the version that was registered before it.
 
 The bet may be looked at whenever one likes and needs no deflation. It is a look at a holdout all the same: at that of a
 later run, whose table holds these bars, and whose recipe may be the one that won on them. Both versions are entered in
@@ -22,6 +23,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.config.reading import from_json, to_json
 from pipeline.registry.decided import net_returns
+from pipeline.registry.recipe import FINGERPRINT
 from pipeline.registry.standing import now
 from pipeline.statistics.betting import Bet, alpha_of
 from pipeline.tracking.ledger import Look, enter
@@ -43,9 +45,12 @@ class Comparison:
 
     incumbent: str
     opened_at: str
-    """UTC: only decisions after it count."""
+    """UTC: decisions count after it and after what was counted before. When the incumbent was refreshed, the time at
+    which this was first known here."""
     number: int
     """Of the comparisons opened for this model in the calendar year."""
+    year: str
+    """The calendar year it was opened in."""
     bet: Bet = field(default_factory=Bet)
     last: str = ""
     """ISO time of the last bar counted; empty before the first."""
@@ -60,14 +65,19 @@ class Comparison:
         return self.bet.peak >= self.needed
 
     def in_words(self) -> str:
-        if not self.bet.n_bars:
+        if self.last and not self.bet.n_bars:
+            return (
+                f"nothing could be bet up to {self.last[:16]}: the returns of the two do not differ, or there are too "
+                f"few to know their volatility"
+            )
+        if not self.last:
             return (
                 f"only decisions after {self.opened_at[:16].replace('T', ' ')} UTC count, when both were registered, "
                 f"and none of those bars is known yet"
             )
         return (
             f"a bet on it won {self.bet.peak:.3g} times its stake at best and stands at {self.bet.capital:.3g} after "
-            f"{self.bet.n_bars} bars, up to {self.last[:16]}; as comparison {self.number} of {self.opened_at[:4]} it "
+            f"{self.bet.n_bars} bars, up to {self.last[:16]}; as comparison {self.number} of {self.year} it "
             f"needs {self.needed:.1f}"
         )
 
@@ -75,14 +85,17 @@ class Comparison:
 def open_or_find(name: str, version: str, incumbent: str) -> Comparison:
     """The comparison of the two, opened now if it is not yet."""
     client = MlflowClient()
-    text = client.get_model_version(name, version).tags.get(_tag(incumbent))
+    text = client.get_model_version(name, version).tags.get(_tag(name, incumbent))
     if text:
-        return from_json(Comparison, text)
+        found = from_json(Comparison, text)
+        # One bet against all versions of a recipe: copies of it could each win.
+        return found if found.incumbent == incumbent else replace(found, incumbent=incumbent, opened_at=now())
     opened_at = now()
-    counter = f"comparisons.{opened_at[:4]}"
+    year = opened_at[:4]
+    counter = f"comparisons.{year}"
     number = int(client.get_registered_model(name).tags.get(counter, "0")) + 1
     client.set_registered_model_tag(name, counter, str(number))  # first: a number that is lost harms nobody
-    opened = Comparison(incumbent, opened_at, number)
+    opened = Comparison(incumbent, opened_at, number, year)
     _keep(name, version, opened)
     return opened
 
@@ -118,10 +131,9 @@ def go_on(
 
 def _after(comparison: Comparison, new: TrainedModel, old: TrainedModel) -> np.datetime64:
     """The time after which a bar counts that has not been counted."""
-    if comparison.last:
-        return np.datetime64(comparison.last)
     opened = np.datetime64(comparison.opened_at.removesuffix("Z")) + AHEAD_OF_UTC
-    return max(opened, np.datetime64(new.fit_end), np.datetime64(old.fit_end))
+    counted = [np.datetime64(comparison.last)] if comparison.last else []
+    return max(opened, np.datetime64(new.fit_end), np.datetime64(old.fit_end), *counted)
 
 
 def _look(name: str, version: str, panel: Panel, bars: range, against: str) -> Look:
@@ -141,7 +153,7 @@ def _look(name: str, version: str, panel: Panel, bars: range, against: str) -> L
 
 
 def _keep(name: str, version: str, comparison: Comparison) -> None:
-    MlflowClient().set_model_version_tag(name, version, _tag(comparison.incumbent), to_json(comparison))
+    MlflowClient().set_model_version_tag(name, version, _tag(name, comparison.incumbent), to_json(comparison))
 
 
 def comparisons(tags: Mapping[str, str]) -> list[Comparison]:
@@ -150,5 +162,7 @@ def comparisons(tags: Mapping[str, str]) -> list[Comparison]:
     return sorted(found, key=lambda one: one.opened_at)
 
 
-def _tag(incumbent: str) -> str:
-    return f"{TAG}{incumbent}"
+def _tag(name: str, incumbent: str) -> str:
+    """Named after the incumbent's recipe; where it does not carry one, after its number."""
+    recipe = MlflowClient().get_model_version(name, incumbent).tags.get(FINGERPRINT)
+    return f"{TAG}{recipe[:16] if recipe else incumbent}"

@@ -78,5 +78,5 @@ def changes_for_live(name: str, new: TrainedModel, incumbent: str) -> list[str]:
     try:
         old = trained_version(name, incumbent)
     except CheckpointError as error:  # registered by an earlier version of this project, say
-        return [f"unknown, since version {incumbent} cannot be read ({error})"]
+        return [f"what it reads is unknown, since its checkpoint cannot be read ({error})"]
     return changes(Interface.of(old), Interface.of(new))

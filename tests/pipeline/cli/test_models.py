@@ -46,6 +46,7 @@ def test_list_and_show(job_copy: WholeJob) -> None:
     assert f"  verdict: {job_copy.parent.data.tags['verdict']}\n" in shown
     assert "  stage: Production\n" in shown and f"  run: {run}\n" in shown
     assert re.search(r"  promoted: 20\S+ the rule is to promote always\n", shown)
+    assert "Holdout, never seen by selection: annual net Sharpe" in shown
     (weights,) = (job_copy.folder / "cache").rglob("model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert f"NOT the one registered ({digest})" in models(job_copy, "show", "1").stdout

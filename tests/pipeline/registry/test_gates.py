@@ -39,8 +39,8 @@ def test_positions_have_to_correlate_by_a_half(share: float) -> None:
     assert bool(said) == (correlation < 0.5) == (share < 0.5)
     if said:
         assert said == [
-            f"its positions over the last 63 bars correlate {correlation:.2f} with those of the incumbent, the least is "
-            f"0.5"
+            f"its positions over the last 63 bars correlate {correlation:.2f} with those of the incumbent, the least "
+            f"is 0.5"
         ]
 
 

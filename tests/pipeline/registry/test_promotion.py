@@ -15,6 +15,7 @@ from pipeline.registry.comparison import Comparison, comparisons
 from pipeline.registry.decided import net_returns
 from pipeline.registry.evidence import Evidence
 from pipeline.registry.promotion import promote, promote_by_hand
+from pipeline.registry.standing import rollback
 from pipeline.registry.versions import ALIAS, STAGE, find_version
 from pipeline.statistics.betting import Bet
 from pipeline.tracking.ledger import overlapping
@@ -164,6 +165,7 @@ def test_a_worse_one_and_an_equal_one_stay_challengers(
         deliver(other, panel, tmp_path / str(recipe), "worse", "if_better", recipe=recipe)
         done = promote("worse", str(recipe), rule="if_better", panel=panel)
         assert not done.promoted, done.reason
+    assert "the returns of the two do not differ" in done.reason  # of the equal one
     assert standing(client, "worse") == {"3": CHALLENGES, "2": WAITS, "1": IN_PRODUCTION}
     assert the_comparison(client, "worse", "2").bet.capital < 1.0
 
@@ -248,6 +250,25 @@ def test_each_comparison_of_a_year_needs_more(
         deliver(bad, panel, tmp_path / str(recipe), "year", "if_better", recipe=recipe)
     needed = [the_comparison(client, "year", version).needed for version in "234"]
     assert needed == pytest.approx([np.pi**2 / 0.3 * factor for factor in (1, 4, 9)])
+
+
+def test_a_refresh_of_the_incumbent_does_not_interrupt_the_bet(
+    client: MlflowClient, good: TrainedModel, bad: TrainedModel, panel: Panel, tmp_path: Path
+) -> None:
+    """It goes on against the refreshed version, with the number it has; there is one bet, also after a rollback."""
+    deliver(good, panel, tmp_path / "one", "chain", "if_better")
+    deliver(bad, panel, tmp_path / "two", "chain", "if_better", recipe=2)
+    promote("chain", "2", rule="if_better", panel=panel.first_bars(FIT_END + 60))
+    before = the_comparison(client, "chain", "2")
+    assert deliver(good, panel, tmp_path / "three", "chain", "if_better").promoted
+    promote("chain", "2", rule="if_better", panel=panel)
+    after = the_comparison(client, "chain", "2")
+    assert (before.incumbent, before.bet.n_bars, after.incumbent, after.number) == ("1", 57, "3", 1)
+    assert after.bet.n_bars == N_COUNTED  # the refreshed version was registered before all of these bars
+    assert after.bet.total < before.bet.total < 0.0
+    rollback("chain")
+    assert "stands at" in promote("chain", "2", rule="if_better", panel=panel).reason
+    assert the_comparison(client, "chain", "2").bet == after.bet
 
 
 # ---- a refresh
@@ -348,7 +369,7 @@ def test_an_incumbent_of_an_earlier_schema_is_not_compared_and_ends_no_run(
         deliver(bad, panel, tmp_path / "one", "earlier", "always")
     done = deliver(good, panel, tmp_path / "two", "earlier", "if_better", recipe=2)
     assert not done.promoted and not done.trouble
-    assert "unknown, since version 1 cannot be read (" in done.reason
+    assert "against version 1, what it reads is unknown, since its checkpoint cannot be read (" in done.reason
     assert f"has schema version {checkpoint.SCHEMA_VERSION - 1}, this version reads" in done.reason
     assert standing(client, "earlier")["1"] == IN_PRODUCTION
 
@@ -356,10 +377,11 @@ def test_an_incumbent_of_an_earlier_schema_is_not_compared_and_ends_no_run(
 def test_the_state_of_a_bet_is_readable(
     client: MlflowClient, good: TrainedModel, bad: TrainedModel, panel: Panel, tmp_path: Path
 ) -> None:
-    """A tag of the candidate, named after the incumbent, in JSON."""
+    """A tag of the candidate, named after the incumbent's recipe, in JSON."""
     deliver(good, panel, tmp_path / "one", "state", "always")
     deliver(bad, panel, tmp_path / "two", "state", "if_better", recipe=2)
     promote("state", "2", rule="if_better", panel=panel)
-    held = json.loads(client.get_model_version("state", "2").tags["bet.against.1"])
+    recipe = client.get_model_version("state", "1").tags["recipe_sha256"]
+    held = json.loads(client.get_model_version("state", "2").tags[f"bet.against.{recipe[:16]}"])
     assert (held["incumbent"], held["number"], held["last"]) == ("1", 1, str(panel.times[LAST - 2]))
     assert held["bet"]["n_bars"] == N_COUNTED
