@@ -30,6 +30,8 @@ from pipeline.phases.production import Choice, Walked
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.search import STORAGE, ended, open_study
 from pipeline.phases.tuning import Tuned
+from pipeline.registry.evidence import evidence_of
+from pipeline.registry.recipe import FitRecipe
 from pipeline.registry.registering import register_and_promote
 from pipeline.reporting import artifacts, page, produced
 from pipeline.reporting.figures import bar_label
@@ -308,14 +310,14 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         metrics = {"oos_sharpe": holdout.sharpe} if holdout else {}
         assert walked.final is not None
         trained = producing.trained_model(panel, job.data.sha256, choice, walked.final, metrics)
-        folder, trouble = _save(trained, key)
+        folder, trouble = save_checkpoint(trained, key)
         registered = register_and_promote(
             folder,
             trained,
-            config.registry,
+            FitRecipe(choice.features, config),
             run=run,
             panel=panel,
-            holdout_sharpe=holdout.sharpe if holdout else None,
+            evidence=evidence_of(assessment.inference, findings),
             card=model_card(panel, config, rows, development, holdout, assessment.inference),
         )
         of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
@@ -356,7 +358,7 @@ def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Fini
     return production(job, sink, reporter, check(job, sink, reporter))
 
 
-def _save(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:
+def save_checkpoint(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:
     """The folder that the checkpoint is in, and what went wrong if that is the fallback."""
     folder = CHECKPOINTS / key[:16]
     written = CheckpointManager(folder, fallback=FALLBACK / key[:16]).save(trained)

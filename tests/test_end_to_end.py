@@ -262,7 +262,7 @@ def test_the_forecast_distributions_are_scored_by_fold_and_over_the_record(whole
     assert 0.0 < metrics["calibration_coverage_50"] < metrics["calibration_coverage_90"] <= 1.0
     worse = min(rows["log_score_gain_t"][-1], rows["crps_gain_t"][-1]) < -2.0
     assert ("worse than the unconditional one" in run.data.tags["verdict"]) == worse
-    card = whole_job.client.get_model_version("tft-production", "1").description or ""
+    card = whole_job.client.get_model_version("tft-micro", "1").description or ""
     gain = rows["log_score_gain"][-1]
     assert f"- Calibration: On 88 holdout bars the forecast distribution gains log score {gain:+z.4f} ±" in card
 
@@ -281,7 +281,7 @@ def test_the_verdict_is_on_the_terminal_on_the_page_and_on_the_card(whole_job: W
     assert "Look 1 at this holdout." in whole_job.output
     page = html.unescape(" ".join((artifacts(whole_job.parent) / "report.html").read_text().split()))
     assert verdict in page.replace("−", "-")
-    assert verdict in (whole_job.client.get_model_version("tft-production", "1").description or "")
+    assert verdict in (whole_job.client.get_model_version("tft-micro", "1").description or "")
 
 
 def test_the_validation_returns_of_every_epoch_are_kept(whole_job: WholeJob) -> None:
@@ -398,7 +398,7 @@ def test_the_command_says_what_it_did(whole_job: WholeJob) -> None:
     assert "data/micro.parquet did not exist: generated it" in whole_job.errors
     assert all(f"{phase}: running" in whole_job.errors for phase in PHASES)
     assert f"{whole_job.parent.data.metrics['oos_sharpe']:.2f}" in whole_job.output
-    assert "tft-production version 1: promoted to Production" in whole_job.output
+    assert "tft-micro version 1: promoted to Production" in whole_job.output
     assert f"mlflow ui --workers 1 --backend-store-uri {whole_job.store}" in whole_job.output
     assert "Traceback" not in whole_job.errors
 
@@ -559,7 +559,7 @@ def test_a_registry_that_cannot_be_reached_loses_nothing(job_copy: WholeJob) -> 
     run = job_copy.client.get_run(run_named(done.stdout))
     complaints = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert len(complaints) == 1
-    assert complaints[0].startswith("Error: the model could not be registered as tft-production (")
+    assert complaints[0].startswith("Error: the model could not be registered as tft-micro (")
     assert run.data.tags["checkpoint"] in complaints[0]
     assert run.data.tags["trouble"] == complaints[0].removeprefix("Error: ")
     assert "Traceback" not in done.stderr
@@ -568,10 +568,11 @@ def test_a_registry_that_cannot_be_reached_loses_nothing(job_copy: WholeJob) -> 
     assert run.info.status == "FINISHED"
 
 
-def test_a_version_can_be_promoted_later(job_copy: WholeJob) -> None:
-    """By the configured rule, on the configured table; the list that follows shows the stage."""
-    done = job_copy.run("models", "--promote", "1", "--config", str(MICRO))
-    assert "Version 1 is promoted: the rule is to promote always." in done.stdout
-    assert "Production" in done.stdout
-    refused = job_copy.run("models", "--promote", "1", "--config", str(MICRO), "--set", "registry.promote=never")
-    assert "Version 1 is not promoted: the rule is never to promote." in refused.stdout
+def test_a_version_is_promoted_later_by_the_rule(job_copy: WholeJob) -> None:
+    """By that of the configuration, on its table; what never is promoted stays a challenger."""
+    second = ("production", "--config", str(MICRO), "--set", "registry.promote=never;regime.enter=0.6")
+    assert "version 2: not promoted, the rule is never to promote" in job_copy.run(*second).stdout
+    refused = job_copy.run("models", "promote", "2", "--config", str(MICRO), "--set", "registry.promote=never")
+    assert "Version 2 is not promoted: the rule is never to promote; by hand:" in refused.stdout
+    done = job_copy.run("models", "promote", "2", "--config", str(MICRO))
+    assert "Version 2 is promoted: the rule is to promote always." in done.stdout

@@ -36,8 +36,11 @@ def parsed(name: str, **given: str) -> dict[str, Any]:
     line = words(name, **given)
     start = line.index("pipeline")
     assert line[start - 2 : start] == ["python", "-m"]
+    command, rest = command_of(name), line[start + 2 :]
     assert line[start + 1] == ("production" if name == "main" else name)
-    return command_of(name).make_context(name, line[start + 2 :]).params
+    if isinstance(command, click.Group):
+        command, rest = command.commands[rest[0]], rest[1:]
+    return command.make_context(name, rest).params
 
 
 def test_every_command_is_an_entry_point_and_the_other_way_round() -> None:

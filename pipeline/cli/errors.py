@@ -51,14 +51,18 @@ def _complain(text: str) -> int:
 
 
 def plain(command: click.Command) -> click.Command:
-    """The command with its faults in plain sentences."""
+    """The command, or all commands of a group, with its faults in plain sentences."""
+    if isinstance(command, click.Group):
+        for one in command.commands.values():
+            plain(one)
+        return command
     run = command.callback
     assert run is not None
 
     @wraps(run)
-    def plain(**options: Any) -> None:
+    def complaining(**options: Any) -> None:
         with plain_errors():
             run(**options)
 
-    command.callback = plain
+    command.callback = complaining
     return command

@@ -1,4 +1,4 @@
-"""Commands about registered models: decide with one, list them, promote one."""
+"""Commands about registered models: decide with one; list, show, promote, roll back, archive them."""
 
 from __future__ import annotations
 
@@ -73,36 +73,34 @@ def predict(
         writers[Path(out).suffix](out)
 
 
-@click.command("models")
-@config_options("Take the model's name from registry.name of this YAML file, and for --promote the rule and the table.")
-@click.option("--name", default="", help="Registered model (tft-production).")
-@click.option("--promote", "candidate", default="", help="Promote this version if the configured rule lets it.")
-def models(path: str, overrides: Sequence[str], name: str, candidate: str) -> None:
-    """List the versions of a registered model.
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--config, --set and --name of the commands about the versions of one model."""
+    named = click.option("--name", default="", help="Registered model (registry.name of --config, or tft-production).")
+    return config_options("Take the model's name from registry.name of this YAML file.")(named(command))
+
+
+@click.group("models")
+def models() -> None:
+    """The versions of a registered model: list, show, promote, rollback, archive."""
+
+
+@models.command("list")
+@model_options
+def list_versions(path: str, overrides: Sequence[str], name: str) -> None:
+    """List the versions.
 
     With stage, aliases, holdout Sharpe, the last bar of the fit, and the MLflow run.
     """
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.config.schema import Config
     from pipeline.registry.versions import versions
-    from pipeline.tracking.runs import configure, store
 
-    configure()
-    config = config_of(path, overrides) or Config()
-    name = name or config.registry.name
-    if candidate:
-        if not path:
-            raise ValueError("--promote needs --config: the rule and the table of newer bars are named there")
-        click.echo(_promote(config, name, candidate))
-    found = versions(name)
-    if not found:
-        raise ValueError(f"no model {name} in the registry {store()}: run `tft-pipeline production` first")
+    _, name = _model(path, overrides, name)
     table = Table(title=name)
     for heading in ("version", "stage", "aliases", "holdout Sharpe", "fitted up to", "promoted at", "run"):
         table.add_column(heading)
-    for one in found:
+    for one in versions(name):
         tags = one.tags
         table.add_row(
             str(one.version),
@@ -116,18 +114,115 @@ def models(path: str, overrides: Sequence[str], name: str, candidate: str) -> No
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _promote(config: Config, name: str, candidate: str) -> str:
-    """Apply the configured rule to a version on the bars of the configured table; returns what came of it."""
-    from pipeline.data.dataset import load_panel
-    from pipeline.registry.promotion import promote
-    from pipeline.registry.versions import find_version, versions
+@models.command("show")
+@click.argument("version")
+@model_options
+def show(version: str, path: str, overrides: Sequence[str], name: str) -> None:
+    """Show a version: verdict, digest, comparisons, and the card with its figures.
 
-    version = find_version(name, version=candidate)
-    (tags,) = (one.tags for one in versions(name) if str(one.version) == version)
-    holdout_sharpe = float(tags["oos_sharpe"]) if "oos_sharpe" in tags else None
-    panel = load_panel(config.data, execution_delay_bars=config.execution_delay_bars).panel
-    promoted, reason = promote(name, version, rule=config.registry.promote, panel=panel, holdout_sharpe=holdout_sharpe)
-    return f"Version {version} is {'promoted' if promoted else 'not promoted'}: {reason}."
+    The digest is computed anew from the files and compared with the one it was registered with.
+    """
+    import mlflow
+
+    from pipeline.registry.comparison import comparisons
+    from pipeline.registry.evidence import kept
+    from pipeline.registry.recipe import FINGERPRINT
+    from pipeline.registry.versions import ARTIFACT, DIGEST, download, find_version, folder_sha256
+
+    _, name = _model(path, overrides, name)
+    version = find_version(name, version=version)
+    one = mlflow.MlflowClient().get_model_version(name, version)
+    tags, digest = one.tags, folder_sha256(download(name, version) / ARTIFACT)
+    same = "as registered" if tags.get(DIGEST) == digest else f"NOT the one registered ({tags.get(DIGEST, 'none')})"
+    lines = {
+        "stage": one.current_stage or "",
+        "aliases": ", ".join(one.aliases),
+        "holdout Sharpe": tags.get("oos_sharpe", ""),
+        "verdict": kept(name, version).verdict,
+        "fitted up to": tags.get("fit_end", ""),
+        "run": one.run_id or tags.get("run_id", ""),
+        "table": tags.get("data_sha256", ""),
+        "recipe": tags.get(FINGERPRINT, ""),
+        "checkpoint": f"{digest}, {same}",
+        "promoted": " ".join(filter(None, (tags.get("promoted_at"), tags.get("promoted_why")))),
+    }
+    lines |= {f"against version {each.incumbent}": each.in_words() for each in comparisons(tags)}
+    click.echo(f"{name} version {version}")
+    for what, text in lines.items():
+        if text:
+            click.echo(f"  {what}: {text}")
+    click.echo(f"\n{one.description}")
+
+
+@models.command("promote")
+@click.argument("version")
+@config_options("The rule (registry.promote) and the table of newer bars are named in this YAML file.")
+@click.option("--name", default="", help="Registered model (registry.name of --config, or tft-production).")
+@click.option("--why", default="", help="Promote by hand, whatever the rule says, for this reason, which is kept.")
+@click.option("--force", is_flag=True, help="Promote although a live process has to change with it.")
+def promote_version(path: str, overrides: Sequence[str], version: str, name: str, why: str, force: bool) -> None:
+    """Promote a version by the rule of --config, or by hand with --why.
+
+    By the rule, the comparison with the version that has Production goes on with the newer bars of the table.
+    """
+    from pipeline.data.dataset import load_panel
+    from pipeline.registry.interface import trained_version
+    from pipeline.registry.promotion import promote, promote_by_hand
+    from pipeline.registry.versions import find_version
+
+    config, name = _model(path, overrides, name)
+    version = find_version(name, version=version)
+    if why:
+        decision = promote_by_hand(name, version, why=why, force=force)
+    elif not path:
+        raise ValueError(
+            'promote needs --config, which names the rule and the table of newer bars, or a reason: --why "..."'
+        )
+    else:
+        delay_bars = trained_version(name, version).timing.delay_bars
+        panel = load_panel(config.data, execution_delay_bars=delay_bars).panel
+        decision = promote(name, version, rule=config.registry.promote, panel=panel, force=force)
+    click.echo(f"Version {version} is {'promoted' if decision.promoted else 'not promoted'}: {decision.reason}.")
+
+
+@models.command("rollback")
+@model_options
+def rollback(path: str, overrides: Sequence[str], name: str) -> None:
+    """Give Production back to the version that had it before."""
+    from pipeline.registry import standing
+
+    _, name = _model(path, overrides, name)
+    move = standing.rollback(name)
+    click.echo(f"Version {move.version} has Production again, version {move.before} is archived.")
+
+
+@models.command("archive")
+@click.argument("version")
+@model_options
+def archive(version: str, path: str, overrides: Sequence[str], name: str) -> None:
+    """Put a version away that does not have Production."""
+    from pipeline.registry import standing
+
+    _, name = _model(path, overrides, name)
+    standing.archive(name, version)
+    click.echo(f"Version {version} is archived.")
+
+
+def _model(path: str, overrides: Sequence[str], name: str) -> tuple[Config, str]:
+    """The configuration, and the name of a model that is in the registry.
+
+    A promotion that was interrupted is completed first, and said.
+    """
+    from pipeline.config.schema import Config
+    from pipeline.registry.standing import repair
+    from pipeline.tracking.runs import configure
+
+    configure()
+    config = config_of(path, overrides) or Config()
+    name = name or config.registry.name
+    if move := repair(name):
+        click.echo(f"Completed what was interrupted: version {move.version} has Production ({move.why}).", err=True)
+    return config, name
 
 
 COMMANDS = (predict, models)

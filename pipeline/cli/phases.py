@@ -1,4 +1,4 @@
-"""The five phases as commands."""
+"""The five phases as commands, and the last fit alone."""
 
 from __future__ import annotations
 
@@ -61,4 +61,44 @@ def run_phase(name: str, path: str, overrides: Sequence[str], *, run_id: str | N
     return EXIT_TROUBLE if result.trouble else 0
 
 
-COMMANDS = tuple(phase_command(name) for name in PHASES)
+@click.command("refit")
+@job_options(
+    "YAML file that names the table (data), the model (registry.name) and the rule; the recipe is the version's own.",
+    "MLflow run to go on with instead of opening a new one.",
+    "Fit anew even what an interrupted refit had finished.",
+)
+@click.option("--version", default="", help="Version whose recipe is fitted again; by default the one in Production.")
+def refit(path: str, overrides: Sequence[str], run_id: str, fresh: bool, version: str) -> None:
+    """Refresh a registered model on the newest bars: its final fit alone.
+
+    Recipe, columns and parameters are those of the version in Production. What comes of it is registered, and promoted
+    if it passes the gates of a refresh.
+    """
+    from pipeline.config.reading import load_config, split_overrides
+    from pipeline.job import open_job
+    from pipeline.refit import refresh
+    from pipeline.registry.recipe import recipe_of
+    from pipeline.registry.versions import ALIAS, find_version
+    from pipeline.tracking.progress import Reporter
+    from pipeline.tracking.runs import configure, parent_run
+
+    configure()
+    config = load_config(path, split_overrides(overrides))
+    name = config.registry.name
+    version = find_version(name, version=version or None, alias=None if version else ALIAS)
+    recipe = recipe_of(name, version).on(config)
+    with Reporter() as reporter:
+        job = open_job(recipe.config, reporter.say, fresh=fresh)
+        with parent_run("refit", run_id or None) as parent:
+            done = refresh(job, parent, reporter, recipe, version)
+    registered = done.registered
+    if registered.version:
+        state = "promoted to Production" if registered.promoted else "not promoted"
+        click.echo(f"Registered model {name} version {registered.version}: {state}, {registered.reason}.")
+    click.echo(f"refit is done: MLflow run {parent.run_id}. Look at it with: {ui_command()}")
+    for sentence in done.trouble:
+        click.echo(f"Error: {sentence}", err=True)
+    raise click.exceptions.Exit(EXIT_TROUBLE if done.trouble else 0)
+
+
+COMMANDS = (*(phase_command(name) for name in PHASES), refit)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -47,6 +48,15 @@ class Choice:
     def sha256(self) -> str:
         """Equal for choices that train alike."""
         return sha256_of(self.features, self.config)
+
+
+class Deployable(Protocol):
+    """What a final fit is made with."""
+
+    @property
+    def features(self) -> tuple[str, ...]: ...
+    @property
+    def config(self) -> Config: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +246,7 @@ def recipes(config: Config) -> list[Recipe]:
 
 
 def trained_model(
-    panel: Panel, data_sha256: str, choice: Choice, final: Final, metrics: Mapping[str, float]
+    panel: Panel, data_sha256: str, choice: Deployable, final: Final, metrics: Mapping[str, float]
 ) -> TrainedModel:
     """The model to deploy: the final fit of every seed, and all that a live process needs.
 

@@ -1,127 +1,163 @@
-"""The rule by which a version gets the stage and the alias, and the comparison with the incumbent that it asks for."""
+"""The rule by which a version gets Production, and the way round it for a person with a reason.
+
+    always      as it says
+    never       likewise
+    if_better   the first version: a verdict of skill, and not worse than long only (evidence.py)
+                a refresh, of the same recipe as the incumbent: it does what that does (gates.py)
+                a new recipe: it earns more on bars after both were registered (comparison.py)
+
+Under each rule a version whose interface differs from the incumbent's (interface.py) is refused unless forced.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from numpy.typing import NDArray
 
-from pipeline.registry.versions import ALIAS, ARTIFACT, STAGE, download, quiet_mlflow
-from pipeline.statistics.difference import sharpe_difference
-from pipeline.tracking.ledger import Look, enter
-from tft.checkpoint import CheckpointError, TrainedModel, load_checkpoint
-from tft.metrics import MIN_INFERENCE_BARS, sharpe
+from pipeline.registry import comparison, evidence, standing
+from pipeline.registry.gates import closed_gates
+from pipeline.registry.interface import Interface, changes, changes_for_live, trained_version
+from pipeline.registry.recipe import FINGERPRINT
+from pipeline.registry.versions import find_version
+from tft.checkpoint import CheckpointError, TrainedModel
 from tft.panel import Panel
-from tft.positions import portfolio_return
-from tft.predict import Predictor
-from tft.record import block_earnings
 
 Rule = Literal["always", "never", "if_better"]
-PROMOTION_P = 0.2
-"""Two-sided p-value below which a better Sharpe than the incumbent's is enough."""
 
 
-def promote(
-    name: str, version: str, *, rule: Rule, panel: Panel | None, holdout_sharpe: float | None
-) -> tuple[bool, str]:
-    """Give the version the stage and the alias if the rule allows it. Returns whether it did, and a sentence on why.
+@dataclass(frozen=True)
+class Decision:
+    """Whether a version has Production now, and a sentence without its full stop on why."""
 
-    `if_better`: against the incumbent, the paired Sharpe difference on the bars of `panel` after both versions' fit
-    must be positive with p < 0.2 over at least 63 bars; without an incumbent, the holdout Sharpe must be positive.
-    The comparison is a look at those bars, and is entered in the ledger for both versions.
+    promoted: bool
+    reason: str
+
+
+def promote(name: str, version: str, *, rule: Rule, panel: Panel | None, force: bool = False) -> Decision:
+    """Give the version Production if the rule allows it.
+
+    panel: the newest bars with all columns of the table, for a refresh or a new recipe. force: although a live
+    process has to change. Raises RegistryError if there is no such version.
     """
-    client = MlflowClient()
-    incumbent = _by_alias(client, name, ALIAS)
-    passed, reason = True, "the rule is to promote always"
+    standing.repair(name)
+    version = find_version(name, version=version)
+    incumbent = standing.holder(name)
+    if version == incumbent:
+        return Decision(True, "it has Production already")
     if rule == "never":
-        passed, reason = False, "the rule is never to promote"
-    elif rule == "if_better" and (incumbent is None or incumbent.version == version):
-        if holdout_sharpe is None:
-            passed, reason = False, "there is no holdout, so nothing says that it is any good"
-        else:
-            passed = holdout_sharpe > 0.0
-            reason = f"there is no incumbent and its holdout Sharpe is {holdout_sharpe:.2f}"
-    elif rule == "if_better":
-        assert incumbent is not None
-        passed, reason = _better(client, name, version, str(incumbent.version), panel)
-    if passed:
-        with quiet_mlflow():
-            if hasattr(client, "transition_model_version_stage"):
-                client.transition_model_version_stage(name, version, STAGE, archive_existing_versions=True)
-        client.set_registered_model_alias(name, ALIAS, version)
-        client.set_model_version_tag(name, version, "promoted_at", datetime.now(UTC).isoformat(timespec="seconds"))
-    return passed, reason
+        return Decision(False, f"the rule is never to promote; {by_hand(version)}")
+    if incumbent is None:
+        decision = Decision(True, "the rule is to promote always") if rule == "always" else _first(name, version)
+    else:
+        decision = _after_another(name, version, incumbent, rule, panel, force)
+    if decision.promoted:
+        standing.give(name, version, decision.reason)
+    return decision
 
 
-def _better(client: MlflowClient, name: str, candidate: str, incumbent: str, panel: Panel | None) -> tuple[bool, str]:
-    """Whether the candidate beats the incumbent on the bars of `panel` after both fits, and a sentence on why."""
-    if panel is None:
-        return False, "no bars were given on which to compare it with the incumbent"
-    new = load_checkpoint(download(name, candidate) / ARTIFACT)
-    try:
-        old = load_checkpoint(download(name, incumbent) / ARTIFACT)
-    except CheckpointError as error:  # registered by an earlier version of this project, say
-        return False, f"the incumbent (version {incumbent}) cannot be read: {error}; compare them by hand"
-    after = max(np.datetime64(new.fit_end), np.datetime64(old.fit_end))
-    first = int(np.searchsorted(panel.times, after, side="right"))
-    n_bars = len(panel.times) - first - 1 - new.timing.delay_bars
-    if n_bars < MIN_INFERENCE_BARS:
-        return False, (
-            f"{max(n_bars, 0)} bars lie after the fit of both it and the incumbent (version {incumbent}), "
-            f"{MIN_INFERENCE_BARS} are needed to compare them: try `tft-pipeline models --promote {candidate}` with "
-            f"newer bars, or set registry.promote: always"
-        )
-    if old.symbols != panel.symbols or not set(old.feature_names) <= set(panel.feature_names):
-        return False, f"the incumbent (version {incumbent}) uses other instruments or columns: compare them by hand"
-    looks = [
-        enter(_look(client, name, version, panel, first, n_bars, against))
-        for version, against in ((candidate, incumbent), (incumbent, candidate))
-    ]
-    returns = [_returns_after(trained, panel, first) for trained in (new, old)]
-    for look, own in zip(looks, returns, strict=True):
-        enter(replace(look, sharpe=sharpe(own, periods_per_year=new.timing.periods_per_year), n_bars=n_bars))
-    compared = sharpe_difference(*returns)
-    annual = compared.difference * np.sqrt(new.timing.periods_per_year)
-    passed = compared.difference > 0.0 and compared.p_value < PROMOTION_P
-    return passed, (
-        f"its annual Sharpe is {annual:+.2f} against version {incumbent} over {n_bars} bars after both fits "
-        f"(p = {compared.p_value:.2f}, the limit is {PROMOTION_P})"
+def promote_by_hand(name: str, version: str, *, why: str, force: bool = False) -> Decision:
+    """Give the version Production because a person says so; the reason stays as a tag and in the description.
+
+    Raises ValueError without a reason, for the version that has it, and for another interface without `force`.
+    """
+    standing.repair(name)
+    version = find_version(name, version=version)
+    incumbent = standing.holder(name)
+    if not why.strip():
+        raise ValueError('--why is empty: say why it is promoted, as in --why "paper-traded since May"')
+    if version == incumbent:
+        raise ValueError(f"version {version} of {name} has Production already")
+    told = f"by hand: {why.strip()}"
+    if incumbent is not None:
+        differing = changes_for_live(name, trained_version(name, version), incumbent)
+        if differing and not force:
+            raise ValueError(f"version {version} of {name} is not promoted: {_refusal(incumbent, differing)}")
+        if differing:
+            told += f" (for the live process changes: {'; '.join(differing)})"
+    standing.give(name, version, told)
+    return Decision(True, told)
+
+
+def by_hand(version: str) -> str:
+    """How a person promotes a version."""
+    return f'by hand: `tft-pipeline models promote {version} --why "..."`'
+
+
+def _first(name: str, version: str) -> Decision:
+    found = evidence.kept(name, version)
+    lacks = found.missing()
+    if not lacks:
+        return Decision(True, "it is the first version, its verdict finds skill, and it is no worse than long only")
+    return Decision(False, f"a first version needs {' and '.join(lacks)}; {by_hand(version)}")
+
+
+def _after_another(name: str, version: str, incumbent: str, rule: Rule, panel: Panel | None, force: bool) -> Decision:
+    """Where version `incumbent` has Production."""
+    new = trained_version(name, version)
+    differing = changes_for_live(name, new, incumbent)
+    if rule == "always":
+        decision = Decision(True, "the rule is to promote always")
+    else:
+        try:
+            old = trained_version(name, incumbent)
+        except CheckpointError:
+            return Decision(False, f"{_refusal(incumbent, differing)}; {by_hand(version)} --force")
+        decision = _if_better(name, version, incumbent, new, old, panel)
+    if not (decision.promoted and differing):
+        return decision
+    if force:
+        return Decision(True, f"{decision.reason} (for the live process changes: {'; '.join(differing)})")
+    return Decision(False, f"{decision.reason}, but {_refusal(incumbent, differing)}; {by_hand(version)} --force")
+
+
+def _if_better(
+    name: str, version: str, incumbent: str, new: TrainedModel, old: TrainedModel, panel: Panel | None
+) -> Decision:
+    later = f"`tft-pipeline models promote {version} --config ...` goes on with newer bars; {by_hand(version)}"
+    if same_recipe(name, version, incumbent):
+        if panel is None:
+            return Decision(False, f"its gates need the newest bars: {later}")
+        if missing := _unreadable(panel, new, old):
+            return Decision(False, f"{missing}; {by_hand(version)}")
+        closed = closed_gates(new, old, panel, evidence.kept(name, version))
+        if closed:
+            return Decision(
+                False, f"it is a refresh of version {incumbent}, but {'; '.join(closed)}; {by_hand(version)}"
+            )
+        return Decision(True, f"it is a refresh of version {incumbent} and passes its gates")
+    if Interface.of(new).market != Interface.of(old).market:
+        differing = changes(Interface.of(old), Interface.of(new))
+        return Decision(False, f"{_refusal(incumbent, differing)}; {by_hand(version)} --force")
+    compared = comparison.open_or_find(name, version, incumbent)
+    if not compared.won and panel is not None:
+        if missing := _unreadable(panel, new, old):
+            return Decision(False, f"{missing}; {by_hand(version)}")
+        compared = comparison.go_on(name, version, compared, panel, new, old)
+    said = f"compared with version {incumbent}, {compared.in_words()}"
+    return Decision(True, said) if compared.won else Decision(False, f"{said}; {later}")
+
+
+def same_recipe(name: str, version: str, incumbent: str) -> bool:
+    """Whether both were fitted by one recipe, and differ by their bars alone."""
+    client = MlflowClient()
+    prints = [client.get_model_version(name, each).tags.get(FINGERPRINT) for each in (version, incumbent)]
+    return prints[0] is not None and prints[0] == prints[1]
+
+
+def _unreadable(panel: Panel, *models: TrainedModel) -> str:
+    """What the table lacks for these models to decide on it; empty for nothing."""
+    absent = sorted({name for one in models for name in one.feature_names} - set(panel.feature_names))
+    if absent:
+        return f"the table lacks the columns {', '.join(absent)}, which one of the two versions reads"
+    if any(one.symbols != panel.symbols for one in models):
+        return f"the table holds the instruments {', '.join(panel.symbols)}, which are not those of the versions"
+    return ""
+
+
+def _refusal(incumbent: str, differing: list[str]) -> str:
+    return (
+        f"a live process that follows Production would have to change with it, which needs --force: against version "
+        f"{incumbent}, {'; '.join(differing)}"
     )
-
-
-def _look(client: MlflowClient, name: str, version: str, panel: Panel, first: int, n_bars: int, against: str) -> Look:
-    """The ledger entry for one version, compared with version `against` on `n_bars` bars from bar `first` on."""
-    run = client.get_model_version(name, version).run_id or ""
-    tags = client.get_run(run).data.tags if run else {}
-    return Look(
-        kind="promotion",
-        first=str(panel.times[first]),
-        last=str(panel.times[first + n_bars - 1]),
-        symbols=panel.symbols,
-        config_sha256=tags.get("config_sha256", f"{name} version {version}"),
-        run=run,
-        evaluation=f"{name} version {version} against {against}",
-    )
-
-
-def _returns_after(trained: TrainedModel, panel: Panel, first: int) -> NDArray[np.float64]:
-    """Net portfolio returns (n,) of a checkpoint's own decisions from bar `first` on."""
-    prediction = Predictor(trained).run(panel.select(trained.feature_names))
-    position = prediction.position[len(prediction.times) - (len(panel.times) - first) :]
-    net = block_earnings(position, range(first, len(panel.times)), panel.returns, trained.positions, trained.timing).net
-    return portfolio_return(net)[: len(position) - 1 - trained.timing.delay_bars]
-
-
-def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    try:
-        return client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise

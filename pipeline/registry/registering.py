@@ -15,10 +15,12 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
 import tft
-from pipeline.config.sections import RegistryConfig
 from pipeline.data.errors import one_line
+from pipeline.registry.evidence import Evidence, keep
 from pipeline.registry.promotion import promote
-from pipeline.registry.versions import ARTIFACT, quiet_mlflow, unreachable
+from pipeline.registry.recipe import FINGERPRINT, FitRecipe, to_metadata
+from pipeline.registry.standing import enter
+from pipeline.registry.versions import ARTIFACT, DIGEST, folder_sha256, quiet_mlflow, unreachable
 from pipeline.tracking.runs import Run
 from tft.checkpoint import TrainedModel
 from tft.panel import AHEAD, Panel
@@ -46,21 +48,22 @@ class Registered:
 def register_and_promote(
     folder: Path,
     trained: TrainedModel,
-    config: RegistryConfig,
+    recipe: FitRecipe,
     *,
     run: Run,
     panel: Panel,
-    holdout_sharpe: float | None,
+    evidence: Evidence,
     card: str,
 ) -> Registered:
-    """Register the checkpoint in `folder` and promote it by the configured rule.
+    """Register the checkpoint in `folder` and promote it by the rule of the recipe's configuration.
 
-    `panel` and `holdout_sharpe` (annual, None without a holdout) are what the rule judges by; `card` describes the
+    `panel` (all columns, up to the newest bar) and `evidence` are what the rule judges by; `card` describes the
     version, in Markdown. A registry that cannot be reached is reported in `trouble`, not raised: the training is
     finished and its checkpoint is on disk.
     """
+    config = recipe.config.registry
     try:
-        registered = register(folder, trained, config.name, run=run, card=card)
+        registered = register(folder, trained, recipe, run=run, evidence=evidence, card=card)
     except unreachable() as error:
         return Registered(
             "",
@@ -72,9 +75,7 @@ def register_and_promote(
             ),
         )
     try:
-        promoted, why = promote(
-            config.name, registered, rule=config.promote, panel=panel, holdout_sharpe=holdout_sharpe
-        )
+        decision = promote(config.name, registered, rule=config.promote, panel=panel)
     except unreachable() as error:
         return Registered(
             registered,
@@ -82,14 +83,16 @@ def register_and_promote(
             "not promoted",
             (f"version {registered} of {config.name} is registered but could not be promoted ({one_line(error)})",),
         )
-    return Registered(registered, promoted, why)
+    return Registered(registered, decision.promoted, decision.reason)
 
 
-def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, card: str) -> str:
+def register(folder: Path, trained: TrainedModel, recipe: FitRecipe, *, run: Run, evidence: Evidence, card: str) -> str:
     """Log the checkpoint as a pyfunc model of the active run, with nothing pickled in it, and register the model.
 
-    Returns the version; raises what `unreachable` lists.
+    The version is the challenger then, and carries its recipe, its evidence and its digest. Returns its number; raises
+    what `unreachable` lists.
     """
+    name = recipe.config.registry.name
     script = Path(__file__).with_name("served_model.py")
     client = MlflowClient()
     with quiet_mlflow(), tempfile.TemporaryDirectory() as scratch:
@@ -106,7 +109,7 @@ def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, card: 
             ],
             signature=signature(trained),
             registered_model_name=name,
-            metadata={"fit_end": trained.fit_end, "data_sha256": trained.data_sha256},
+            metadata={"fit_end": trained.fit_end, "data_sha256": trained.data_sha256, **to_metadata(recipe)},
         )
         # MLflow writes down where the script was taken from; loading looks for it beside MLmodel, by its name.
         stored = client.get_logged_model(info.model_id).artifact_location
@@ -114,11 +117,20 @@ def register(folder: Path, trained: TrainedModel, name: str, *, run: Run, card: 
         described.write_text(described.read_text().replace(str(script.resolve()), script.name))
         client.log_model_artifact(info.model_id, str(described))
     version = str(info.registered_model_version)
+    enter(name, version)
     client.update_model_version(name, version, description=card)
     for metric, value in trained.metrics.items():
         client.set_model_version_tag(name, version, metric, f"{value:.4f}")
-    for tag, text in {"run_id": run.run_id, "fit_end": trained.fit_end, "data_sha256": trained.data_sha256}.items():
+    tags = {
+        "run_id": run.run_id,
+        "fit_end": trained.fit_end,
+        "data_sha256": trained.data_sha256,
+        FINGERPRINT: recipe.sha256,
+        DIGEST: folder_sha256(folder),
+    }
+    for tag, text in tags.items():
         client.set_model_version_tag(name, version, tag, text)
+    keep(name, version, evidence)
     return version
 
 

@@ -23,6 +23,8 @@ ALIAS = "production"
 STAGE = "Production"
 ARTIFACT = "checkpoint"
 """Name of the checkpoint's folder among the artifacts of a version."""
+DIGEST = "checkpoint_sha256"
+"""Tag of a version: `folder_sha256` of the checkpoint it was registered with."""
 
 
 class RegistryError(ValueError):
@@ -52,8 +54,8 @@ def find_version(name: str, *, stage: str | None = None, alias: str | None = Non
             raise
     if not found:
         raise RegistryError(
-            f"no model {name} with {wanted} in the registry {mlflow.get_registry_uri()}: see `tft-pipeline models`, or "
-            f"set MLFLOW_TRACKING_URI"
+            f"no model {name} with {wanted} in the registry {mlflow.get_registry_uri()}: see `tft-pipeline models "
+            f"list`, or set MLFLOW_TRACKING_URI"
         )
     return str(max(found, key=lambda v: int(v.version)).version)
 
@@ -104,6 +106,15 @@ def download(name: str, version: str) -> Path:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def folder_sha256(folder: Path) -> str:
+    """SHA-256 over the names and the bytes of all files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _cache(name: str) -> Path:

@@ -243,7 +243,7 @@ def test_a_whole_nested_job(nested_job: WholeJob) -> None:
     assert "Development" not in page and "development Sharpe" in page, "the trials' own figure is named as what it is"
     assert "nested (every fold selected on the bars before it)" in nested_job.output
     assert nested_job.errors.count("selection: fold ") == 3
-    version = place.client.get_model_version("tft-production", "1")
+    version = place.client.get_model_version("tft-nested-micro", "1")
     assert "Nested, columns and parameters of each fold" in version.description
     assert "Development" not in version.description
 

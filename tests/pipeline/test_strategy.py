@@ -75,16 +75,16 @@ file = sys.argv[1]
 asked = {"stage": dict(stage="Production"), "alias": dict(alias="production"), "version": dict(version=sys.argv[2])}
 answers, versions = {}, {}
 for name, question in asked.items():
-    strategy = TFTStrategy.from_registry("tft-production", **question)
+    strategy = TFTStrategy.from_registry("tft-micro", **question)
     versions[name] = strategy.version
     signals = strategy.decide(pl.read_parquet(file)).values()
     answers[name] = {s.symbol: [s.position, s.probability_up, s.mu, s.sigma, s.regime] for s in signals}
-served = mlflow.pyfunc.load_model("models:/tft-production@production").predict(pd.read_parquet(file))
+served = mlflow.pyfunc.load_model("models:/tft-micro@production").predict(pd.read_parquet(file))
 columns = ["position", "probability_up", "mu", "sigma", "regime"]
 answers["served"] = {row["symbol"]: [row[name] for name in columns] for row in served.to_dict("records")}
 print(json.dumps([answers, versions]))
 """
-    version = whole_job.client.get_model_version_by_alias("tft-production", "production").version
+    version = whole_job.client.get_model_version_by_alias("tft-micro", "production").version
     kept = {"PATH", "HOME", "PYTHONPATH", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}
     environment = {name: value for name, value in whole_job.environment().items() if name in kept}
     done = subprocess.run(
@@ -111,8 +111,8 @@ def test_an_unknown_stage_is_a_sentence(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mlflow_uri(whole_job.store)
-    with pytest.raises(RegistryError, match=r"no model tft-production with stage 'Staging' in the registry sqlite:///"):
-        TFTStrategy.from_registry("tft-production", stage="Staging")
+    with pytest.raises(RegistryError, match=r"no model tft-micro with stage 'Staging' in the registry sqlite:///"):
+        TFTStrategy.from_registry("tft-micro", stage="Staging")
 
 
 @pytest.fixture
@@ -158,17 +158,17 @@ def test_without_the_registry_the_last_known_version_decides(
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow_uri(address)
-    before = TFTStrategy.from_registry("tft-production", stage="Production")
+    before = TFTStrategy.from_registry("tft-micro", stage="Production")
     process.kill()
     process.wait()
     with pytest.warns(
         UserWarning, match=rf"the registry cannot be reached .*: using version {before.version} as before"
     ):
-        after = TFTStrategy.from_registry("tft-production", stage="Production")
+        after = TFTStrategy.from_registry("tft-micro", stage="Production")
     assert after.version == before.version
     assert plain(after.decide(bars)) == plain(before.decide(bars))
     with pytest.raises(MlflowException, match="registered-models/alias"):
-        TFTStrategy.from_registry("tft-production", alias="production")
+        TFTStrategy.from_registry("tft-micro", alias="production")
 
 
 # Tables of bars

@@ -23,7 +23,18 @@ from pipeline.tracking.progress import Reporter
 from tests.conftest import MICRO, ROOT
 from tests.workplace import WholeJob, Workplace, artifacts
 
-COMMANDS = (*PHASES, "compare", "placebo", "planted", "check-lookahead", "sample-data", "predict", "models", "looks")
+COMMANDS = (
+    *PHASES,
+    "refit",
+    "compare",
+    "placebo",
+    "planted",
+    "check-lookahead",
+    "sample-data",
+    "predict",
+    "models",
+    "looks",
+)
 SINGLE = {
     " ".join([name, *part]): command
     for name, group in main.commands.items()
@@ -320,7 +331,7 @@ def test_a_missing_sample_is_generated_and_said(
     assert pl.read_parquet("same.parquet").equals(pl.read_parquet("data/micro.parquet"))
 
 
-# predict and models
+# predict
 
 
 @pytest.fixture
@@ -333,54 +344,43 @@ def with_store(whole_job: WholeJob, run: Callable[..., Result], monkeypatch: pyt
 def test_predict_decides_on_the_last_bar(with_store: WholeJob, run: Callable[..., Result], tmp_path: Path) -> None:
     """On the screen and in a file, one row an instrument, whichever way the model is named."""
     table = str(with_store.folder / "data/micro.parquet")
-    done = run("predict", "--data", table, "--out", "out.csv")
+    named = ("predict", "--name", "tft-micro", "--data", table)
+    done = run(*named, "--out", "out.csv")
     assert done.exit_code == 0, done.output
-    assert "tft-production version" in done.output and "NIFTY" in done.output
+    assert "tft-micro version" in done.output and "NIFTY" in done.output
     frame = pl.read_csv(tmp_path / "out.csv")
     assert frame["symbol"].sort().to_list() == ["BANKNIFTY", "FINNIFTY", "NIFTY"]
     assert {"position", "probability_up", "mu", "sigma", "regime", "effective_at"} <= set(frame.columns)
     assert frame["decided_at"].str.slice(0, 10).unique().to_list() == ["2026-02-10"]
     for option in (("--alias", "production"), ("--version", "1")):
-        done = run("predict", "--data", table, "--out", "again.parquet", *option)
+        done = run(*named, "--out", "again.parquet", *option)
         assert done.exit_code == 0, done.output
-    assert "tft-production version 1" in done.output
+    assert "tft-micro version 1" in done.output
     assert pl.read_parquet("again.parquet").columns == frame.columns
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--stage", "Staging"), "no model tft-production with stage 'Staging' in the registry"),
+        (("--stage", "Staging"), "no model tft-micro with stage 'Staging' in the registry"),
         (("--name", "nobody"), "no model nobody with stage 'Production' in the registry"),
-        (("--version", "99"), "no model tft-production with version 99 in the registry"),
+        (("--version", "99"), "no model tft-micro with version 99 in the registry"),
         (("--out", "out.docx"), "--out out.docx must end in .csv, .parquet, .json"),
     ],
 )
 def test_predict_says_what_is_wrong(
     with_store: WholeJob, run: Callable[..., Result], options: tuple[str, ...], said: str
 ) -> None:
-    done = run("predict", "--data", str(with_store.folder / "data/micro.parquet"), *options)
+    table = str(with_store.folder / "data/micro.parquet")
+    done = run("predict", "--name", "tft-micro", "--data", table, *options)
     assert any(said in sentence for sentence in refused(done))
 
 
 def test_predict_names_the_column_that_lacks(with_store: WholeJob, run: Callable[..., Result], tmp_path: Path) -> None:
     table = pl.read_parquet(with_store.folder / "data/micro.parquet")
     table.select("date", "symbol", "close", "ret_1d").write_parquet(tmp_path / "bare.parquet")
-    said = refused(run("predict", "--data", "bare.parquet"))
+    said = refused(run("predict", "--name", "tft-micro", "--data", "bare.parquet"))
     assert any("the table lacks the column" in sentence for sentence in said)
-
-
-def test_models_lists_the_versions(with_store: WholeJob, run: Callable[..., Result]) -> None:
-    done = run("models")
-    assert done.exit_code == 0, done.output
-    assert "Production" in done.output and "production" in done.output
-    assert f"{with_store.parent.data.metrics['oos_sharpe']:.4f}" in done.output
-    assert with_store.child(with_store.run_id, "production").info.run_id in done.output
-
-
-def test_models_of_nobody_is_a_sentence(with_store: WholeJob, run: Callable[..., Result]) -> None:
-    (said,) = refused(run("models", "--name", "nobody"))
-    assert said == f"no model nobody in the registry {with_store.store}: run `tft-pipeline production` first"
 
 
 def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

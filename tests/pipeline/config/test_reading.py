@@ -43,6 +43,19 @@ class Result:
     done: bool = False
 
 
+def test_a_toy_that_is_promoted_always_has_a_name_of_its_own() -> None:
+    """Run beside a real job it takes nothing over. quickstart.yaml alone has the name that is used by default."""
+    of_files = {path.name: load_config(path).registry for path in CONFIGS.glob("*.yaml")}
+    always = {file: one.name for file, one in of_files.items() if one.promote == "always"}
+    assert always == {
+        "quickstart.yaml": "tft-production",
+        "micro.yaml": "tft-micro",
+        "nested_micro.yaml": "tft-nested-micro",
+    }
+    names = [one.name for one in of_files.values()]
+    assert all(names.count(name) == 1 for file, name in always.items() if file != "quickstart.yaml")
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_configuration_loads_and_holds_what_it_says(path: Path) -> None:
     """Each value in the file is the value in the configuration; a generated table has bars enough for every phase."""

@@ -148,7 +148,7 @@ def test_every_repetition_is_a_run_below_the_production_run_and_nothing_else(
         own = json.loads((artifacts(run) / "result.json").read_text())
         assert own == by_name[own["repetition"]]
         assert run.data.metrics["oos_sharpe"] == own["oos_sharpe"]
-    versions = work.client.search_model_versions("name = 'tft-production'")
+    versions = work.client.search_model_versions("name = 'tft-micro'")
     assert len(versions) == 1
     looks = [e for e in work.client.search_experiments() if e.name == "tft-holdout-looks"]
     for experiment in looks:

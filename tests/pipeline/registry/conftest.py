@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from pipeline.config.schema import Config
 from pipeline.config.sections import RegistryConfig
+from pipeline.registry.evidence import Evidence
 from pipeline.registry.promotion import Rule
+from pipeline.registry.recipe import FitRecipe
 from pipeline.registry.registering import Registered, register_and_promote
 from pipeline.registry.versions import versions
 from pipeline.tracking.runs import Run
@@ -25,7 +29,9 @@ from tft.scaling import Scaler
 from tft.volatility import Timing
 
 FIT_END = 162
-"""The last bar of the fit; the panel's last is 319."""
+"""The last bar of the fit, the day after tomorrow; the panel's last bar is 319."""
+LAST = 319
+SKILL = Evidence(finds_skill=True, verdict="Found.", long_only_high=0.7)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +51,13 @@ def client(store: Path, mlflow_uri: Callable[[str], None], monkeypatch: pytest.M
 
 @pytest.fixture(scope="module")
 def panel() -> Panel:
-    """Its first feature says nearly all about the return in which the position is held."""
-    return small_panel(320, 2, 3, signal=0.9)
+    """Its first feature says nearly all about the return in which the position is held.
+
+    Bars after the fit lie in the future: they come after whatever is registered now, on any clock of the world.
+    """
+    past = small_panel(LAST + 1, 2, 3, signal=0.9)
+    first = np.datetime64("today", "D") + np.timedelta64(2 - FIT_END, "D")
+    return replace(past, times=(first + np.arange(LAST + 1) * np.timedelta64(1, "D")).astype("datetime64[us]"))
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +103,32 @@ def deliver(
     name: str,
     promote: Rule,
     *,
-    holdout_sharpe: float | None = 1.0,
+    evidence: Evidence = SKILL,
+    recipe: int = 1,
 ) -> Registered:
-    """Save, register and promote, as the production phase does."""
+    """Save, register and promote, as the production phase does on the bars up to the fit.
+
+    recipe: equal numbers are one recipe.
+    """
     CheckpointManager(folder).save(trained)
     with mlflow.start_run() as active:
         return register_and_promote(
             folder,
             trained,
-            RegistryConfig(name, promote),
+            FitRecipe(trained.feature_names, Config(seed=recipe, registry=RegistryConfig(name, promote))),
             run=Run(active.info.run_id),
-            panel=panel,
-            holdout_sharpe=holdout_sharpe,
+            panel=panel.first_bars(FIT_END + 1),
+            evidence=evidence,
             card=f"# Card of {folder.name}",
         )
 
 
 def standing(client: MlflowClient, name: str) -> dict[str, tuple[str, list[str]]]:
     """(stage, aliases) by version."""
-    return {str(one.version): (one.current_stage or "", list(one.aliases)) for one in versions(name)}
+    return {str(one.version): (one.current_stage or "", sorted(one.aliases)) for one in versions(name)}
+
+
+CHALLENGES = ("Staging", ["challenger"])
+WAITS = ("Staging", [])
+IN_PRODUCTION = ("Production", ["production"])
+ARCHIVED = ("Archived", [])

@@ -39,7 +39,7 @@ def test_the_description_is_the_model_card(
 
 def test_the_card_of_a_job_says_what_the_model_is_worth(whole_job: WholeJob) -> None:
     """Holdout and development apart, folds and purge gap, and that of the final weights nothing is known."""
-    version = whole_job.client.get_model_version("tft-production", "1")
+    version = whole_job.client.get_model_version("tft-micro", "1")
     card = version.description or ""
     metrics = whole_job.parent.data.metrics
     assert f"Holdout, never seen by selection: annual net Sharpe {metrics['oos_sharpe']:.2f}" in card
@@ -81,8 +81,8 @@ def test_a_registry_that_fails_is_said_and_the_checkpoint_stays(
 @pytest.fixture(scope="module")
 def registered(whole_job: WholeJob) -> tuple[ModelVersion, Path]:
     """The first version of the whole job, and the folder its model is stored in."""
-    version = whole_job.client.get_model_version("tft-production", "1")
-    uri = whole_job.client.get_model_version_download_uri("tft-production", "1")
+    version = whole_job.client.get_model_version("tft-micro", "1")
+    uri = whole_job.client.get_model_version_download_uri("tft-micro", "1")
     if uri.startswith("models:/"):
         uri = whole_job.client.get_logged_model(uri.removeprefix("models:/")).artifact_location
     return version, Path(uri.removeprefix("file://"))
@@ -154,7 +154,7 @@ sys.path[:] = [entry for entry in sys.path if entry != sys.argv[1]]
 assert importlib.util.find_spec("tft") is None
 
 import mlflow, pandas
-model = mlflow.pyfunc.load_model("models:/tft-production@production")
+model = mlflow.pyfunc.load_model("models:/tft-micro@production")
 decided = model.predict(pandas.read_parquet(sys.argv[2]))
 import tft
 print(json.dumps([tft.__file__, dict(zip(decided["symbol"], decided["position"]))]))

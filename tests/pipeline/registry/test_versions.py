@@ -28,7 +28,7 @@ def test_what_is_not_in_the_registry_is_said(
 ) -> None:
     """Name, what was asked for, and which registry; the same for a model nobody registered."""
     mlflow_uri(whole_job.store)
-    for name in ("tft-production", "tft-nowhere"):
+    for name in ("tft-micro", "tft-nowhere"):
         with pytest.raises(RegistryError) as raised:
             find_version(name, **asked)
         assert f"no model {name} with {said} in the registry {whole_job.store}" in str(raised.value)
@@ -41,7 +41,7 @@ def test_the_downloaded_checkpoint_is_the_one_that_was_written(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow_uri(whole_job.store)
-    folder = download("tft-production", "1") / ARTIFACT
+    folder = download("tft-micro", "1") / ARTIFACT
     written = whole_job.folder / whole_job.parent.data.tags["checkpoint"]
     for name in ("model.safetensors", "meta.json"):
         assert (folder / name).read_bytes() == (written / name).read_bytes()
@@ -50,5 +50,5 @@ def test_the_downloaded_checkpoint_is_the_one_that_was_written(
         raise AssertionError("downloaded twice")
 
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", refused)
-    assert download("tft-production", "1") / ARTIFACT == folder
+    assert download("tft-micro", "1") / ARTIFACT == folder
     assert os.environ["XDG_CACHE_HOME"] in str(folder)
