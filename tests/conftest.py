@@ -217,8 +217,7 @@ def job_copy(whole_job: WholeJob, tmp_path: Path) -> WholeJob:
 def module_store(tmp_path_factory: pytest.TempPathFactory, store_in: Callable[[Path], Path]) -> Iterator[Path]:
     """A folder with an MLflow store of its own for one test file, which is the current folder until its end."""
     path = store_in(tmp_path_factory.mktemp("store"))
-    own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    with own_mlflow(path, own):
+    with own_mlflow(path, Workplace(path).environment()):
         configure()
         yield path
 

@@ -68,7 +68,7 @@ class HoldoutRecord:
         rows = rows & (held < len(times)) & np.isfinite(record.net())
         return cls(times[held[rows]], record.symbols, record.earned.held_return[rows], record.net()[rows])
 
-    @property
+    @cached_property
     def daily(self) -> bool:
         """Whether no date has two bars."""
         return len(np.unique(self.times.astype("datetime64[D]"))) == len(self.times)

@@ -87,11 +87,13 @@ def enter(look: Look, record: HoldoutRecord | None = None) -> Look:
     entry = Run(run.info.run_id)
     entry.metrics({"sharpe": look.sharpe, "n_bars": look.n_bars})
     if record is not None and "record_sha256" not in run.data.tags:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
             file = Path(scratch) / RECORD
             _frame(record).write_parquet(file)
+            sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
             entry.file(file)
-            entry.tags({"record_sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+            entry.tags({"record_sha256": sha256})
+            file.replace(_cached(sha256))
     return _look(client.get_run(run.info.run_id))
 
 
@@ -149,21 +151,19 @@ def stands_for(group: Sequence[Look]) -> Look:
 def record_of(look: Look) -> HoldoutRecord | None:
     """What a look saw; None for one that has no record, or whose record was deleted.
 
-    Records lie in the user's cache folder under their hash, so that each is fetched once.
+    Records lie in the user's cache folder under their hash, so that only others' are fetched, and once.
     """
     return _stored(look.entry, look.record_sha256) if look.record_sha256 else None
 
 
 @lru_cache(maxsize=2048)
 def _stored(entry: str, sha256: str) -> HoldoutRecord | None:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tft-pipeline" / "looks"
-    kept = folder / f"{sha256}.parquet"
+    kept = _cached(sha256)
     if not kept.exists():
         client = MlflowClient()
         if RECORD not in {file.path for file in client.list_artifacts(entry)}:
             return None
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(dir=_cache()) as scratch:
             Path(client.download_artifacts(entry, RECORD, scratch)).replace(kept)
     frame = pl.read_parquet(kept)
     times, symbols = frame["time"].unique(maintain_order=True), frame["symbol"].unique(maintain_order=True)
@@ -174,6 +174,16 @@ def _stored(entry: str, sha256: str) -> HoldoutRecord | None:
         returns=frame["return"].to_numpy().reshape(shape),
         net=frame["net"].to_numpy().reshape(shape)[:, 0],
     )
+
+
+def _cached(sha256: str) -> Path:
+    return _cache() / f"{sha256}.parquet"
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tft-pipeline" / "looks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _frame(record: HoldoutRecord) -> pl.DataFrame:
