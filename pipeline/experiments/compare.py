@@ -13,7 +13,7 @@ from pipeline.config.reading import load_config, to_mapping
 from pipeline.config.schema import Config
 from pipeline.experiments import comparison_report as report
 from pipeline.experiments.production_runs import ProductionRun, find_production_run
-from pipeline.experiments.purge_arms import check_equal_folds, parse_purge_gaps, purge_arms
+from pipeline.experiments.purge_arms import check_equal_folds, n_compared, parse_purge_gaps, purge_arms
 from pipeline.experiments.trainings import Kind, Trainings
 from pipeline.job import Job, flattened, open_job
 from pipeline.phase_run import log_inputs
@@ -26,6 +26,7 @@ from pipeline.tracking.kept import Kept
 from pipeline.tracking.progress import Quiet, Reporter
 from pipeline.tracking.runs import Run, parent_run
 from pipeline.tracking.sink import Silent
+from tft.metrics import MIN_INFERENCE_BARS
 
 NO_PART_OF_A_RECIPE = ("seed", "device", "registry.", "placebo.", "tuning.timeout_seconds")
 """Settings, or beginnings of their names, in which the runs of one arm may differ."""
@@ -66,11 +67,15 @@ def compare_purge_gaps(
     with Reporter() as reporter:
         job = open_job(configured, reporter.say, fresh=fresh, min_bars=max(min_bars(arm) for arm in arms))
         n_bars = len(job.data.panel.times)
+        baseline = replace(job, config=arms[0])
         check_equal_folds(arms, n_bars)
+        n_development = 0 if configured.selection == "nested" else baseline.n_development  # as the record has it
+        compared_bars = n_compared(arms[0], n_bars, n_development, segment)
+        if compared_bars < MIN_INFERENCE_BARS:
+            reporter.say(f"{compared_bars} {segment} bars are compared, any inference needs {MIN_INFERENCE_BARS}")
         _say_overlaps(arms, reporter)
         with parent_run("compare", None) as parent:
             log_inputs(job, parent, command="compare", config=path, comparison=kind)
-            baseline = replace(job, config=arms[0])
             flow.check(baseline, parent, reporter)
             chosen = _chosen_once(kind, baseline, parent, reporter)
             trainings = Trainings(kind, arms, segment, job, parent, reporter, n_seeds, chosen)

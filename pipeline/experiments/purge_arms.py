@@ -16,6 +16,9 @@ from dataclasses import replace
 
 from pipeline.config.schema import Config, ConfigError
 from pipeline.phases.folds import production_folds
+from pipeline.statistics.paired import Compared
+from tft.metrics import MIN_BARS
+from tft.record import segments
 
 
 def parse_purge_gaps(text: str) -> tuple[int, int]:
@@ -78,3 +81,20 @@ def check_equal_folds(arms: Sequence[Config], n_bars: int) -> None:
     for one, other in zip(baseline, candidate, strict=True):
         assert one.test == other.test, "the windows of both arms follow from one test block"
         assert len(one.train) == len(other.train), "a wider gap moves the training block and does not shorten it"
+
+
+def n_compared(arm: Config, n_bars: int, n_development: int, segment: Compared) -> int:
+    """Test bars of the segment on a table of `n_bars`, of which phases 1-4 may see `n_development`; the labelled ones.
+
+    Raises ValueError where they are too few for a Sharpe.
+    """
+    of_segment = segments(range(n_bars), n_development=n_development, timing=arm.timing) == segment
+    tested = {bar for fold in production_folds(arm, n_bars) for bar in fold.test}
+    found = sum(bool(of_segment[bar]) for bar in tested)
+    if found < MIN_BARS:
+        other = "holdout" if segment == "development" else "development"
+        raise ValueError(
+            f"{found} {segment} bars would be tested, a comparison needs {MIN_BARS}: raise production.max_folds, bring "
+            f"more bars, or compare on the {other} with holdout={'true' if other == 'holdout' else 'false'}"
+        )
+    return found

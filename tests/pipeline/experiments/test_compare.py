@@ -19,7 +19,7 @@ from pipeline.experiments.comparison_report import differing, in_one_sentence
 from pipeline.statistics.seed_comparison import SeedDifference
 from pipeline.tracking import ledger
 from pipeline.tracking.runs import EXPERIMENT, Run
-from tests.conftest import NESTED_MICRO
+from tests.conftest import MICRO, NESTED_MICRO
 from tests.pipeline.experiments.test_production_runs import (
     CONFIG,
     N_BARS,
@@ -28,7 +28,7 @@ from tests.pipeline.experiments.test_production_runs import (
     production_run,
     record,
 )
-from tests.workplace import artifacts
+from tests.workplace import WholeJob, artifacts, run_named
 from tft.metrics import sharpe
 
 pytestmark = pytest.mark.usefixtures("module_store")
@@ -88,8 +88,8 @@ def test_a_comparison_is_a_run_with_its_tables_figure_and_links() -> None:
     label = f"whole job, 1 seed an arm: run {candidate[:8]} minus {baseline[:8]}: Sharpe difference "
     assert done.sentences[0].startswith(label)
     assert done.sentences[0].endswith(
-        "(of the bars; of the seeds unknown), on 110 development bars; no p: a p-value needs 5 seeds an arm, since seeds "
-        "alone move a Sharpe."
+        "(of the bars; of the seeds unknown), on 110 development bars; no p: a p-value needs 5 seeds an arm, since "
+        "seeds alone move a Sharpe."
     )
     assert done.sentences[1].startswith("Baseline and candidate from 2024-01-01 to 2024-04-19: annual net Sharpe ")
     assert any("chosen on development bars: neither Sharpe is out-of-sample" in said for said in done.sentences)
@@ -221,3 +221,40 @@ def test_faults_are_sentences_and_exit_code_2(arguments: tuple[str, ...], said: 
     assert done.exit_code == 2 and "Traceback" not in done.output
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: ") and said in line
+
+
+@pytest.mark.slow
+def test_two_purge_gaps_are_trained_and_compared(job_copy: WholeJob) -> None:
+    """The baseline's gap is the configured one, so that its selection is that of the finished job; nothing is trained
+    again when the command is repeated."""
+    job = job_copy
+    command = ("compare", "--config", str(MICRO), "--purge-gaps", "2,0", "--seeds", "1", "--holdout", "true")
+    done = job.run(*command)
+    run = job.client.get_run(run_named(done.stdout))
+    assert (run.data.tags["command"], run.data.tags["comparison"]) == ("compare", "fixed-selection")
+    for phase in ("prefilter", "exploration", "pruning", "tuning"):
+        assert f"{phase}: nothing it depends on has changed, reusing run" in done.stderr
+    assert "purge gap 0: labels overlap below a gap of 1, so allow_label_overlap is true for this arm" in done.stderr
+    assert "fixed-selection: 2 trainings (1 network seeds for each of two arms), of one selection" in done.stderr
+    assert "fixed selection, 1 seed an arm: purge gap 0 minus 2: Sharpe difference " in done.stdout
+    assert "; no p: a p-value needs 5 seeds an arm, since seeds alone move a Sharpe." in done.stdout
+    assert "Both arms train on 110 bars a fold and are tested on the same dates" in done.stdout
+    # The arm with the configured gap is the finished job's record: the same columns, parameters, seed and folds.
+    assert run.data.metrics["sharpe_baseline"] == pytest.approx(job.parent.data.metrics["oos_sharpe"], rel=1e-9)
+    assert run.data.metrics["n_bars"] == job.parent.data.metrics["oos_n_bars"]
+    settings = table(run, "differing_parameters.json")
+    assert settings["parameter"] == [
+        "purge_gap",
+        "allow_label_overlap",
+        "walk_forward.train_window",
+        "walk_forward.first_bar",
+    ]
+    assert "| purge_gap | 2 | 0 |" in run.data.tags["mlflow.note.content"]
+    (trained,) = (runs for phase, runs in job.children(run.info.run_id).items() if phase.endswith("repetition"))
+    assert {one.info.run_name for one in trained} == {"purge gap 2 seed 7", "purge gap 0 seed 7"}
+
+    again = job.run(*command)
+    second = job.client.get_run(run_named(again.stdout))
+    assert "fixed-selection: 2 of 2 repetitions are finished already, reusing them" in again.stderr
+    assert ": running" not in again.stderr
+    assert second.data.metrics["sharpe_difference"] == run.data.metrics["sharpe_difference"]

@@ -12,7 +12,7 @@ from pipeline.config.reading import load_config, to_mapping
 from pipeline.config.schema import Config, ConfigError
 from pipeline.config.sections import ExplorationConfig, ProductionConfig, TuningConfig
 from pipeline.experiments.comparison_report import differing
-from pipeline.experiments.purge_arms import check_equal_folds, parse_purge_gaps, purge_arms
+from pipeline.experiments.purge_arms import check_equal_folds, n_compared, parse_purge_gaps, purge_arms
 from pipeline.job import flattened
 from pipeline.phases.folds import deployment_fold, exploration_folds, production_folds, tuning_folds
 from tests.conftest import MICRO, NESTED_MICRO, small_panel
@@ -131,6 +131,18 @@ def test_nested_arms_with_other_first_folds_are_refused_with_the_remedy() -> Non
         remedied = [replace(arm, production=replace(arm.production, max_folds=min(counts))) for arm in arms]
         check_equal_folds(remedied, n_bars)
     assert refused
+
+
+def test_the_compared_bars_are_counted_before_anything_is_trained() -> None:
+    """27 bars, tests at 15 to 24: development ends at bar 17 less a label of 2 bars, or the holdout starts there."""
+    arm = purge_arms(config_of(), (0, 2))[1]
+    with pytest.raises(ValueError, match=r"0 development bars would be tested, a comparison needs 10: .*holdout=true"):
+        n_compared(arm, 27, 17, "development")
+    with pytest.raises(ValueError, match=r"8 holdout bars would be tested, .*holdout=false"):
+        n_compared(arm, 27, 17, "holdout")
+    assert n_compared(arm, 27, 0, "holdout") == 10
+    assert n_compared(arm, 50, 30, "development") == 28 - 15
+    assert n_compared(arm, 50, 30, "holdout") == 48 - 30
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Two arms over several seeds: against scipy where bars add nothing, against plain loops, and its size by simulation."""
+"""Two arms over several seeds: against scipy where bars add nothing, plain loops, and its size by simulation."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def rejections(n_samples: int, n_seeds: int, scatter: float, gain: float = 0.0) 
 def test_equal_recipes_are_told_apart_in_one_of_twenty_however_seeds_scatter(
     scatter: float, fewest_by_two: float
 ) -> None:
-    """800 samples: 0.035 to 0.065, with two standard errors (0.015) on either side. Two runs and their bars alone, which
-    is what such a comparison must not be made of, reject 10, 22 and 35 %."""
+    """800 samples: 0.035 to 0.065, with two standard errors (0.015) on either side. Two runs and their bars alone,
+    which is what such a comparison must not be made of, reject 10, 22 and 35 %."""
     over_seeds, by_two = rejections(800, 5, scatter)
     assert 0.035 - 0.015 <= over_seeds <= 0.065 + 0.015
     assert by_two > fewest_by_two

@@ -72,8 +72,8 @@ def test_the_key_depends_on_nothing_else() -> None:
 # ---- one byte of each kind of file
 
 EDITED = {
-    # file: whose sources move; P, E, U, T, R are the phases in order, J the job's record, L placebo, S planted, C comparison. Keys
-    # of later phases move as well, because they hold those of the phases before them.
+    # file: whose sources move; P, E, U, T, R are the phases in order, J the job's record, L placebo, S planted, C a
+    # comparison's training. Keys of later phases move as well, because they hold those of the phases before them.
     "tft/head.py": "PEUTRJLSC",  # its loss modes are those of the search space
     "tft/model.py": "EUTRJLSC",
     "tft/direct_term.py": "EUTRJLSC",
