@@ -15,7 +15,7 @@ from pipeline.experiments.comparison_report import differing
 from pipeline.experiments.purge_arms import check_equal_folds, n_compared, parse_purge_gaps, purge_arms
 from pipeline.job import flattened
 from pipeline.phases.folds import deployment_fold, exploration_folds, production_folds, tuning_folds
-from tests.conftest import MICRO, NESTED_MICRO, small_panel
+from tests.conftest import MICRO, NESTED_MICRO, ROOT, small_panel
 from tests.pipeline.jobs import dataset_of
 from tft.folds import Fold, WalkForwardConfig
 from tft.model import ModelConfig
@@ -101,6 +101,12 @@ def test_the_arm_with_the_configured_gap_trains_as_configured() -> None:
     assert min_bars(narrow) == min_bars(wide)
     times = dataset_of(small_panel(300)).panel.times
     assert n_development(narrow, times) == n_development(wide, times) == 210
+
+
+def test_the_twins_among_the_configurations_are_the_arms() -> None:
+    twins = tuple(load_config(ROOT / "configs" / name) for name in ("no_purge.yaml", "purge.yaml"))
+    assert purge_arms(twins[1], (0, 5)) == twins
+    check_equal_folds(twins, 900)
 
 
 def test_a_holdout_starts_at_the_same_bar_in_both() -> None:
