@@ -43,10 +43,10 @@ class Trainings(Repetitions[Training]):
         """own: the comparison's run · chosen: columns and parameters of all, with `fixed-selection`."""
         self.arms, self.segment = arms, segment
         repeat = partial(training, arms, segment)
-        gaps = [arm.purge_gap for arm in arms]
+        settings = [arm.record_settings() for arm in arms]
         count = len(arms) * n_seeds
         super().__init__(
-            kind, Training, repeat, job, own, reporter, count, chosen=chosen, segment=segment, purge_gaps=gaps
+            kind, Training, repeat, job, own, reporter, count, chosen=chosen, segment=segment, arms=settings
         )
 
     def announce(self) -> None:
