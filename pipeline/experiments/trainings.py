@@ -53,9 +53,10 @@ class Trainings(Repetitions[Training]):
         """Say what the comparison costs: how many trainings, how many are there already, and the time of the others."""
         finished = list(self.found.values())
         n, n_left = len(self.keys), len(self.keys) - len(finished)
-        what = f"{n} trainings ({n // 2} network seeds for each of two arms), of one selection"
+        seeds = f"{n // 2} seed{'s' if n > 2 else ''} for each of two arms"
+        what = f"{n} trainings ({seeds}) of one selection"
         if not self.chosen:
-            what = f"{n} whole jobs ({n // 2} seeds for each of two arms), each with its own exploration and tuning"
+            what = f"{n} whole jobs ({seeds}), each with its own exploration and tuning"
         left = f"; {n_left} are left" if finished else ""
         time = "how long that takes is said once the first is done"
         if finished:

@@ -235,7 +235,7 @@ def test_two_purge_gaps_are_trained_and_compared(job_copy: WholeJob) -> None:
     for phase in ("prefilter", "exploration", "pruning", "tuning"):
         assert f"{phase}: nothing it depends on has changed, reusing run" in done.stderr
     assert "purge gap 0: labels overlap below a gap of 1, so allow_label_overlap is true for this arm" in done.stderr
-    assert "fixed-selection: 2 trainings (1 network seeds for each of two arms), of one selection" in done.stderr
+    assert "fixed-selection: 2 trainings (1 seed for each of two arms) of one selection" in done.stderr
     assert "fixed selection, 1 seed an arm: purge gap 0 minus 2: Sharpe difference " in done.stdout
     assert "; no p: a p-value needs 5 seeds an arm, since seeds alone move a Sharpe." in done.stdout
     assert "Both arms train on 110 bars a fold and are tested on the same dates" in done.stdout

@@ -110,9 +110,7 @@ def test_what_was_killed_goes_on_more_seeds_add_to_it_and_every_training_is_a_lo
         done = list(more)
     assert more.n_computed == 2 and 100 - in_this_process[0] == 3
     (line,) = (line for line in reporter.lines if "trainings" in line)
-    assert line.startswith(
-        "fixed-selection: 4 trainings (2 network seeds for each of two arms), of one selection; 2 are"
-    )
+    assert line.startswith("fixed-selection: 4 trainings (2 seeds for each of two arms) of one selection; 2 are")
     assert "about 1 min for 2, at " in line
     assert [(one.arm, one.purge_gap, one.seed) for one in done] == [(0, 0, 7), (1, 2, 7), (0, 0, 8), (1, 2, 8)]
     # One selection for all; other networks; the same dates.
@@ -141,7 +139,7 @@ def test_a_whole_job_chooses_for_itself_and_development_is_no_look() -> None:
         fixed = trainings(job, own, 1, segment="development")
     assert [one.purge_gap for one in done] == [0, 2]
     assert reporter.lines[0] == (
-        "whole-job: 2 whole jobs (1 seeds for each of two arms), each with its own exploration and tuning; how long "
+        "whole-job: 2 whole jobs (1 seed for each of two arms), each with its own exploration and tuning; how long "
         "that takes is said once the first is done"
     )
     assert any("about 1 min for 1, at" in line for line in reporter.lines[1:])
