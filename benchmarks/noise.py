@@ -67,8 +67,9 @@ def run(_: None, which: tuple[int, int]) -> Piece:
     started = time.perf_counter()
     seed, number = which
     job, kept = open_job(config_of(seed), Quiet().say), Kept()
-    data = repetition(job, number)[0] if number else job.data
-    walked = out_of_sample(job.on(data), Silent(kept), Quiet(), store=kept.folds(f"{seed}-{number}"))
+    walked = out_of_sample(
+        repetition(job, number)[0] if number else job, Silent(kept), Quiet(), store=kept.folds(f"{seed}-{number}")
+    )
     holdout = walked.record.performance("holdout")
     assert holdout is not None
     drift = drift_of(walked.record, walked.market, walked.last_positions, "holdout")

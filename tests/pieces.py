@@ -15,7 +15,6 @@ import torch
 from pipeline.config.schema import ConfigError
 
 if TYPE_CHECKING:  # a worker process loads this module anew each time, and these take seconds
-    from pipeline.data.dataset import Dataset
     from pipeline.job import Job
     from pipeline.phases.production import Walked
 
@@ -64,7 +63,7 @@ class Drawn:
     seconds: float
 
 
-def draw(folder: Path, job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float], Drawn]]:
+def draw(folder: Path, job: Job, number: int) -> tuple[Job, Callable[[Walked, float], Drawn]]:
     """A table of the repetition's own, as no two workers are at the same phase; leaves a file behind when it is done.
 
     Of two the first is done last: an odd one waits until the next has been delivered.
@@ -79,4 +78,4 @@ def draw(folder: Path, job: Job, number: int) -> tuple[Dataset, Callable[[Walked
         (folder / f"computed-{number}-{time.monotonic_ns()}").touch()
         return Drawn(number, number / 10.0, 0.0)
 
-    return replace(job.data, panel=replace(panel, returns=number * panel.returns)), measure
+    return job.on(replace(job.data, panel=replace(panel, returns=number * panel.returns))), measure

@@ -26,6 +26,8 @@ class WalkForwardConfig:
     """Bars of a test block; null means the step size of the phase, so that test blocks are adjacent"""
     expanding: bool = False
     """Whether every training block starts at the first bar"""
+    first_bar: int = 0
+    """Bars after the warm-up that are left out before the first training block, and that no phase trains on or tests"""
 
     def faults(self) -> list[str]:
         """One sentence for each setting that is out of range."""
@@ -37,6 +39,8 @@ class WalkForwardConfig:
                 f"walk_forward.train_window is {self.train_window} bars, it must exceed validation_window "
                 f"({self.validation_window})"
             )
+        if self.first_bar < 0:
+            faults.append(f"walk_forward.first_bar is {self.first_bar}, the least is 0")
         if self.test_window is not None and self.test_window < 1:
             faults.append(f"walk_forward.test_window is {self.test_window}, the least is 1 bar (null: the step size)")
         return faults

@@ -50,18 +50,18 @@ def min_bars(config: Config) -> int:
 
 def min_development_bars(config: Config) -> int:
     """The fewest development bars that give every phase its folds, and each fold of tuning enough for a Sharpe."""
-    return config.warm_up_bars + _one_fold(config) + MIN_BARS * config.tuning.folds - 1 + config.timing.label_bars
+    return config.first_decision_bar + _one_fold(config) + MIN_BARS * config.tuning.folds - 1 + config.timing.label_bars
 
 
 def min_inner_bars(config: Config) -> int:
     """The fewest bars up to the end of a fold's validation block on which `selection: nested` chooses for the fold."""
     folds = _one_fold(config) + (MIN_INNER_FOLDS - 1) * config.exploration.step_size
-    return max(min_development_bars(config), config.warm_up_bars + folds + config.timing.label_bars)
+    return max(min_development_bars(config), config.first_decision_bar + folds + config.timing.label_bars)
 
 
 def min_nested_bars(config: Config) -> int:
     """The fewest bars of a table that give `selection: nested` a record of MIN_INFERENCE_BARS labelled bars."""
-    first_end = config.warm_up_bars + config.walk_forward.train_window
+    first_end = config.first_decision_bar + config.walk_forward.train_window
     first_fold = _ceil(max(0, min_inner_bars(config) - first_end) / config.production.step_size)
     first_test = first_end + first_fold * config.production.step_size + config.purge_gap
     return first_test + MIN_INFERENCE_BARS + config.timing.label_bars

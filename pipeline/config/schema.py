@@ -126,6 +126,11 @@ class Config:
         return max(candidates) - 1
 
     @property
+    def first_decision_bar(self) -> int:
+        """The first bar of the table that a fold may hold: what is left out follows the warm-up."""
+        return self.warm_up_bars + self.walk_forward.first_bar
+
+    @property
     def burn_in_bars(self) -> int:
         """Bars before the scored ones of a training block: enough for the largest smoothing that any trial can have.
 

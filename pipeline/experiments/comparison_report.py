@@ -1,4 +1,4 @@
-"""The sentences, tables and description of a comparison of two production runs."""
+"""The sentences, tables and description of a comparison of two arms."""
 
 from __future__ import annotations
 
@@ -6,13 +6,164 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from pipeline.config.schema import Config
 from pipeline.experiments.production_runs import ProductionRun
+from pipeline.experiments.trained import Training
+from pipeline.phases.folds import production_folds
+from pipeline.phases.production import Choice
 from pipeline.reporting.figures import bar_label
-from pipeline.statistics.paired import Comparison, FoldPair
+from pipeline.statistics.paired import Arms, Compared, FoldPair, fold_pairs, mean_figures, p_value_text
+from pipeline.statistics.seed_comparison import SeedDifference
 from pipeline.tracking.sink import Sink
 from tft.metrics import Performance
 
+ARMS = ("baseline", "candidate")
 PARAMETERS_SHOWN = 40
+
+
+# ---- sentences
+
+
+def in_one_sentence(kind: str, label: str, found: SeedDifference, segment: Compared) -> str:
+    """The comparison in a sentence, with its error, what that is made of, and what the sample could have detected."""
+    baseline, candidate = found.n_seeds
+    seeds = (
+        f"{baseline} and {candidate} seeds"
+        if baseline != candidate
+        else f"{baseline} seed{'s' * (baseline > 1)} an arm"
+    )
+    said = f"{kind}, {seeds}: {label}: Sharpe difference {found.difference:+.2f}"
+    bars = f"on {found.n_bars} {segment} bars"
+    if found.standard_error is None:
+        return f"{said} {bars}, which says nothing: {found.undefined}."
+    if found.seed_error is None:
+        return (
+            f"{said} ± {found.standard_error:.2f} (of the bars; of the seeds unknown), {bars}; no p: {found.undefined}."
+        )
+    made_of = f"of which seeds {found.seed_error:.2f} and bars {found.sampling_error:.2f}"
+    said = f"{said} ± {found.standard_error:.2f} ({made_of}), "
+    if found.p_value is None or found.interval is None:
+        return f"{said}{bars}; no p: {found.undefined}."
+    low, high = found.interval
+    return (
+        f"{said}95 % {low:.2f} to {high:.2f}, p = {p_value_text(found.p_value)}, {bars}; only a difference beyond "
+        f"{found.detectable:.2f} would have been found."
+    )
+
+
+def figures(arms: Arms) -> str:
+    """Both arms' figures in a sentence, means over their trainings."""
+    one, other = (mean_figures(arm) for arm in arms.both)
+    ranges = [sorted(each.figures.sharpe for each in arm) for arm in arms.both]
+    spread = [f" ({each[0]:.2f} to {each[-1]:.2f})" if len(each) > 1 else "" for each in ranges]
+    return (
+        f"Baseline and candidate from {bar_label(str(arms.times[0]))} to {bar_label(str(arms.times[-1]))}: annual net "
+        f"Sharpe {one.sharpe:.2f}{spread[0]} and {other.sharpe:.2f}{spread[1]}, worst drawdown {one.max_drawdown:.1%} "
+        f"and {other.max_drawdown:.1%}, turnover {one.turnover:.0f} and {other.turnover:.0f} a year."
+    )
+
+
+def on_segment(segment: Compared, n_trainings: int) -> str:
+    """What the bars of the segment mean for the Sharpes."""
+    if segment == "development":
+        return "Columns and parameters were chosen on development bars: neither Sharpe is out-of-sample."
+    return f"This was a look at the holdout by each of {n_trainings} trainings, and is counted as such."
+
+
+def selection(by_arm: Sequence[Sequence[Training]], chosen: Choice | None, segment: Compared) -> str:
+    """How columns and parameters were chosen, and what the compared bars had to do with it."""
+    n_trainings = sum(map(len, by_arm))
+    if chosen:
+        how = (
+            f"All trainings have the same {len(chosen.features)} columns and the parameters of trial "
+            f"{chosen.tuned.best_trial}, chosen once with the baseline's gap: the difference is that of the gap alone."
+        )
+    else:
+        columns = [sum(one.n_features for one in own) / len(own) for own in by_arm]
+        how = (
+            f"Every training chose its own columns and parameters, on average {columns[0]:.0f} columns (baseline) and "
+            f"{columns[1]:.0f} (candidate): the difference is that of the whole job."
+        )
+    return f"{how} {on_segment(segment, n_trainings)}"
+
+
+def equal_folds(arms: Sequence[Config], n_bars: int) -> str:
+    """Training lengths and test dates of both arms, which are the same."""
+    folds = production_folds(arms[0], n_bars)
+    first, last = len(folds[0].train), len(folds[-1].train)
+    length = f"{first}" if first == last else f"{first} to {last}"
+    moved = 2 * abs(arms[1].purge_gap - arms[0].purge_gap)
+    wider = ARMS[int(arms[1].purge_gap > arms[0].purge_gap)]
+    return (
+        f"Both arms train on {length} bars a fold and are tested on the same dates; the {wider}'s training blocks lie "
+        f"{moved} bars earlier, a gap before and one after the validation block."
+    )
+
+
+def runs(arms: Sequence[Sequence[ProductionRun]], paired: Arms) -> tuple[str, ...]:
+    """Sentences that belong beside a difference of finished runs: selection, what is left out, differing inputs."""
+    every = [run for arm in arms for run in arm]
+    said = [on_segment(paired.segment, len(every))]
+    if paired.n_left_out:
+        said.append(f"{paired.n_left_out} bars that only some of the runs have are left out.")
+    networks = [arm[0].seed_sharpe_spread for arm in arms]
+    if None not in networks:
+        said.append(
+            f"Within a run, single networks spread by a standard deviation of {networks[0]:.2f} (baseline) and "
+            f"{networks[1]:.2f} (candidate) in the annual Sharpe of their headline segment."
+        )
+    if len({run.tags.get("data_sha256") for run in every}) > 1:
+        said.append("The two arms read different feature tables.")
+    if len({run.tags.get("git_commit") for run in every}) > 1:
+        said.append("The runs were made at different commits of the code.")
+    return tuple(said)
+
+
+# ---- what is logged
+
+
+def log(run: Sink, arms: Arms, found: SeedDifference) -> None:
+    """Metrics by arm, and by seed as their steps; the tables comparison, comparison_seeds and comparison_folds."""
+    names = [field.name for field in fields(Performance) if field.name != "n_bars"]
+    means = [mean_figures(arm) for arm in arms.both]
+    of_both = {name: (float(getattr(means[0], name)), float(getattr(means[1], name))) for name in names}
+    for name, values in of_both.items():
+        run.metrics({f"{name}_{arm}": value for arm, value in zip(ARMS, values, strict=True)})
+    run.metric_steps({f"seed_sharpe_{arm}": dict(enumerate(own)) for arm, own in zip(ARMS, found.sharpes, strict=True)})
+    low, high = found.interval or (None, None)
+    of_difference = {
+        "standard_error": found.standard_error,
+        "sampling_error": found.sampling_error,
+        "seed_error": found.seed_error,
+        "degrees_of_freedom": found.degrees_of_freedom,
+        "low": low,
+        "high": high,
+        "p_value": found.p_value,
+        "detectable": found.detectable,
+    }
+    run.metrics({"n_bars": found.n_bars, "n_seeds_baseline": found.n_seeds[0], "n_seeds_candidate": found.n_seeds[1]})
+    run.metrics({"sharpe_difference": found.difference})
+    run.metrics({f"sharpe_difference_{name}": value for name, value in of_difference.items()})
+    table: dict[str, list[Any]] = {
+        "figure": names,
+        "baseline": [values[0] for values in of_both.values()],
+        "candidate": [values[1] for values in of_both.values()],
+        "difference": [values[1] - values[0] for values in of_both.values()],
+    }
+    table |= {key: [value if name == "sharpe" else None for name in names] for key, value in of_difference.items()}
+    run.table("comparison.json", table)
+    every = [(arm, number, one) for arm, own in zip(ARMS, arms.both, strict=True) for number, one in enumerate(own)]
+    seeds: dict[str, list[Any]] = {
+        "arm": [arm for arm, _, _ in every],
+        "seed": [number for _, number, _ in every],
+    }
+    run.table(
+        "comparison_seeds.json", seeds | {name: [getattr(one.figures, name) for _, _, one in every] for name in names}
+    )
+    rows = fold_pairs(arms)
+    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(FoldPair)}
+    columns["difference"] = [row.sharpe_candidate - row.sharpe_baseline for row in rows]
+    run.table("comparison_folds.json", columns)
 
 
 def differing(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -22,94 +173,15 @@ def differing(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict
     return {name: values for name, values in both.items() if values[0] != values[1]}
 
 
-def beside(comparison: Comparison, baseline: ProductionRun, candidate: ProductionRun) -> list[str]:
-    """Sentences that belong beside a difference: both runs' figures, selection, the noise floor, differing data."""
-    one, other = comparison.baseline, comparison.candidate
-    said = [
-        f"Baseline and candidate from {bar_label(comparison.first)} to {bar_label(comparison.last)}: annual net Sharpe "
-        f"{one.sharpe:.2f} and {other.sharpe:.2f}, worst drawdown {one.max_drawdown:.1%} and {other.max_drawdown:.1%}, "
-        f"turnover {one.turnover:.0f} and {other.turnover:.0f} a year."
-    ]
-    if comparison.segment == "development":
-        said.append("Columns and parameters were chosen on development bars: neither Sharpe is out-of-sample.")
-    else:
-        said.append("This was a look at the holdout, and is counted as one.")
-    one_seed = [name for name, run in (("baseline", baseline), ("candidate", candidate)) if run.n_seeds == 1]
-    if one_seed:
-        said.append(
-            f"The noise floor is unknown: the {' and the '.join(one_seed)} trained one seed; production.seeds above 1 "
-            f"(such as 5) measures how far seeds alone spread."
-        )
-    else:
-        said.append(
-            f"Seeds alone spread by a standard deviation of {_number(baseline.seed_sharpe_spread)} (baseline) and "
-            f"{_number(candidate.seed_sharpe_spread)} (candidate) in the annual Sharpe of their headline segment."
-        )
-    if baseline.tags.get("data_sha256") != candidate.tags.get("data_sha256"):
-        said.append("The two runs read different feature tables.")
-    if baseline.tags.get("git_commit") != candidate.tags.get("git_commit"):
-        said.append("The two runs were made at different commits of the code.")
-    return said
+def link(run: ProductionRun) -> str:
+    """A Markdown link to a run in the UI."""
+    return f"[{run.name} {run.run_id[:8]}](#/experiments/{run.experiment_id}/runs/{run.run_id})"
 
 
-def log(run: Sink, comparison: Comparison, baseline: ProductionRun, candidate: ProductionRun) -> None:
-    """The metrics, `comparison.json` and `comparison_folds.json`."""
-    found = comparison.difference
-    of_both: dict[str, tuple[float | None, float | None]] = {
-        field.name: (getattr(comparison.baseline, field.name), getattr(comparison.candidate, field.name))
-        for field in fields(Performance)
-    }
-    of_both["seed_sharpe_spread"] = baseline.seed_sharpe_spread, candidate.seed_sharpe_spread
-    for name, (one, other) in of_both.items():
-        if name != "n_bars":
-            run.metrics({f"{name}_baseline": one, f"{name}_candidate": other})
-    run.metrics(
-        {
-            "n_bars": comparison.n_bars,
-            "sharpe_difference": comparison.candidate.sharpe - comparison.baseline.sharpe,
-            "sharpe_difference_standard_error": found.standard_error if found else None,
-            "sharpe_difference_low": found.interval[0] if found else None,
-            "sharpe_difference_high": found.interval[1] if found else None,
-            "sharpe_difference_p_value": found.p_value if found else None,
-            "sharpe_difference_detectable": found.detectable if found else None,
-        }
-    )
-    differences = [None if None in pair else pair[1] - pair[0] for pair in of_both.values()]  # type: ignore[operator]
-
-    def only_sharpe(value: float | None) -> list[float | None]:
-        return [value if name == "sharpe" else None for name in of_both]
-
-    run.table(
-        "comparison.json",
-        {
-            "figure": list(of_both),
-            "baseline": [pair[0] for pair in of_both.values()],
-            "candidate": [pair[1] for pair in of_both.values()],
-            "difference": differences,
-            "standard_error": only_sharpe(found.standard_error if found else None),
-            "low": only_sharpe(found.interval[0] if found else None),
-            "high": only_sharpe(found.interval[1] if found else None),
-            "p_value": only_sharpe(found.p_value if found else None),
-            "detectable": only_sharpe(found.detectable if found else None),
-        },
-    )
-    columns = {f.name: [getattr(row, f.name) for row in comparison.folds] for f in fields(FoldPair)}
-    columns["difference"] = [row.sharpe_candidate - row.sharpe_baseline for row in comparison.folds]
-    run.table("comparison_folds.json", columns)
-
-
-def note(
-    sentences: Sequence[str],
-    settings: Mapping[str, tuple[Any, Any]],
-    baseline: ProductionRun,
-    candidate: ProductionRun,
-) -> str:
-    """The comparison run's description in the UI (Markdown): the result, links to both runs, how they differ."""
-
-    def link(run: ProductionRun) -> str:
-        return f"[{run.name} {run.run_id[:8]}](#/experiments/{run.experiment_id}/runs/{run.run_id})"
-
-    lines = [f"**{sentences[0]}**", "", f"Baseline: {link(baseline)}, candidate: {link(candidate)}", ""]
+def note(sentences: Sequence[str], settings: Mapping[str, tuple[Any, Any]], trainings: Sequence[Sequence[str]]) -> str:
+    """The comparison run's description in the UI (Markdown): the result, the trainings, how the arms differ."""
+    baseline, candidate = (", ".join(own) for own in trainings)
+    lines = [f"**{sentences[0]}**", "", f"Baseline: {baseline}. Candidate: {candidate}.", ""]
     lines += [*(f"- {sentence}" for sentence in sentences[1:]), ""]
     if not settings:
         return "\n".join([*lines, "The configurations are the same."])
@@ -119,7 +191,3 @@ def note(
     if len(shown) < len(settings):
         lines += ["", f"And {len(settings) - len(shown)} more, in differing_parameters.json."]
     return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.dataset import Dataset
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.job import Job
 from pipeline.phases.production import Walked
@@ -35,8 +34,8 @@ class PlaceboRepetition:
     seconds: float
 
 
-def repetition(job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float], PlaceboRepetition]]:
-    """The job's table with the repetition's targets, and what makes a result of a walk-forward on it."""
+def repetition(job: Job, number: int) -> tuple[Job, Callable[[Walked, float], PlaceboRepetition]]:
+    """The job on the repetition's targets, and what makes a result of a walk-forward on it."""
     null = NullTargets(job.data, job.config)
 
     def measure(walked: Walked, seconds: float) -> PlaceboRepetition:
@@ -59,7 +58,7 @@ def repetition(job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float]
             seconds=seconds,
         )
 
-    return null.dataset(null.returns(number)), measure
+    return job.on(null.dataset(null.returns(number))), measure
 
 
 def best_trial_sharpe(walked: Walked) -> float:

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.sections import MAX_REPETITIONS
-from pipeline.data.dataset import Dataset
 from pipeline.experiments.null_targets import NullTargets
 from pipeline.job import Job
 from pipeline.phases.prefilter import prefilter
@@ -92,8 +91,8 @@ class PlantedRepetition:
     seconds: float
 
 
-def repetition(plan: Plan, job: Job, number: int) -> tuple[Dataset, Callable[[Walked, float], PlantedRepetition]]:
-    """The job's table with the repetition's targets, and what makes a result of the walk-forward on it and its seconds.
+def repetition(plan: Plan, job: Job, number: int) -> tuple[Job, Callable[[Walked, float], PlantedRepetition]]:
+    """The job on the repetition's targets, and what makes a result of the walk-forward on it and its seconds.
 
     Raises ValueError where the columns cannot carry so strong a signal.
     """
@@ -128,7 +127,7 @@ def repetition(plan: Plan, job: Job, number: int) -> tuple[Dataset, Callable[[Wa
             seconds=seconds,
         )
 
-    return null.dataset(returns), measure
+    return job.on(null.dataset(returns)), measure
 
 
 def signal_of(columns: NDArray[np.float32], signs: Array) -> Array:

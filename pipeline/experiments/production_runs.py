@@ -17,7 +17,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.job import Job, flattened
-from pipeline.phase_run import JOB_KEY
 from pipeline.tracking.finished import finished_runs
 from pipeline.tracking.runs import Run
 from tft.record import Record
@@ -38,6 +37,8 @@ class ProductionRun:
     """The configuration, flattened to `section.key`."""
     seed_sharpe_spread: float | None
     """Standard deviation of the Sharpes of its seeds, each alone; None with one seed."""
+    oos_sharpe_neutral: float | None
+    """Holdout Sharpe beyond drift, as it was logged."""
     record: Record
 
     @property
@@ -79,6 +80,7 @@ def find_production_run(wanted: str) -> ProductionRun:
         tags=tags,
         settings=settings,
         seed_sharpe_spread=run.data.metrics.get("seed_sharpe_spread"),
+        oos_sharpe_neutral=run.data.metrics.get("oos_sharpe_neutral"),
         record=Record.from_columns({name: table[name].to_numpy() for name in table.columns}, timing),
     )
 
@@ -97,15 +99,6 @@ def _find(client: MlflowClient, wanted: str) -> MlflowRun:
         how_many = "no run" if not found else "more than one run"
         raise ValueError(f"{how_many} in {mlflow.get_tracking_uri()} has an id that begins with {wanted}: see the UI")
     return found[0]
-
-
-def finished_production_run(key: str) -> str | None:
-    """The newest finished production run with this `Job.key` that still has its record."""
-    client = MlflowClient()
-    for run in finished_runs({JOB_KEY: key, "command": "production"}):
-        if RECORD in {file.path for file in client.list_artifacts(run.info.run_id)}:
-            return str(run.info.run_id)
-    return None
 
 
 def production_run_of(job: Job, run_id: str) -> Run | None:

@@ -1,9 +1,9 @@
-"""The whole job again and again on other targets, below the production run that is set against it.
+"""The whole job again and again, on other targets or with other settings, below the run that it is set against.
 
 The repetitions are spread over the machine. Each that is finished is kept on disk until it is delivered as a run nested
 below the production run, under a key of all that its result depends on: whenever the command is killed, the next one
-finds it and goes on. Nothing of a repetition is registered, and none is a look at the holdout: its targets are not the
-real ones.
+finds it and goes on. Nothing of a repetition is registered, and on other targets than the real ones none is a look at
+the holdout.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.config.reading import from_json, to_json
-from pipeline.data.dataset import Dataset
+from pipeline.config.schema import sha256_of
 from pipeline.execution import in_processes, n_workers
 from pipeline.flow import out_of_sample
 from pipeline.job import RECORD_MODULES, Job
-from pipeline.phases.production import Walked
+from pipeline.phases.production import Choice, Walked
 from pipeline.tracking.commit import git_commit
 from pipeline.tracking.kept import Kept
 from pipeline.tracking.progress import Quiet, Reporter
@@ -39,9 +40,9 @@ class Repetition(Protocol):
 
 
 Result = TypeVar("Result", bound=Repetition)
-Repeat = Callable[[Job, int], tuple[Dataset, Callable[[Walked, float], Result]]]
-"""The job on the real data and a number from 1 to the repetition's table, and to what makes its result of the
-walk-forward on that table and of the seconds it took. A function of a module, or a partial of one."""
+Repeat = Callable[[Job, int], tuple[Job, Callable[[Walked, float], Result]]]
+"""The real job and a number from 1 to the repetition's job, and to what makes its result of that job's walk-forward and
+of the seconds it took. A function of a module, or a partial of one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,7 @@ class _Common:
 
     repeat: Repeat[Any]
     job: Job
+    chosen: Choice | None
 
 
 class Repetitions(Generic[Result]):
@@ -64,11 +66,17 @@ class Repetitions(Generic[Result]):
         production: Run,
         reporter: Reporter,
         count: int,
+        *,
+        chosen: Choice | None = None,
         **settings: Any,
     ) -> None:
-        """production: the run that finished repetitions are nested below · settings: what they depend on besides."""
+        """production: the run that finished repetitions are nested below · chosen: columns and parameters of them all;
+        without it each chooses its own · settings: what they depend on besides.
+        """
         self.name, self.kind, self.repeat, self.job = name, kind, repeat, job
-        self.production, self.reporter, self.kept = production, reporter, Kept()
+        self.production, self.reporter, self.kept, self.chosen = production, reporter, Kept(), chosen
+        if chosen:
+            settings |= {"chosen": sha256_of(list(chosen.features), chosen.tuned.best)}
         self.keys = {number: self._key(number, settings) for number in range(1, count + 1)}
         self.n_computed = 0
         """Repetitions computed by this process."""
@@ -84,7 +92,7 @@ class Repetitions(Generic[Result]):
         )
 
     def __iter__(self) -> Generator[Result]:
-        found = {} if self.job.fresh else self._found()
+        found = self.found
         missing = [number for number in self.keys if number not in found]
         reporter, n = self.reporter, n_workers(self.job.device)
         if found:
@@ -97,19 +105,26 @@ class Repetitions(Generic[Result]):
             self.n_computed += 1
             self._deliver(result)
             reporter.step(
-                f"repetition {result.repetition} of {len(self.keys)}: OOS Sharpe {result.oos_sharpe:.2f} in "
+                f"{self.title(result)}, {result.repetition} of {len(self.keys)}: OOS Sharpe {result.oos_sharpe:.2f} in "
                 f"{result.seconds:.0f} s"
             )
 
-        common = _Common(self.repeat, replace(self.job))  # without what the job has cached
+        common = _Common(self.repeat, replace(self.job), self.chosen)  # without what the job has cached
         items = [(number, self.keys[number]) for number in missing]
         with closing(in_processes(_repetition, common, items, n_workers=n, on_done=on_done)) as computed:
             for number in self.keys:
                 yield found[number] if number in found else next(computed)
 
-    def _found(self) -> dict[int, Result]:
-        """Finished repetitions by number; those that only the disk knows of are delivered."""
-        found = {}
+    def title(self, result: Result) -> str:
+        """The name of a finished repetition's run."""
+        return f"{self.name} {result.repetition}"
+
+    @cached_property
+    def found(self) -> dict[int, Result]:
+        """Repetitions by number that were finished before; those that only the disk knows of are delivered."""
+        found: dict[int, Result] = {}
+        if self.job.fresh:
+            return found
         for number, key in self.keys.items():
             if delivered := self.production.find_result(key):
                 found[number] = from_json(self.kind, delivered.text)
@@ -124,7 +139,7 @@ class Repetitions(Generic[Result]):
         client = self.production.client
         created = client.create_run(
             client.get_run(self.production.run_id).info.experiment_id,
-            run_name=f"{self.name} {result.repetition}",
+            run_name=self.title(result),
             tags={
                 "mlflow.parentRunId": self.production.run_id,
                 "phase": f"{self.name} repetition",
@@ -145,8 +160,9 @@ def _repetition(common: _Common, item: tuple[int, str]) -> Any:
     (number, key), kept, started = item, Kept(), time.perf_counter()
     if common.job.fresh:
         kept.drop_folds(key)
-    data, measure = common.repeat(common.job, number)
-    walked = out_of_sample(common.job.on(data), Silent(kept), Quiet(), store=kept.folds(key))
+    job, measure = common.repeat(common.job, number)
+    chosen = common.chosen.under(job.config) if common.chosen else None
+    walked = out_of_sample(job, Silent(kept), Quiet(), store=kept.folds(key), chosen=chosen)
     result = measure(walked, time.perf_counter() - started)
     kept.keep_result(key, to_json(result))
     kept.drop_folds(key)

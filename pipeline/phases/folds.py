@@ -19,7 +19,7 @@ def tuning_folds(config: Config, n_development: int) -> list[Fold]:
     n_testable = (
         n_development
         - config.timing.label_bars
-        - config.warm_up_bars
+        - config.first_decision_bar
         - config.walk_forward.train_window
         - config.purge_gap
     )
@@ -58,21 +58,22 @@ def deployment_fold(config: Config, n_bars: int, index: int) -> Fold:
     """The fold of the final fit: its validation block ends at the last labelled bar, and nothing is left to test."""
     fold = final_fold(
         index,
-        n_bars - config.timing.label_bars - config.warm_up_bars,
+        n_bars - config.timing.label_bars - config.first_decision_bar,
         train_window=config.walk_forward.train_window,
         validation_window=config.walk_forward.validation_window,
         purge_gap=config.purge_gap,
         expanding=config.walk_forward.expanding,
     )
-    return fold.shifted(config.warm_up_bars)
+    return fold.shifted(config.first_decision_bar)
 
 
 def _folds(
     config: Config, n_bars: int, *, step_size: int, max_folds: int | None, test_window: int | None = None
 ) -> list[Fold]:
-    """Folds over the labelled bars of the first `n_bars`, after the warm-up; the most recent `max_folds`."""
+    """Folds over the labelled bars of the first `n_bars`, after the warm-up and what is left out; the most recent
+    `max_folds`."""
     folds = walk_forward(
-        n_bars - config.timing.label_bars - config.warm_up_bars,
+        n_bars - config.timing.label_bars - config.first_decision_bar,
         train_window=config.walk_forward.train_window,
         validation_window=config.walk_forward.validation_window,
         test_window=test_window or config.walk_forward.test_window or step_size,
@@ -81,4 +82,4 @@ def _folds(
         expanding=config.walk_forward.expanding,
     )
     kept = folds if max_folds is None else folds[-max_folds:]
-    return [fold.shifted(config.warm_up_bars) for fold in kept]
+    return [fold.shifted(config.first_decision_bar) for fold in kept]

@@ -49,6 +49,10 @@ class Choice:
         """Equal for choices that train alike."""
         return sha256_of(self.features, self.config)
 
+    def under(self, config: Config) -> Choice:
+        """The same columns and tuned parameters in another configuration."""
+        return replace(self, config=config.with_tuned(self.tuned.best))
+
 
 class Deployable(Protocol):
     """What a final fit is made with."""

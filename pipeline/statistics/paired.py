@@ -1,82 +1,157 @@
-"""Two out-of-sample records compared bar by bar on the bars that both have.
+"""Two arms of a comparison on the same bars: what each of their trainings earned there.
 
-Shapes: n bars, A instruments. Sharpes are annual and net.
+Shapes: K trainings of an arm, n bars, A instruments. Sharpes are annual and net.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import reduce
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.statistics.difference import SharpeDifference, sharpe_difference
-from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS, Performance, sharpe
-from tft.positions import portfolio_return
+from tft.metrics import MIN_BARS, Performance, sharpe
 from tft.record import Record
 
 Compared = Literal["development", "holdout"]
 
 
+@dataclass(frozen=True)
+class Earned:
+    """What one training earned on the n compared bars, as plain values."""
+
+    times: tuple[str, ...]
+    """ISO time of each decision."""
+    net: tuple[float, ...]
+    """Portfolio return of each decision, after costs."""
+    fold: tuple[int, ...]
+    """Fold that forecast the bar; of several, the most recent."""
+    figures: Performance
+
+
+def earned(record: Record, segment: Compared) -> Earned:
+    """A record's bars of the segment whose return is known. Raises ValueError where they are too few for a Sharpe."""
+    own = record.rows((record.segment == segment) & np.isfinite(record.net()))
+    figures = own.performance(segment)
+    if figures is None:
+        raise ValueError(
+            f"the record has {len(own.times)} {segment} bars with a known return, at least {MIN_BARS} are needed: "
+            f"bring more bars, or raise production.max_folds"
+        )
+    return Earned(
+        times=tuple(str(time) for time in own.times),
+        net=tuple(own.net().tolist()),
+        fold=tuple(own.fold.max(axis=1).tolist()),
+        figures=figures,
+    )
+
+
 @dataclass(frozen=True, eq=False)
-class Pair:
-    """Two records cut to the bars of one segment that both have and whose return is known in both."""
+class Arms:
+    """The trainings of two arms, all on the same n bars of one segment."""
 
     segment: Compared
-    baseline: Record
-    candidate: Record
+    baseline: tuple[Earned, ...]
+    candidate: tuple[Earned, ...]
+    periods_per_year: float
+    n_left_out: int = 0
+    """Bars that only some of the records have, and that are not compared."""
+
+    @property
+    def both(self) -> tuple[tuple[Earned, ...], tuple[Earned, ...]]:
+        return self.baseline, self.candidate
 
     @property
     def times(self) -> NDArray[np.datetime64]:
         """Bars of decision (n,)."""
-        return self.baseline.times
+        return np.array(self.baseline[0].times, dtype="datetime64[us]")
 
-    def net(self) -> NDArray[np.float64]:
-        """Portfolio returns after costs (2, n), by bar of decision; the baseline's first."""
-        return np.stack([self.baseline.net(), self.candidate.net()])
+    def net(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Portfolio returns after costs, (K, n) of each arm; the baseline's first."""
+        baseline, candidate = (np.array([one.net for one in arm]) for arm in self.both)
+        return baseline, candidate
 
 
-def pair(baseline: Record, candidate: Record, segment: Compared) -> Pair:
-    """The bars that both records count to `segment`, with a known return in both.
+def on_the_same_bars(
+    baseline: Sequence[Earned], candidate: Sequence[Earned], segment: Compared, periods_per_year: float
+) -> Arms:
+    """The arms, whose trainings must all have been tested on the same dates. Raises ValueError where they were not."""
+    every = [set(one.times) for one in (*baseline, *candidate)]
+    shared, all_of_them = set.intersection(*every), set.union(*every)
+    if shared != all_of_them:
+        raise ValueError(
+            f"the trainings share {len(shared)} of their {len(all_of_them)} {segment} test dates ("
+            f"some of them lack {min(all_of_them - shared)}): arms that are tested on different dates cannot be "
+            f"compared, so give both the same bars"
+        )
+    return Arms(segment, tuple(baseline), tuple(candidate), periods_per_year)
+
+
+def pair(baseline: Sequence[Record], candidate: Sequence[Record], segment: Compared) -> Arms:
+    """The bars that all records count to `segment`, with a known return in all.
 
     Raises ValueError where the records hold different instruments, have different bars a year, state different returns
     for the same decision, or have fewer common bars than a Sharpe needs.
     """
-    years = [record.timing.periods_per_year for record in (baseline, candidate)]
+    records, first = [*baseline, *candidate], baseline[0]
+    for other in records[1:]:
+        _check_alike(first, other)
+    times = reduce(np.intersect1d, [record.times for record in records])
+    cut = [record.rows(np.isin(record.times, times)) for record in records]
+    known = np.all([np.isfinite(record.net()) for record in cut], axis=0)
+
+    def common(which: Compared) -> NDArray[np.bool_]:
+        return np.asarray(known & np.all([record.segment == which for record in cut], axis=0))
+
+    rows = common(segment)
+    if rows.sum() < MIN_BARS:
+        other_segment: Compared = "holdout" if segment == "development" else "development"
+        raise ValueError(
+            f"the runs have {rows.sum()} {segment} bars in common, at least {MIN_BARS} are needed: compare runs over "
+            f"the same bars, or the {other_segment} ({common(other_segment).sum()} bars in common) with "
+            f"holdout={'true' if other_segment == 'holdout' else 'false'}"
+        )
+    cut = [record.rows(rows) for record in cut]
+    for other in cut[1:]:
+        _check_returns(cut[0], other)
+    of_any = {time for one in records for time in one.times[(one.segment == segment) & np.isfinite(one.net())].tolist()}
+    found = [earned(record, segment) for record in cut]
+    return Arms(
+        segment,
+        tuple(found[: len(baseline)]),
+        tuple(found[len(baseline) :]),
+        first.timing.periods_per_year,
+        n_left_out=len(of_any) - int(rows.sum()),
+    )
+
+
+def _check_alike(one: Record, other: Record) -> None:
+    years = [record.timing.periods_per_year for record in (one, other)]
     if years[0] != years[1]:
         raise ValueError(f"the runs have {years[0]:g} and {years[1]:g} periods_per_year: compare runs on the same bars")
-    if baseline.symbols != candidate.symbols:
-        only = sorted(set(baseline.symbols) ^ set(candidate.symbols))
+    if one.symbols != other.symbols:
+        only = sorted(set(one.symbols) ^ set(other.symbols))
         raise ValueError(
-            f"the two runs hold different instruments ({', '.join(only[:8])} in one of them only): compare runs on the "
+            f"two runs hold different instruments ({', '.join(only[:8])} in one of them only): compare runs on the "
             f"same instruments"
         )
-    times, of_baseline, of_candidate = np.intersect1d(baseline.times, candidate.times, return_indices=True)
-    a, b = baseline.rows(of_baseline), candidate.rows(of_candidate)
-    known = np.isfinite(a.net()) & np.isfinite(b.net())
-    common = np.flatnonzero(known & (a.segment == segment) & (b.segment == segment))
-    if len(common) < MIN_BARS:
-        other = "holdout" if segment == "development" else "development"
-        n_other = int((known & (a.segment == other) & (b.segment == other)).sum())
-        raise ValueError(
-            f"the two runs have {len(common)} {segment} bars in common, at least {MIN_BARS} are needed: compare runs "
-            f"over the same bars, or the {other} ({n_other} bars in common) with "
-            f"holdout={'true' if other == 'holdout' else 'false'}"
-        )
-    a, b = a.rows(common), b.rows(common)
-    held, other_held = a.earned.held_return, b.earned.held_return
+
+
+def _check_returns(one: Record, other: Record) -> None:
+    """Both records on the same bars: what a decision would have earned may not differ."""
+    held, other_held = one.earned.held_return, other.earned.held_return
     differ = ~np.isclose(held, other_held, rtol=1e-6, atol=1e-9, equal_nan=True)
     differ &= np.isfinite(held) & np.isfinite(other_held)
     if differ.any():
         bar, asset = np.argwhere(differ)[0]
         raise ValueError(
-            f"{a.symbols[asset]} decided at bar {times[common][bar]} earns a return of {held[bar, asset]:.6g} "
-            f"in one run and of {other_held[bar, asset]:.6g} in the other: compare runs on the same returns and "
-            f"with the same execution_delay_bars"
+            f"{one.symbols[asset]} decided at bar {one.times[bar]} earns a return of {held[bar, asset]:.6g} in one run "
+            f"and of {other_held[bar, asset]:.6g} in the other: compare runs on the same returns and with the same "
+            f"execution_delay_bars"
         )
-    return Pair(segment, a, b)
 
 
 @dataclass(frozen=True)
@@ -89,107 +164,37 @@ class FoldPair:
     last: str
     n_bars: int
     sharpe_baseline: float
+    """Mean over the arm's trainings."""
     sharpe_candidate: float
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The figures of two records on the bars of a pair, and their difference. Times are ISO."""
-
-    segment: Compared
-    n_bars: int
-    first: str
-    last: str
-    baseline: Performance
-    candidate: Performance
-    difference: SharpeDifference | None
-    """Candidate minus baseline, annual."""
-    no_inference: str
-    """Why `difference` is None; empty where it is not."""
-    folds: tuple[FoldPair, ...]
-
-
-def compare(pair: Pair) -> Comparison:
-    """Both records' figures on the pair's bars, and the paired Sharpe difference with what the sample could detect."""
-    net, periods_per_year = pair.net(), pair.baseline.timing.periods_per_year
-    difference, no_inference = None, ""
-    still = [name for name, one in zip(("baseline", "candidate"), net, strict=True) if one.std() == 0.0]
-    if net.shape[1] < MIN_INFERENCE_BARS:
-        no_inference = f"{net.shape[1]} bars allow no inference, {MIN_INFERENCE_BARS} do"
-    elif still:
-        no_inference = f"the returns of the {' and the '.join(still)} never move, so that there is nothing to test"
-    else:
-        difference = annualised(sharpe_difference(net[1], net[0]), periods_per_year)
-
-    def figures(record: Record) -> Performance:
-        found = record.performance(pair.segment)
-        assert found is not None, "a pair has bars enough for a Sharpe"
-        return found
-
-    return Comparison(
-        segment=pair.segment,
-        n_bars=net.shape[1],
-        first=str(pair.times[0]),
-        last=str(pair.times[-1]),
-        baseline=figures(pair.baseline),
-        candidate=figures(pair.candidate),
-        difference=difference,
-        no_inference=no_inference,
-        folds=fold_pairs(pair),
-    )
-
-
-def fold_pairs(pair: Pair) -> tuple[FoldPair, ...]:
+def fold_pairs(arms: Arms) -> tuple[FoldPair, ...]:
     """Every fold of the baseline with every fold of the candidate that owns at least MIN_BARS bars with it.
 
-    Where both have the same test blocks that is one pair a fold; where a purge gap has moved them, one pair a fold
-    with a few bars fewer.
+    Where both have the same test blocks that is one pair a fold. The folds are those of each arm's first training.
     """
-    a, b = pair.baseline, pair.candidate
-    periods_per_year = a.timing.periods_per_year
-    owned = (a.fold >= 0) & (b.fold >= 0)
+    folds = np.array([arms.baseline[0].fold, arms.candidate[0].fold]).T
     found = []
-    for one, other in np.unique(np.stack([a.fold[owned], b.fold[owned]], axis=1), axis=0).tolist():
-        cells = (a.fold == one) & (b.fold == other)
-        net = [portfolio_return(np.where(cells, record.earned.net, np.nan)) for record in (a, b)]
-        bars = np.flatnonzero(np.isfinite(net[0]) & np.isfinite(net[1]))
+    for one, other in np.unique(folds[(folds >= 0).all(axis=1)], axis=0).tolist():
+        bars = np.flatnonzero((folds == (one, other)).all(axis=1))
         if len(bars) >= MIN_BARS:
-            sharpes = [sharpe(returns[bars], periods_per_year=periods_per_year) for returns in net]
-            first, last = str(pair.times[bars[0]]), str(pair.times[bars[-1]])
-            found.append(FoldPair(one, other, first, last, len(bars), *sharpes))
+            sharpes = [
+                float(np.mean([sharpe(net[bars], periods_per_year=arms.periods_per_year) for net in of_arm]))
+                for of_arm in arms.net()
+            ]
+            times = arms.baseline[0].times
+            found.append(FoldPair(one, other, times[bars[0]], times[bars[-1]], len(bars), *sharpes))
     return tuple(found)
 
 
-def annualised(difference: SharpeDifference, periods_per_year: float) -> SharpeDifference:
-    """The difference of two per-bar Sharpes, restated as the difference of two annual ones."""
-    root = math.sqrt(periods_per_year)
-    low, high = difference.interval
-    return SharpeDifference(
-        difference=root * difference.difference,
-        standard_error=root * difference.standard_error,
-        p_value=difference.p_value,
-        interval=(root * low, root * high),
-        detectable=root * difference.detectable,
-    )
+def mean_figures(arm: Sequence[Earned]) -> Performance:
+    """The mean over an arm's trainings of each figure."""
+    means = {
+        field.name: float(np.mean([getattr(one.figures, field.name) for one in arm])) for field in fields(Performance)
+    }
+    return Performance(**means | {"n_bars": arm[0].figures.n_bars})  # type: ignore[arg-type]
 
 
 def p_value_text(p_value: float) -> str:
     """A p-value as text: two decimals, four below 0.01."""
     return f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.4f}"
-
-
-def in_one_sentence(label: str, comparison: Comparison) -> str:
-    """The comparison in a sentence, with what the sample could have detected."""
-    bars = f"{comparison.n_bars} {comparison.segment} bars"
-    found = comparison.difference
-    if found is None:
-        difference = comparison.candidate.sharpe - comparison.baseline.sharpe
-        return f"{label}: Sharpe difference {difference:+.2f} on {bars}, which says nothing: {comparison.no_inference}."
-    if found.standard_error == 0.0:
-        return f"{label}: no difference, the returns on {bars} are the same or in a fixed proportion."
-    low, high = found.interval
-    return (
-        f"{label}: Sharpe difference {found.difference:+.2f} ± {found.standard_error:.2f} (95 % {low:.2f} to "
-        f"{high:.2f}, p = {p_value_text(found.p_value)}), on {bars}; only a difference beyond "
-        f"{found.detectable:.2f} would have been found in this sample."
-    )

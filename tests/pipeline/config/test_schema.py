@@ -199,11 +199,11 @@ def test_key_columns_names_only_what_is_called_otherwise() -> None:
     assert replace(config.data, time_column="date").key_columns() == {}
 
 
-def test_the_twins_differ_by_the_purge_gap_alone() -> None:
+def test_the_twins_differ_by_the_purge_gap_and_their_windows_alone() -> None:
     """What configs/purge.yaml and no_purge.yaml compare is the gap; both have to allow labels to overlap."""
     purge, none = load_config(CONFIGS / "purge.yaml"), load_config(CONFIGS / "no_purge.yaml")
     assert (purge.purge_gap, none.purge_gap, purge.allow_label_overlap) == (5, 0, True)
-    assert replace(none, purge_gap=5) == purge
+    assert replace(none, purge_gap=5, walk_forward=purge.walk_forward) == purge
 
 
 def test_record_settings_hold_what_can_change_a_record_and_nothing_else() -> None:

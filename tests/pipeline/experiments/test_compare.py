@@ -10,15 +10,16 @@ import pytest
 from click.testing import CliRunner
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
+from scipy.stats import ttest_ind
 
 from pipeline.cli.commands import main
 from pipeline.config.reading import to_mapping
-from pipeline.config.schema import ConfigError
-from pipeline.experiments.compare import compare_runs, parse_purge_gaps, with_purge_gap
-from pipeline.experiments.comparison_report import differing
+from pipeline.experiments.compare import compare_runs
+from pipeline.experiments.comparison_report import differing, in_one_sentence
+from pipeline.statistics.seed_comparison import SeedDifference
 from pipeline.tracking import ledger
 from pipeline.tracking.runs import EXPERIMENT, Run
-from tests.conftest import MICRO
+from tests.conftest import MICRO, NESTED_MICRO
 from tests.pipeline.experiments.test_production_runs import (
     CONFIG,
     N_BARS,
@@ -63,15 +64,15 @@ def test_a_comparison_is_a_run_with_its_tables_figure_and_links() -> None:
     logged = run.data.metrics
     assert (logged["sharpe_baseline"], logged["sharpe_candidate"]) == pytest.approx(sharpes, rel=1e-9)
     assert logged["sharpe_difference"] == pytest.approx(sharpes[1] - sharpes[0], rel=1e-9)
-    assert logged["sharpe_difference_low"] < logged["sharpe_difference"] < logged["sharpe_difference_high"]
+    assert logged["sharpe_difference_standard_error"] > 0.0
+    assert "sharpe_difference_p_value" not in logged and "sharpe_difference_low" not in logged  # one seed an arm
     assert logged["n_bars"] == N_BARS - N_HOLDOUT
-    assert logged["seed_sharpe_spread_baseline"] == 0.4
     figures = table(run, "comparison.json")
     row = figures["figure"].index("sharpe")
     assert figures["difference"][row] == pytest.approx(sharpes[1] - sharpes[0], rel=1e-9)
-    for column, metric in (("low", "low"), ("high", "high"), ("p_value", "p_value"), ("detectable", "detectable")):
-        assert figures[column][row] == logged[f"sharpe_difference_{metric}"]
-    assert {"turnover", "max_drawdown", "seed_sharpe_spread"} <= set(figures["figure"])
+    assert figures["standard_error"][row] == logged["sharpe_difference_standard_error"]
+    assert figures["p_value"][row] is None
+    assert {"turnover", "max_drawdown"} <= set(figures["figure"])
     # Folds 0, 1 and, with the 30 development bars it owns, 2.
     folds = table(run, "comparison_folds.json")
     assert (folds["baseline"], folds["candidate"], folds["n_bars"]) == ([0, 1, 2], [0, 1, 2], [40, 40, 30])
@@ -83,20 +84,58 @@ def test_a_comparison_is_a_run_with_its_tables_figure_and_links() -> None:
     for run_id in (baseline, candidate):
         assert f"(#/experiments/{run.info.experiment_id}/runs/{run_id})" in note
     assert done.sentences[0] in note and "| purge_gap | 2 | 7 |" in note
-    # What it says: the result first, then that development took part in selection, and that one seed has no floor.
-    assert done.sentences[0].startswith(f"run {candidate[:8]} against {baseline[:8]}: Sharpe difference ")
+    # What it says: the result first, and why one run of each allows no p; that development took part in selection.
+    label = f"whole job, 1 seed an arm: run {candidate[:8]} minus {baseline[:8]}: Sharpe difference "
+    assert done.sentences[0].startswith(label)
+    assert done.sentences[0].endswith(
+        "(of the bars; of the seeds unknown), on 110 development bars; no p: a p-value needs 5 seeds an arm, since "
+        "seeds alone move a Sharpe."
+    )
     assert done.sentences[1].startswith("Baseline and candidate from 2024-01-01 to 2024-04-19: annual net Sharpe ")
-    assert "only a difference beyond" in done.sentences[0] and "110 development bars" in done.sentences[0]
     assert any("chosen on development bars: neither Sharpe is out-of-sample" in said for said in done.sentences)
-    assert any("noise floor is unknown: the baseline and the candidate trained one seed" in s for s in done.sentences)
 
 
-def test_the_seeds_spread_stands_beside_the_difference() -> None:
+def test_five_runs_of_each_recipe_are_compared_over_their_seeds() -> None:
+    runs = [production_run(seed, settings={"seed": seed, "purge_gap": 2 + seed // 5}) for seed in range(10)]
+    baseline, candidate = ",".join(runs[:5]), ", ".join(run[:12] for run in runs[5:])
+    done = compare_runs(baseline, candidate, holdout=False)
+    run = MlflowClient().get_run(done.run_id)
+    sharpes = [annual_sharpe(seed, "development") for seed in range(10)]
+    expected = ttest_ind(sharpes[5:], sharpes[:5], equal_var=False)
+    logged = run.data.metrics
+    assert logged["sharpe_difference"] == pytest.approx(sum(sharpes[5:]) / 5 - sum(sharpes[:5]) / 5, rel=1e-9)
+    # The error is Welch's and what the bars add to all seeds of an arm alike, so that p is no smaller.
+    assert logged["sharpe_difference_p_value"] >= expected.pvalue * (1.0 - 1e-9)
+    parts = [logged[f"sharpe_difference_{part}"] for part in ("sampling_error", "seed_error", "standard_error")]
+    assert parts[0] ** 2 + parts[1] ** 2 == pytest.approx(parts[2] ** 2, rel=1e-9)
+    assert "whole job, 5 seeds an arm: run " in done.sentences[0] and "p = " in done.sentences[0]
+    assert "(of which seeds " in done.sentences[0] and "only a difference beyond" in done.sentences[0]
+    # Metrics and a table by arm and seed.
+    history = MlflowClient().get_metric_history(done.run_id, "seed_sharpe_candidate")
+    assert [one.value for one in sorted(history, key=lambda one: one.step)] == pytest.approx(sharpes[5:], rel=1e-9)
+    seeds = table(run, "comparison_seeds.json")
+    assert seeds["arm"] == ["baseline"] * 5 + ["candidate"] * 5 and seeds["seed"] == [0, 1, 2, 3, 4] * 2
+    assert seeds["sharpe"] == pytest.approx(sharpes, rel=1e-9)
+
+
+def test_an_arm_is_one_recipe_with_different_seeds() -> None:
+    one, again = (production_run(seed, settings={"seed": seed}) for seed in (20, 21))
+    other = production_run(22, settings={"seed": 22, "purge_gap": 9})
+    with pytest.raises(ValueError, match=r"the baseline's runs .* differ by purge_gap: an arm is one recipe"):
+        compare_runs(f"{one},{other}", again, holdout=False)
+    same_seed = production_run(23, settings={"seed": 20})
+    with pytest.raises(ValueError, match=r"the candidate's run .* has seed 20 like another of its runs"):
+        compare_runs(again, f"{one},{same_seed}", holdout=False)
+    with pytest.raises(ValueError, match="is given twice"):
+        compare_runs(f"{one},{again}", one, holdout=False)
+
+
+def test_the_spread_of_a_runs_networks_stands_beside_the_difference() -> None:
     several = to_mapping(CONFIG)["production"] | {"seeds": 3}
     runs = [production_run(seed, settings={"production": several}) for seed in (0, 1)]
     for run_id, spread in zip(runs, (0.41, 0.52), strict=True):
         Run(run_id).metrics({"seed_sharpe_spread": spread})
-    said = compare_runs(*runs, holdout=False).sentences
+    said = compare_runs(runs[0], runs[1], holdout=False).sentences
     assert any("standard deviation of 0.41 (baseline) and 0.52 (candidate)" in sentence for sentence in said)
 
 
@@ -115,12 +154,12 @@ def test_a_comparison_on_the_holdout_is_a_look_of_each_run_and_counts_once() -> 
         assert look.sharpe == pytest.approx(annual_sharpe(seed, "holdout"), rel=1e-9)
         assert (look.first[:10], look.last[:10]) == ("2024-04-20", "2024-07-18")
     assert "90 holdout bars" in done.sentences[0]
-    assert "This was a look at the holdout, and is counted as one." in done.sentences
+    assert "This was a look at the holdout by each of 2 trainings, and is counted as such." in done.sentences
 
 
 def test_a_run_cannot_be_compared_with_itself_nor_over_other_years() -> None:
     run_id = production_run(settings={})
-    with pytest.raises(ValueError, match=f"same production run {run_id}: give two runs"):
+    with pytest.raises(ValueError, match=f"production run {run_id} is given twice"):
         compare_runs(run_id, child_of(run_id, "production"), holdout=False)
     weekly = production_run(settings={"periods_per_year": 52.0})
     with pytest.raises(ValueError, match="252 and 52 periods_per_year"):
@@ -136,35 +175,29 @@ def test_differing_settings_are_those_that_one_lacks_or_that_are_not_equal() -> 
     assert found == {"a": (1, 2), "d": (None, 0)}  # c is None in one and absent in the other
 
 
-# ---- purge gaps
+# ---- sentences
 
 
-def test_only_what_the_gap_needs_is_changed() -> None:
-    narrow, wide = with_purge_gap(CONFIG, 0), with_purge_gap(CONFIG, 4)
-    assert narrow.purge_gap == 0 and narrow.allow_label_overlap
-    assert wide.purge_gap == 4 and not wide.allow_label_overlap
-    for config in (narrow, wide):
-        changed = differing(to_mapping(CONFIG), to_mapping(config))
-        assert changed.keys() <= {"purge_gap", "allow_label_overlap", "registry"}
-        assert config.registry.promote == "never" and config.registry.name == CONFIG.registry.name
-    with pytest.raises(ConfigError, match="leaves no bar to train on"):
-        with_purge_gap(CONFIG, CONFIG.walk_forward.train_window)
+def said(**given: Any) -> str:
+    found = SeedDifference(441, ((0.4,) * 5, (0.5,) * 5), 0.12, **given)
+    return in_one_sentence("fixed selection", "purge gap 5 minus 0", found, "holdout")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("5", "must be two gaps such as 0,5"),
-        ("0,2,5", "must be two gaps such as 0,5"),
-        ("0,-5", "the least gap is 0 bars"),
-        ("3,3", "the same run twice"),
-        ("0,five", "two whole numbers of bars"),
-        ("0,", "two whole numbers of bars"),
-    ],
-)
-def test_gaps_that_make_no_comparison_are_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        parse_purge_gaps(text)
+def test_the_sentence_names_the_comparison_its_seeds_and_what_its_error_is_made_of() -> None:
+    known = {"standard_error": 0.4, "sampling_error": 0.26, "seed_error": 0.3}
+    assert said(**known, degrees_of_freedom=9.0, p_value=0.77, interval=(-0.78, 1.02), detectable=1.26) == (
+        "fixed selection, 5 seeds an arm: purge gap 5 minus 0: Sharpe difference +0.12 ± 0.40 (of which seeds 0.30 and "
+        "bars 0.26), 95 % -0.78 to 1.02, p = 0.77, on 441 holdout bars; only a difference beyond 1.26 would have been "
+        "found."
+    )
+    assert said(**known, undefined="why") == (
+        "fixed selection, 5 seeds an arm: purge gap 5 minus 0: Sharpe difference +0.12 ± 0.40 (of which seeds 0.30 and "
+        "bars 0.26), on 441 holdout bars; no p: why."
+    )
+    assert said(undefined="why") == (
+        "fixed selection, 5 seeds an arm: purge gap 5 minus 0: Sharpe difference +0.12 on 441 holdout bars, which says "
+        "nothing: why."
+    )
 
 
 # ---- the command
@@ -173,11 +206,13 @@ def test_gaps_that_make_no_comparison_are_refused(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "two runs are compared: give --baseline and --candidate, or --purge-gaps such as 0,5"),
-        (("--baseline", "abcd"), "two runs are compared"),
+        ((), "two recipes are compared: give --baseline and --candidate, or --purge-gaps such as 0,5"),
+        (("--baseline", "abcd"), "two recipes are compared"),
         (("--baseline", "abcd", "--purge-gaps", "0,5"), "both runs and --purge-gaps are given"),
         (("--purge-gaps", "5"), "must be two gaps such as 0,5"),
         (("--purge-gaps", "-1,5"), "the least gap is 0 bars"),
+        (("--purge-gaps", "0,5", "--seeds", "0"), "seeds is 0, the least is 1; a p-value needs 5"),
+        (("--purge-gaps", "0,2", "--config", str(NESTED_MICRO)), "with selection: nested every fold chooses anew"),
         (("--baseline", "abcd" * 8, "--candidate", "abcd"), "has an id that begins with abcd"),
     ],
 )
@@ -189,39 +224,37 @@ def test_faults_are_sentences_and_exit_code_2(arguments: tuple[str, ...], said: 
 
 
 @pytest.mark.slow
-def test_two_purge_gaps_are_run_and_compared(job_copy: WholeJob) -> None:
-    """The run with gap 2 is there already; the one with gap 0 is made, nested, with prefilter reused; and neither is
-    made again when the command is repeated."""
-    job, command = job_copy, ("compare", "--config", str(MICRO), "--purge-gaps", "0,2")
+def test_two_purge_gaps_are_trained_and_compared(job_copy: WholeJob) -> None:
+    """The baseline's gap is the configured one, so that its selection is that of the finished job; nothing is trained
+    again when the command is repeated."""
+    job = job_copy
+    command = ("compare", "--config", str(MICRO), "--purge-gaps", "2,0", "--seeds", "1", "--holdout", "true")
     done = job.run(*command)
-    comparison = job.client.get_run(run_named(done.stdout))
-    experiment = comparison.info.experiment_id
-    (made,) = job.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{comparison.info.run_id}'")
-    assert (made.info.run_name, made.data.tags["command"], made.info.status) == (
-        "purge gap 0",
-        "production",
-        "FINISHED",
-    )
-    assert (made.data.params["purge_gap"], made.data.params["allow_label_overlap"]) == ("0", "True")
-    assert made.data.params["registry.promote"] == "never"
-    assert {name for name, (child,) in job.children(made.info.run_id).items() if "reused_from" in child.data.tags} == {
-        "prefilter"
-    }
-    assert f"purge gap 2: nothing it depends on has changed, reusing run {job.run_id}" in done.stderr
-    assert "purge gap 0: labels overlap below a gap of 1, so allow_label_overlap is true for this run" in done.stderr
-    tags = comparison.data.tags
-    assert (tags["command"], tags["baseline_run"], tags["candidate_run"]) == ("compare", made.info.run_id, job.run_id)
-    settings = table(comparison, "differing_parameters.json")
-    assert settings["parameter"] == ["purge_gap", "allow_label_overlap", "registry.promote"]
-    # The candidate's Sharpe is recomputed from its record, on the bars that both own.
-    assert comparison.data.metrics["n_bars"] <= job.parent.data.metrics["development_n_bars"]
-    assert "purge gap 2 against 0: Sharpe difference " in done.stdout
-    assert "bars allow no inference, 63 do" in done.stdout  # the micro table is that small
-    assert "sharpe_difference_p_value" not in comparison.data.metrics
+    run = job.client.get_run(run_named(done.stdout))
+    assert (run.data.tags["command"], run.data.tags["comparison"]) == ("compare", "fixed-selection")
+    for phase in ("prefilter", "exploration", "pruning", "tuning"):
+        assert f"{phase}: nothing it depends on has changed, reusing run" in done.stderr
+    assert "purge gap 0: labels overlap below a gap of 1, so allow_label_overlap is true for this arm" in done.stderr
+    assert "fixed-selection: 2 trainings (1 seed for each of two arms) of one selection" in done.stderr
+    assert "fixed selection, 1 seed an arm: purge gap 0 minus 2: Sharpe difference " in done.stdout
+    assert "; no p: a p-value needs 5 seeds an arm, since seeds alone move a Sharpe." in done.stdout
+    assert "Both arms train on 110 bars a fold and are tested on the same dates" in done.stdout
+    # The arm with the configured gap is the finished job's record: the same columns, parameters, seed and folds.
+    assert run.data.metrics["sharpe_baseline"] == pytest.approx(job.parent.data.metrics["oos_sharpe"], rel=1e-9)
+    assert run.data.metrics["n_bars"] == job.parent.data.metrics["oos_n_bars"]
+    settings = table(run, "differing_parameters.json")
+    assert settings["parameter"] == [
+        "purge_gap",
+        "allow_label_overlap",
+        "walk_forward.train_window",
+        "walk_forward.first_bar",
+    ]
+    assert "| purge_gap | 2 | 0 |" in run.data.tags["mlflow.note.content"]
+    (trained,) = (runs for phase, runs in job.children(run.info.run_id).items() if phase.endswith("repetition"))
+    assert {one.info.run_name for one in trained} == {"purge gap 2 seed 7", "purge gap 0 seed 7"}
 
     again = job.run(*command)
     second = job.client.get_run(run_named(again.stdout))
-    assert again.stderr.count("nothing it depends on has changed, reusing run") == 2
+    assert "fixed-selection: 2 of 2 repetitions are finished already, reusing them" in again.stderr
     assert ": running" not in again.stderr
-    assert second.data.metrics["sharpe_difference"] == comparison.data.metrics["sharpe_difference"]
-    assert second.data.tags["baseline_run"] == made.info.run_id
+    assert second.data.metrics["sharpe_difference"] == run.data.metrics["sharpe_difference"]

@@ -238,8 +238,8 @@ def test_with_too_few_shifts_rows_are_resampled_and_the_result_says_so(
     job = open_job(load_config(MICRO, settings), Quiet().say)
 
     def once() -> PlaceboRepetition:
-        data, measure = repetition(job, 1)
-        return measure(out_of_sample(replace(job.on(data), fresh=True)), 2.5)
+        without_signal, measure = repetition(job, 1)
+        return measure(out_of_sample(replace(without_signal, fresh=True)), 2.5)
 
     one = once()
     assert one.shift is None and one.seconds == 2.5

@@ -1,4 +1,4 @@
-"""Finished production runs: found by id, by what they were run on, or by their key; anything else is refused."""
+"""Finished production runs: found by id or by what they were run on; anything else is refused."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.config.reading import load_config, to_mapping
-from pipeline.config.schema import Config, sha256_of
+from pipeline.config.schema import Config
 from pipeline.config.sections import PlaceboConfig
 from pipeline.experiments.production_runs import (
     find_production_run,
-    finished_production_run,
     neutral_sharpe,
     production_run_of,
 )
 from pipeline.job import Job
-from pipeline.phase_run import JOB_KEY
 from pipeline.tracking.runs import EXPERIMENT, Run, parent_run
 from tests.conftest import CPU, MICRO, small_panel
 from tests.pipeline.jobs import dataset_of
@@ -118,20 +116,6 @@ def test_a_beginning_that_several_runs_share_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **k: [object(), object()])
     with pytest.raises(ValueError, match=r"more than one run in .* has an id that begins with abcd"):
         find_production_run("abcd")
-
-
-# By key
-
-
-def test_a_finished_run_with_its_record_is_reused_and_no_other() -> None:
-    key = sha256_of("a job")
-    production_run(settings={}, status="FAILED", **{JOB_KEY: key})
-    production_run(**{JOB_KEY: key})  # its artifacts were deleted
-    assert finished_production_run(key) is None
-    older = production_run(settings={}, **{JOB_KEY: key})
-    assert finished_production_run(key) == older
-    newer = production_run(settings={}, **{JOB_KEY: key})
-    assert finished_production_run(key) == newer
 
 
 # By table and configuration

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.statistics.paired import Comparison, annualised, compare, fold_pairs, in_one_sentence, pair
-from pipeline.statistics.significance import SharpeDifference, sharpe_difference
+from pipeline.statistics.paired import earned, fold_pairs, mean_figures, on_the_same_bars, pair
 from tests.pipeline.reporting.test_page import small_record
 from tft.metrics import sharpe
 from tft.positions import Earnings
@@ -117,21 +115,22 @@ def test_a_record_and_its_table_have_the_same_figures() -> None:
     other = scaled(read_back, -1.0)
     for segment in ("development", "holdout"):
         # Where all bars are common the comparison says of a run what production says of it.
-        comparison = compare(pair(read_back, other, segment))  # type: ignore[arg-type]
+        arms = pair([read_back], [other], segment)  # type: ignore[arg-type]
         expected = record.performance(segment)  # type: ignore[arg-type]
         assert expected is not None
         names = {"n_bars", "sharpe", "sharpe_gross", "annual_return", "max_drawdown", "turnover", "hit_rate"}
         if segment == "holdout":
             names -= {"turnover"}  # production also counts what it does on the last bars, whose return is not known
         for name in names:
-            assert getattr(comparison.baseline, name) == pytest.approx(getattr(expected, name), rel=1e-12), name
+            assert getattr(arms.baseline[0].figures, name) == pytest.approx(getattr(expected, name), rel=1e-12), name
 
 
 # ---- pairing
 
 
 def test_only_bars_of_the_segment_that_both_own_are_paired(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.statistics.paired.MIN_BARS", 1)
+    for module in ("pipeline.statistics.paired", "tft.metrics"):
+        monkeypatch.setattr(f"{module}.MIN_BARS", 2)
     baseline = read(HAND)
     candidate = read(
         table(
@@ -146,32 +145,31 @@ def test_only_bars_of_the_segment_that_both_own_are_paired(monkeypatch: pytest.M
             """
         )
     )
-    paired = pair(baseline, candidate, "development")
+    paired = pair([baseline], [candidate], "development")
     # Day 0 is the baseline's alone, day 3 the candidate's holdout. Portfolio: mean over who has a known pnl that day.
     np.testing.assert_array_equal(paired.times, START + np.array([1, 2]) * DAY)
-    np.testing.assert_allclose(paired.net(), [[(0.001 - 0.01) / 2, 0.003], [(0.003 + 0.005) / 2, 0.002]])
-    # Holdout in both: day 4 alone.
-    holdout = pair(baseline, candidate, "holdout")
-    np.testing.assert_array_equal(holdout.times, START + np.array([4]) * DAY)
-    np.testing.assert_allclose(holdout.net(), [[0.0], [0.02]])
+    np.testing.assert_allclose(paired.net(), [[[(0.001 - 0.01) / 2, 0.003]], [[(0.003 + 0.005) / 2, 0.002]]])
+    assert paired.n_left_out == 2
+    with pytest.raises(ValueError, match="the runs have 1 holdout bars in common"):  # day 4 alone
+        pair([baseline], [candidate], "holdout")
 
 
 def test_other_instruments_are_refused_by_name() -> None:
     other = replace(noise(100, 1), symbols=("A", "C"))
     with pytest.raises(ValueError, match=r"different instruments \(B, C in one of them only\)"):
-        pair(noise(100, 0), other, "development")
+        pair([noise(100, 0)], [other], "development")
 
 
 @pytest.mark.parametrize(("first_day", "common"), [(200, 0), (95, 5), (91, 9)])
 def test_too_few_common_bars_are_refused(first_day: int, common: int) -> None:
     with pytest.raises(ValueError, match=rf"{common} development bars in common, at least 10 are needed.*holdout=true"):
-        pair(noise(100, 0), noise(100, 1, first_day=first_day), "development")
+        pair([noise(100, 0)], [noise(100, 1, first_day=first_day)], "development")
 
 
 def test_records_without_development_bars_point_to_the_holdout() -> None:
     clean = noise(100, 1, holdout_from=0)
     with pytest.raises(ValueError, match=r"0 development bars in common.*the holdout \(30 bars in common\)"):
-        pair(noise(100, 0, holdout_from=70), clean, "development")
+        pair([noise(100, 0, holdout_from=70)], [clean], "development")
 
 
 def test_other_bars_a_year_are_refused() -> None:
@@ -179,39 +177,58 @@ def test_other_bars_a_year_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"^the runs have 252 and 1638 periods_per_year: compare runs on the same bars"
     ):
-        pair(noise(100, 0), hourly, "development")
+        pair([noise(100, 0)], [hourly], "development")
 
 
 def test_other_returns_are_refused() -> None:
     shifted = noise(100, 1)
     shifted.earned.held_return[41, 1] += 0.001
     with pytest.raises(ValueError, match=r"^B decided at bar 2024-02-11.*in one run and of .* in the other"):
-        pair(noise(100, 0), shifted, "development")
+        pair([noise(100, 0)], [shifted], "development")
 
 
-# ---- what is said of a pair
+def test_several_records_are_cut_to_the_bars_that_all_have() -> None:
+    arms = pair([noise(80, 0), noise(80, 1, first_day=5)], [noise(80, 2, first_day=2)], "development")
+    np.testing.assert_array_equal(arms.times, START + np.arange(5, 80) * DAY)
+    baseline, candidate = arms.net()
+    assert baseline.shape == (2, 75) and candidate.shape == (1, 75)
+    np.testing.assert_allclose(baseline[0], noise(80, 0).earned.net[5:].mean(axis=1))
+    np.testing.assert_allclose(candidate[0], noise(80, 2, first_day=2).earned.net[3:78].mean(axis=1))
+    assert arms.n_left_out == 5 + 5
 
 
-def test_the_difference_is_that_of_significance_in_annual_units() -> None:
-    baseline, candidate = noise(150, 0), noise(150, 1, first_day=10)
-    comparison = compare(pair(baseline, candidate, "development"))
-    a, b = baseline.earned.net[10:].mean(axis=1), candidate.earned.net[:-10].mean(axis=1)
-    expected, root = sharpe_difference(b, a), math.sqrt(252)
-    found = comparison.difference
-    assert found is not None and comparison.n_bars == 140 and comparison.no_inference == ""
-    assert found.difference == pytest.approx(root * expected.difference, rel=1e-12)
-    assert found.standard_error == pytest.approx(root * expected.standard_error, rel=1e-12)
-    assert found.interval == pytest.approx((root * expected.interval[0], root * expected.interval[1]), rel=1e-12)
-    assert found.detectable == pytest.approx(root * expected.detectable, rel=1e-12)
-    assert found.p_value == expected.p_value
-    # It is the difference of the two Sharpes that stand beside it, candidate minus baseline.
-    assert found.difference == pytest.approx(comparison.candidate.sharpe - comparison.baseline.sharpe, rel=1e-9)
-    assert (comparison.first[:10], comparison.last[:10]) == ("2024-01-11", "2024-05-29")
+# ---- trainings of one comparison
+
+
+def test_trainings_that_were_tested_on_other_dates_are_refused() -> None:
+    same = [earned(noise(80, seed), "development") for seed in range(3)]
+    arms = on_the_same_bars(same[:2], same[2:], "development", 252.0)
+    np.testing.assert_array_equal(arms.times, START + np.arange(80) * DAY)
+    moved = earned(noise(80, 3, first_day=5), "development")
+    with pytest.raises(ValueError, match=r"share 75 of their 85 development test dates \(some of them lack 2024-01-01"):
+        on_the_same_bars(same, [moved], "development", 252.0)
+
+
+def test_a_record_with_too_few_bars_of_the_segment_is_refused() -> None:
+    assert len(earned(noise(80, 0, holdout_from=70), "holdout").times) == 10
+    with pytest.raises(ValueError, match="the record has 9 holdout bars with a known return, at least 10 are needed"):
+        earned(noise(80, 0, holdout_from=71), "holdout")
+
+
+def test_figures_of_an_arm_are_means_over_its_trainings() -> None:
+    own = [earned(noise(80, seed), "development") for seed in range(3)]
+    means = mean_figures(own)
+    assert means.n_bars == 80
+    assert means.sharpe == pytest.approx(sum(one.figures.sharpe for one in own) / 3)
+    assert means.turnover == pytest.approx(sum(one.figures.turnover for one in own) / 3)
+
+
+# ---- what is said of them
 
 
 def test_turnover_and_drawdown_are_those_of_the_common_bars() -> None:
     baseline, candidate = noise(80, 0), noise(80, 1, first_day=5)
-    comparison = compare(pair(baseline, candidate, "development"))
+    arms = pair([baseline], [candidate], "development")
     changes, worst, highest, wealth = 0.0, 0.0, 1.0, 1.0
     for t in range(5, 80):
         for asset in range(2):
@@ -219,38 +236,14 @@ def test_turnover_and_drawdown_are_those_of_the_common_bars() -> None:
         wealth *= 1.0 + (baseline.earned.net[t, 0] + baseline.earned.net[t, 1]) / 2
         highest = max(highest, wealth)
         worst = min(worst, wealth / highest - 1.0)
-    assert comparison.baseline.turnover == pytest.approx(changes / (75 * 2) * 252)
-    assert comparison.baseline.max_drawdown == pytest.approx(worst)
-
-
-@pytest.mark.parametrize(("n_bars", "inferred"), [(62, False), (63, True)])
-def test_under_63_bars_nothing_is_inferred(n_bars: int, inferred: bool) -> None:
-    comparison = compare(pair(noise(n_bars, 0), noise(n_bars, 1), "development"))
-    assert (comparison.difference is not None) == inferred
-    assert math.isfinite(comparison.baseline.sharpe) and math.isfinite(comparison.candidate.sharpe)
-    said = in_one_sentence("new against old", comparison)
-    assert ("which says nothing: 62 bars allow no inference, 63 do." in said) == (not inferred)
-    assert ("p = " in said) == inferred
-
-
-def test_a_run_that_never_traded_has_nothing_to_test() -> None:
-    traded = noise(100, 1)
-    flat = scaled(traded, 0.0)
-    comparison = compare(pair(noise(100, 0), flat, "development"))
-    assert comparison.difference is None and comparison.candidate.sharpe == 0.0
-    assert comparison.no_inference == "the returns of the candidate never move, so that there is nothing to test"
-
-
-def test_equal_series_are_said_to_be_equal() -> None:
-    comparison = compare(pair(noise(100, 0), noise(100, 0), "development"))
-    expected = "x against y: no difference, the returns on 100 development bars are the same or in a fixed proportion."
-    assert in_one_sentence("x against y", comparison) == expected
+    assert arms.baseline[0].figures.turnover == pytest.approx(changes / (75 * 2) * 252)
+    assert arms.baseline[0].figures.max_drawdown == pytest.approx(worst)
 
 
 def test_folds_are_compared_on_the_bars_that_both_own() -> None:
     # Same blocks: one line a fold, with the Sharpe of the whole block.
     baseline, candidate = noise(60, 0), noise(60, 1)
-    rows = fold_pairs(pair(baseline, candidate, "development"))
+    rows = fold_pairs(pair([baseline], [candidate], "development"))
     assert [(row.baseline, row.candidate, row.n_bars) for row in rows] == [(0, 0, 20), (1, 1, 20), (2, 2, 20)]
     assert (rows[1].first[:10], rows[1].last[:10]) == ("2024-01-21", "2024-02-09")
     assert rows[1].sharpe_candidate == pytest.approx(
@@ -258,18 +251,8 @@ def test_folds_are_compared_on_the_bars_that_both_own() -> None:
     )
     # Blocks that a gap has moved by 5 bars: 15 of 20 bars remain; the 5 of neighbouring folds are too few for a line.
     moved = noise(60, 1, first_day=5)
-    rows = fold_pairs(pair(baseline, moved, "development"))
+    rows = fold_pairs(pair([baseline], [moved], "development"))
     assert [(row.baseline, row.candidate, row.n_bars) for row in rows] == [(0, 0, 15), (1, 1, 15), (2, 2, 15)]
     assert rows[0].sharpe_baseline == pytest.approx(
         sharpe(baseline.earned.net[5:20].mean(axis=1), periods_per_year=252), rel=1e-12
-    )
-
-
-def test_the_sentence() -> None:
-    one = annualised(SharpeDifference(0.01, 0.02, 0.704, (-0.03, 0.05), 0.056), 100.0)
-    comparison = compare(pair(noise(70, 0), noise(70, 1), "development"))
-    comparison = Comparison(**(vars(comparison) | {"difference": one, "n_bars": 441}))
-    assert in_one_sentence("purge gap 5 against 0", comparison) == (
-        "purge gap 5 against 0: Sharpe difference +0.10 ± 0.20 (95 % -0.30 to 0.50, p = 0.70), on 441 development "
-        "bars; only a difference beyond 0.56 would have been found in this sample."
     )
