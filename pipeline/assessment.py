@@ -13,8 +13,9 @@ from pipeline.phases.production import Choice, Walked
 from pipeline.phases.stitching import stitch_by_fold
 from pipeline.phases.tuning import Tuned
 from pipeline.statistics.baseline_comparison import against
-from pipeline.statistics.baselines import run_baselines
+from pipeline.statistics.baselines import Baseline, NetworkSettings, run_baselines
 from pipeline.statistics.calibration import calibration
+from pipeline.statistics.comparable import MODEL, Comparable, comparable
 from pipeline.statistics.inference import Inference, Looked, infer
 from pipeline.statistics.overfitting import Trials
 from pipeline.statistics.sharpe import detectable_sharpe
@@ -22,7 +23,7 @@ from pipeline.tracking.ledger import Look, by_configuration, enter, overlapping
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.sink import Sink
 from tft.metrics import MIN_INFERENCE_BARS
-from tft.record import Record
+from tft.record import Record, Segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class Assessment:
     """Looks at an overlapping holdout, this one last; none without a holdout."""
     baselines: Mapping[str, Record]
     """The record of each simple rule."""
+    comparable: tuple[Comparable, ...]
+    """The model on the holdout and on development, then each simple rule on the holdout."""
 
 
 def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
@@ -83,16 +86,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     where tuning chose it.
     """
     record = walked.record
-    simple = run_baselines(
-        job.data.panel,
-        walked.folds,
-        [walked.choices[fold.index].features for fold in walked.folds],
-        walked.market.sigma,
-        chosen.config.timing,
-        lambda own: stitch_by_fold(own, walked.positions, walked.market, n_development=walked.n_development),
-        cross_section=chosen.config.training.objective == "portfolio",
-        test_until=len(job.data.panel.times),
-    )
+    simple = {name: baseline.record for name, baseline in _baselines(job, chosen, walked).items()}
     looks = overlapping(look.first, look.last, look.symbols) if look else []
     others = [one for one in by_configuration(looks).values() if look and one.config_sha256 != look.config_sha256]
     against_untuned = None
@@ -114,7 +108,37 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     if look and inference.holdout:
         look = enter(replace(look, sharpe=inference.holdout.sharpe, n_bars=inference.holdout.n_bars))
         looks = [*(one for one in looks if one.key != look.key), look]
-    return Assessment(inference, tuple(looks), simple)
+    return Assessment(inference, tuple(looks), simple, _comparable(walked, simple))
+
+
+def _baselines(job: Job, chosen: Choice, walked: Walked) -> dict[str, Baseline]:
+    """The baselines on the walk-forward's folds, each with the columns that its prefilter kept."""
+    nested = walked.selection == "nested"
+    return run_baselines(
+        job.data.panel,
+        walked.folds,
+        [walked.choices[fold.index].filtered.kept for fold in walked.folds],
+        walked.market.sigma,
+        chosen.config.timing,
+        lambda own, positions: stitch_by_fold(own, positions, walked.market, n_development=walked.n_development),
+        positions=job.config.positions,
+        chosen_before=[fold.validation.stop if nested else job.n_development for fold in walked.folds],
+        cross_section=chosen.config.training.objective == "portfolio",
+        test_until=len(job.data.panel.times),
+        lstm=NetworkSettings(job.config.seed, walked.market.device) if job.config.baselines.lstm else None,
+    )
+
+
+def _comparable(walked: Walked, simple: Mapping[str, Record]) -> tuple[Comparable, ...]:
+    of_model = {MODEL: walked.record}
+
+    def rows(records: Mapping[str, Record], segment: Segment) -> tuple[Comparable, ...]:
+        if not np.isfinite(walked.record.net()[walked.record.segment == segment]).any():
+            return ()
+        target = next(iter(walked.positions.values())).vol_target
+        return comparable(records, segment, volatility_target=target, returns=walked.market.panel.returns)
+
+    return (*rows(of_model, "holdout"), *rows(of_model, "development"), *rows(simple, "holdout"))
 
 
 def _trials(tuned: Tuned) -> Trials:

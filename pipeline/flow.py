@@ -316,7 +316,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             run=run,
             panel=panel,
             holdout_sharpe=holdout.sharpe if holdout else None,
-            card=model_card(panel, config, rows, development, holdout, assessment.inference),
+            card=model_card(panel, config, rows, assessment.comparable, assessment.inference),
         )
         of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
         result = Produced(
@@ -326,6 +326,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             development=development,
             holdout=holdout,
             inference=assessment.inference,
+            comparable=assessment.comparable,
             looks=assessment.looks,
             seed_sharpes=tuple(one.sharpe for one in of_seeds if one),
             checkpoint=str(folder),
