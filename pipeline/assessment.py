@@ -33,8 +33,8 @@ class Assessment:
     inference: Inference
     looks: tuple[Look, ...]
     """Looks at an overlapping holdout, this one last; none without a holdout."""
-    baselines: Mapping[str, Record]
-    """The record of each simple rule."""
+    baselines: Mapping[str, Baseline]
+    """Each simple rule, by its name."""
     comparable: tuple[Comparable, ...]
     """The model on the holdout and on development, then each simple rule on the holdout."""
 
@@ -86,7 +86,8 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     where tuning chose it.
     """
     record = walked.record
-    simple = {name: baseline.record for name, baseline in _baselines(job, chosen, walked).items()}
+    baselines = _baselines(job, chosen, walked)
+    simple = {name: baseline.record for name, baseline in baselines.items()}
     looks = overlapping(look.first, look.last, look.symbols) if look else []
     others = [one for one in by_configuration(looks).values() if look and one.config_sha256 != look.config_sha256]
     against_untuned = None
@@ -108,7 +109,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     if look and inference.holdout:
         look = enter(replace(look, sharpe=inference.holdout.sharpe, n_bars=inference.holdout.n_bars))
         looks = [*(one for one in looks if one.key != look.key), look]
-    return Assessment(inference, tuple(looks), simple, _comparable(walked, simple))
+    return Assessment(inference, tuple(looks), baselines, _comparable(walked, simple))
 
 
 def _baselines(job: Job, chosen: Choice, walked: Walked) -> dict[str, Baseline]:

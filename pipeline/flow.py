@@ -342,7 +342,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             facts=_facts(job, walked, settings),
             chosen=choice,
             walked=walked,
-            simple=assessment.baselines,
+            baselines=assessment.baselines,
             findings=findings,
         )
         artifacts.trials(sink, choice.tuned)

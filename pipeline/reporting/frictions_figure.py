@@ -21,6 +21,7 @@ def frictions(rows: Sequence[Comparable], *, cost_bps: float, delay_bars: int) -
     _curves(below, rows, DELAYS_BARS, [row.sharpe_by_delay for row in rows])
     above.set_xlabel("cost of a position change of 1 (basis points)")
     below.set_xlabel("delay of execution (bars)")
+    above.set_xticks(range(0, COSTS_BPS[-1] + 1, 5))
     below.set_xticks(DELAYS_BARS)
     for axes, assumed in ((above, cost_bps), (below, float(delay_bars))):
         axes.axhline(0.0, color="black", lw=0.8)

@@ -32,8 +32,8 @@ from pipeline.statistics.paired import p_value_text
 from pipeline.statistics.significance import SharpeDifference
 from tft.record import Record
 
-ORANGE, PURPLE, PALE = "#E69F00", "#CC79A7", "#E9E9E9"
-STYLES = ((GREY, "-"), (ORANGE, "-"), (VERMILION, "--"), (GREEN, "-"), (PURPLE, "-."))
+ORANGE, PURPLE, SKY, PALE = "#E69F00", "#CC79A7", "#56B4E9", "#E9E9E9"
+STYLES = ((GREY, "-"), (ORANGE, "-"), (VERMILION, "--"), (GREEN, "-"), (PURPLE, "-."), (SKY, "--"))
 """Colour and line of each baseline; black and white still tells neighbours apart."""
 
 

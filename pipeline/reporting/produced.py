@@ -20,6 +20,7 @@ from pipeline.reporting import artifacts, calibration_figure, figures, frictions
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics import comparable as comparing
 from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.baselines import Baseline
 from pipeline.statistics.comparable import MODEL, Comparable
 from pipeline.statistics.frictions import COSTS_BPS, DELAYS_BARS
 from pipeline.statistics.inference import Inference, metrics
@@ -27,7 +28,6 @@ from pipeline.tracking.ledger import Look
 from pipeline.tracking.sink import Sink
 from tft.backtest import FoldOutcome, FoldRow
 from tft.metrics import Performance
-from tft.record import Record
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ def production(
     facts: page.Facts,
     chosen: Choice,
     walked: Walked,
-    simple: Mapping[str, Record],
+    baselines: Mapping[str, Baseline],
     findings: Sequence[Finding],
 ) -> None:
     """Write the run to each of `sinks`: the phase's own run and the job's.
 
-    chosen: what the deployed model uses · simple: the record of each simple rule.
+    chosen: what the deployed model uses · baselines: each simple rule by its name.
     """
     record, pruned, tuned = walked.record, chosen.pruned, chosen.tuned
-    drawn = {name: draw() for name, draw in _figures(result, chosen, walked, simple).items()}
+    drawn = {name: draw() for name, draw in _figures(result, chosen, walked, baselines).items()}
     html = page.render(
         job=facts,
         n_initial=chosen.filtered.n_initial,
@@ -104,6 +104,7 @@ def production(
         headline(sink, result, n_initial=chosen.filtered.n_initial, n_prefiltered=len(chosen.filtered.kept))
         sink.metrics({"n_features_expected_false": pruned.n_expected_false})
         artifacts.vsn_tables(sink, pruned)
+        sink.table("baseline_choices.json", baseline_choices(baselines, [fold.index for fold in walked.folds]))
         if walked.selection == "nested":
             choices(sink, walked)
         for name, figure in drawn.items():
@@ -116,7 +117,7 @@ def production(
 
 
 def _figures(
-    result: Produced, chosen: Choice, walked: Walked, simple: Mapping[str, Record]
+    result: Produced, chosen: Choice, walked: Walked, baselines: Mapping[str, Baseline]
 ) -> dict[str, partial[Figure]]:
     """How each figure is drawn, by file name."""
     outcomes, config = walked.outcomes, chosen.config
@@ -132,6 +133,7 @@ def _figures(
         ),
     }
     if rows := result.inference.baselines:
+        simple = {name: one.record for name, one in baselines.items()}
         drawn[page.BASELINES] = partial(
             luck_figures.baselines, walked.record, simple, rows, volatility_target=config.positions.vol_target
         )
@@ -186,6 +188,19 @@ def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int
     sink.tags({"verdict": result.inference.verdict})
     if result.trouble:
         sink.tags({"trouble": " ".join(result.trouble)})
+
+
+def baseline_choices(baselines: Mapping[str, Baseline], folds: Sequence[int]) -> dict[str, list[Any]]:
+    """A row for each baseline and fold: its smoothing of positions and, where it has one, its strength (the penalty of
+    ridge, the number of trees)."""
+    rows = [
+        (name, fold, smoothing, one.strength[i] if one.strength else None)
+        for name, one in baselines.items()
+        for i, (fold, smoothing) in enumerate(zip(folds, one.position_smooth, strict=True))
+    ]
+    return dict(
+        zip(("baseline", "fold", "position_smooth", "strength"), map(list, zip(*rows, strict=True)), strict=True)
+    )
 
 
 def comparables(sink: Sink, rows: Sequence[Comparable]) -> None:

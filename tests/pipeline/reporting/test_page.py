@@ -495,7 +495,7 @@ def test_records_stand_beside_each_other_at_one_volatility() -> None:
     headline = " ".join(re.sub(r"<[^>]+>", " ", html).split()).replace("−", "-")
     assert f"Volatility a year, realised {realised:.2%}" in headline
     assert "Scaled ex post to a volatility of 15.00% 15.00%" in headline
-    assert f"Worst drawdown, so scaled {model[4]}" in headline
+    assert f"Worst drawdown at that volatility {model[4]}" in headline
 
 
 def test_the_tuned_run_is_compared_with_the_untuned_one() -> None:
