@@ -374,7 +374,8 @@ def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:
                     loaded.append(value or "")
 
     Loads().feed(page)
-    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == 8
+    n_figures = len(list(artifacts(whole_job.parent).glob("*.png")))
+    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == n_figures > 0
     assert not [value for value in loaded if value.lstrip().lower().startswith(("http:", "https:", "//"))]
     assert "@import" not in page
     assert not [part for part in page.split("url(")[1:] if not part.lstrip("'\" ").startswith("data:")]
