@@ -109,7 +109,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     if look and inference.holdout:
         look = enter(replace(look, sharpe=inference.holdout.sharpe, n_bars=inference.holdout.n_bars))
         looks = [*(one for one in looks if one.key != look.key), look]
-    return Assessment(inference, tuple(looks), baselines, _comparable(walked, simple))
+    return Assessment(inference, tuple(looks), baselines, _comparable(job, walked, simple))
 
 
 def _baselines(job: Job, chosen: Choice, walked: Walked) -> dict[str, Baseline]:
@@ -130,13 +130,14 @@ def _baselines(job: Job, chosen: Choice, walked: Walked) -> dict[str, Baseline]:
     )
 
 
-def _comparable(walked: Walked, simple: Mapping[str, Record]) -> tuple[Comparable, ...]:
+def _comparable(job: Job, walked: Walked, simple: Mapping[str, Record]) -> tuple[Comparable, ...]:
+    """The model on each segment on which its return is known, then the simple rules on the holdout."""
     of_model = {MODEL: walked.record}
 
     def rows(records: Mapping[str, Record], segment: Segment) -> tuple[Comparable, ...]:
         if not np.isfinite(walked.record.net()[walked.record.segment == segment]).any():
             return ()
-        target = next(iter(walked.positions.values())).vol_target
+        target = job.config.positions.vol_target
         return comparable(records, segment, volatility_target=target, returns=walked.market.panel.returns)
 
     return (*rows(of_model, "holdout"), *rows(of_model, "development"), *rows(simple, "holdout"))

@@ -4,13 +4,14 @@ A baseline makes raw positions in [-1, 1] from information up to and including t
 handled as the model's own are (by `tft.record.stitch`, say), with two differences that give them a fair chance:
 
 - Nothing is inherited that was chosen for the network. What learns reads all columns that prefilter kept. The cap is
-  the configured one in every fold: it is the limit of a book and not a part of a forecast, and it cannot make a
-  baseline better, since everything is shown at the same volatility ex post. For the same reason no baseline gets the
-  model's factor on positions (`tft.backtest.gain_for_volatility`).
+  the configured one in every fold: it is the limit of a book and not a part of a forecast, and one that was tuned fold
+  by fold would time a rule that knows nothing of it. No baseline gets the model's factor on positions
+  (`tft.backtest.gain_for_volatility`): it brings a portfolio to its volatility, and all records are compared at one.
 - What regularises is a baseline's own, chosen before anything is scored: the strength of a regression by the squared
   error on validation blocks, then the smoothing of positions by the net Sharpe of the stitched record.
 
-Rules read past returns alone; what learns is fitted anew in every fold, on the rows that the model trains on.
+Rules read past returns alone; what learns is fitted anew in every fold, on the rows that the model trains on. The LSTM
+stops by its fold's own validation block, as in its paper.
 
 Shapes: T bars, A instruments, F features, P strengths, n bars of a block.
 """

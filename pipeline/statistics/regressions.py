@@ -22,7 +22,7 @@ Features = NDArray[np.float32]
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Ridge penalties per training cell."""
 
-N_TREES = (10, 20, 40, 80, 160)
+N_TREES = (10, 20, 40, 80, 160, 320)
 TREE_PARAMETERS = {
     "objective": "regression",
     "learning_rate": 0.05,
