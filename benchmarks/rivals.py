@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from benchmarks.skill_task import FoldForecast, Task
-from pipeline.statistics.baselines import Cells, Regression, boosted_trees, ridge
+from pipeline.statistics.regressions import Cells, Forecasts, boosted_trees, ridge, squared_error
 from tft.cross_section import error_correlation
 from tft.folds import Fold
 from tft.scaling import Scaler
@@ -24,7 +24,9 @@ Array = NDArray[np.float64]
 Features = NDArray[np.float32]
 
 
-def regress(task: Task, features: Features, regression: Regression, *, generalised: bool = False) -> list[FoldForecast]:
+def regress(
+    task: Task, features: Features, regression: Callable[[Cells], Forecasts], *, generalised: bool = False
+) -> list[FoldForecast]:
     """One regression on features (T, A, F), fold by fold: raw = 2 Phi(mu / sd of training residuals) - 1.
 
     `generalised`: fitted as generalised least squares for noise that instruments share, on `decorrelated` cells; its
@@ -44,8 +46,9 @@ def decorrelated(values: NDArray[np.floating], rho: float) -> NDArray[np.floatin
 
 
 def _regress_fold(
-    task: Task, fold: Fold, features: Features, regression: Regression, generalised: bool
+    task: Task, fold: Fold, features: Features, regression: Callable[[Cells], Forecasts], generalised: bool
 ) -> FoldForecast:
+    """The fold's own validation block chooses the penalty, or the number of trees."""
     y = task.market.y
     rho_of_labels = error_correlation(y[fold.train.start : fold.train.stop]) if generalised else 0.0
     scaler = Scaler.fit(features[fold.train.start : fold.train.stop])
@@ -60,9 +63,10 @@ def _regress_fold(
 
     def forecast_of(block: range) -> Array:
         x = scaled(block)
-        return forecast(x.reshape(-1, x.shape[-1])).reshape(x.shape[:2])
+        return forecasts(x.reshape(-1, x.shape[-1]))[:, best].reshape(x.shape[:2])
 
-    forecast = regression(labelled(fold.train), labelled(fold.validation))
+    forecasts = regression(labelled(fold.train))
+    best = int(squared_error(forecasts, labelled(fold.validation)).sum(axis=0).argmin())
     residuals = y[fold.train.start : fold.train.stop] - forecast_of(fold.train)
     mu = forecast_of(fold.test)
     with np.errstate(divide="ignore", invalid="ignore"):

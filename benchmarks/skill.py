@@ -20,7 +20,7 @@ true gross Sharpe is 0 by construction: there the realised one, with its HAC sta
 
 Who sees what, and which ceiling is therefore theirs (bold in the table; both shares are given):
 
-    ridge, trees     pipeline/statistics/baselines.py on the columns of the bar          own
+    ridge, trees     pipeline/statistics/regressions.py on the columns of the bar         own
     lags             ridge whose true column is its kernel mean (else the same as ridge) own
     products         ridge on all columns and their 780 products: can it be found?       own
     ...-gls          the same, fitted by generalised least squares: what a loss that knows

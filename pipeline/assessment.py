@@ -14,8 +14,9 @@ from pipeline.phases.production import Choice, Walked
 from pipeline.phases.stitching import stitch_by_fold
 from pipeline.phases.tuning import Tuned
 from pipeline.statistics.baseline_comparison import against
-from pipeline.statistics.baselines import run_baselines
+from pipeline.statistics.baselines import Baseline, NetworkSettings, run_baselines
 from pipeline.statistics.calibration import calibration
+from pipeline.statistics.comparable import MODEL, Comparable, comparable
 from pipeline.statistics.drift import drift_of, seed_skills
 from pipeline.statistics.inference import Inference, Looked, infer
 from pipeline.statistics.looks import HoldoutRecord
@@ -25,7 +26,7 @@ from pipeline.tracking.ledger import Look, by_recipe, enter, is_empty, overlappi
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.sink import Sink
 from tft.metrics import MIN_INFERENCE_BARS
-from tft.record import Record
+from tft.record import Record, Segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +36,10 @@ class Assessment:
     inference: Inference
     looks: tuple[Look, ...]
     """Looks at the same holdout, this one last, each with the number of its recipe; none without a holdout."""
-    baselines: Mapping[str, Record]
-    """The record of each simple rule."""
+    baselines: Mapping[str, Baseline]
+    """Each simple rule, by its name."""
+    comparable: tuple[Comparable, ...]
+    """The model on the holdout and on development, then each simple rule on the holdout."""
 
 
 def clean_bars(job: Job) -> range:
@@ -100,16 +103,8 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     where tuning chose it.
     """
     record = walked.record
-    simple = run_baselines(
-        job.data.panel,
-        walked.folds,
-        [walked.choices[fold.index].features for fold in walked.folds],
-        walked.market.sigma,
-        chosen.config.timing,
-        lambda own: stitch_by_fold(own, walked.positions, walked.market, n_development=walked.n_development),
-        cross_section=chosen.config.training.objective == "portfolio",
-        test_until=len(job.data.panel.times),
-    )
+    baselines = _baselines(job, chosen, walked)
+    simple = {name: baseline.record for name, baseline in baselines.items()}
     looks, others = _looks(record, look, job.data.panel.times) if look else ([], [])
     against_untuned = None
     if untuned:
@@ -135,7 +130,38 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         look = enter(replace(look, sharpe=neutral.sharpe, n_bars=neutral.n_bars))
         (own,) = (one for one in looks if one.key == look.key)
         looks = [*(one for one in looks if one.key != look.key), replace(look, recipe=own.recipe)]
-    return Assessment(inference, tuple(looks), simple)
+    return Assessment(inference, tuple(looks), baselines, _comparable(job, walked, simple))
+
+
+def _baselines(job: Job, chosen: Choice, walked: Walked) -> dict[str, Baseline]:
+    """The baselines on the walk-forward's folds, each with the columns that its prefilter kept."""
+    nested = walked.selection == "nested"
+    return run_baselines(
+        job.data.panel,
+        walked.folds,
+        [walked.choices[fold.index].filtered.kept for fold in walked.folds],
+        walked.market.sigma,
+        chosen.config.timing,
+        lambda own, positions: stitch_by_fold(own, positions, walked.market, n_development=walked.n_development),
+        positions=job.config.positions,
+        chosen_before=[fold.validation.stop if nested else job.n_development for fold in walked.folds],
+        cross_section=chosen.config.training.objective == "portfolio",
+        test_until=len(job.data.panel.times),
+        lstm=NetworkSettings(job.config.seed, walked.market.device) if job.config.baselines.lstm else None,
+    )
+
+
+def _comparable(job: Job, walked: Walked, simple: Mapping[str, Record]) -> tuple[Comparable, ...]:
+    """The model on each segment on which its return is known, then the simple rules on the holdout."""
+    of_model = {MODEL: walked.record}
+
+    def rows(records: Mapping[str, Record], segment: Segment) -> tuple[Comparable, ...]:
+        if not np.isfinite(walked.record.net()[walked.record.segment == segment]).any():
+            return ()
+        target = job.config.positions.vol_target
+        return comparable(records, segment, volatility_target=target, returns=walked.market.panel.returns)
+
+    return (*rows(of_model, "holdout"), *rows(of_model, "development"), *rows(simple, "holdout"))
 
 
 def _looks(record: Record, look: Look, times: NDArray[np.datetime64]) -> tuple[list[Look], list[Looked]]:

@@ -318,7 +318,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             run=run,
             panel=panel,
             evidence=evidence_of(assessment.inference, findings),
-            card=model_card(panel, config, rows, development, holdout, assessment.inference),
+            card=model_card(panel, config, rows, assessment.comparable, assessment.inference),
         )
         of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
         result = Produced(
@@ -328,6 +328,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             development=development,
             holdout=holdout,
             inference=assessment.inference,
+            comparable=assessment.comparable,
             looks=assessment.looks,
             seed_sharpes=tuple(one.sharpe for one in of_seeds if one),
             checkpoint=str(folder),
@@ -343,7 +344,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             facts=_facts(job, walked, settings),
             chosen=choice,
             walked=walked,
-            simple=assessment.baselines,
+            baselines=assessment.baselines,
             findings=findings,
         )
         artifacts.trials(sink, choice.tuned)

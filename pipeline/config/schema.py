@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.config.sections import (
+    BaselinesConfig,
     DataConfig,
     ExplorationConfig,
     PlaceboConfig,
@@ -73,15 +74,15 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     positions: PositionsConfig = field(default_factory=PositionsConfig)
     regime: RegimeConfig = field(default_factory=RegimeConfig)
+    baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     placebo: PlaceboConfig = field(default_factory=PlaceboConfig)
 
     @property
     def sha256(self) -> str:
-        """Hash of all settings but `placebo` and `prior_looks`, by which a finished run is examined and judged."""
-        settings = asdict(self)
-        del settings["placebo"], settings["prior_looks"]
-        return sha256_of(settings)
+        """Hash of all settings but those that say how a finished run is examined and judged, not how it is made."""
+        examined = ("baselines", "placebo", "prior_looks")
+        return sha256_of({name: value for name, value in asdict(self).items() if name not in examined})
 
     @property
     def timing(self) -> Timing:
@@ -93,11 +94,11 @@ class Config:
 
         Left out is what cannot. `data` leads to a table, whose content is hashed by itself; the kind of device that
         `device` stands for is named beside the settings wherever they identify a run. `registry` and `regime` concern
-        the finished model, `placebo` other runs, `prior_looks` what the record is worth. `tuning.timeout_seconds` only
-        ends a search early, and such a search is never taken for a finished one.
+        the finished model, `baselines` what it is compared with, `placebo` other runs, `prior_looks` what the record is
+        worth. `tuning.timeout_seconds` only ends a search early, and such a search is never taken for a finished one.
         """
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for name in ("data", "device", "registry", "regime", "placebo", "prior_looks"):
+        for name in ("data", "device", "baselines", "registry", "regime", "placebo", "prior_looks"):
             del settings[name]
         del settings["tuning"]["timeout_seconds"]
         return settings

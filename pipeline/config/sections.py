@@ -169,6 +169,15 @@ class ProductionConfig:
 
 
 @dataclass(frozen=True)
+class BaselinesConfig:
+    """What the model is compared with besides simple rules, ridge and trees."""
+
+    lstm: bool = False
+    """A plain LSTM trained on the Sharpe of its positions (Lim, Zohren & Roberts 2019), on the columns that prefilter
+    kept: one network a fold, 25 to 100 epochs."""
+
+
+@dataclass(frozen=True)
 class RegistryConfig:
     """The name that the final model is registered under, and when it is promoted."""
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from pipeline.statistics.equal_volatility import at_volatility, realised_volatility
 from tft.backtest import FoldRow
 from tft.metrics import drawdown
 from tft.record import Record, Segment
@@ -153,9 +154,18 @@ def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
     return figure
 
 
-def equity(record: Record) -> Figure:
-    """Compounded portfolio return from flat, drawdown below; fold borders as lines, segments as background."""
+def volatility_label(volatility_target: float, realised: float | None) -> str:
+    """What a record that is scaled ex post is labelled with."""
+    return "not scaled" if realised is None else f"at {volatility_target:.0%} volatility; realised {realised:.1%}"
+
+
+def equity(record: Record, *, volatility_target: float) -> Figure:
+    """Compounded portfolio return from flat, drawdown below; fold borders as lines, segments as background. The record
+    is scaled ex post to an annual volatility of `volatility_target`."""
     figure, (above, below) = empty_figure(6.5, (3, 1))
+    everywhere = np.ones(len(record.bars), dtype=bool)
+    label_of_scale = volatility_label(volatility_target, realised_volatility(record, everywhere))
+    record = at_volatility(record, everywhere, volatility_target)
     known = np.flatnonzero(np.isfinite(record.net()))
     stop = int(known[-1]) + 1 if len(known) else 0  # the last bars have no return yet
     if not stop:
@@ -196,7 +206,7 @@ def equity(record: Record) -> Figure:
     above.plot(time, compounded(gross), color=GREY, lw=1.0, label="before costs")
     above.plot(time, compounded(net), color=BLUE, lw=1.8, label="net of costs")
     above.axhline(0.0, color="black", lw=0.8)
-    above.set_ylabel("cumulative return")
+    above.set_ylabel(f"cumulative return\n({label_of_scale})")
     below.fill_between(time, drawdown(net), 0.0, color=VERMILION, alpha=0.6, lw=0)
     below.set_ylabel("drawdown (net)")
     below.set_xlabel("bar of decision (small numbers: fold)")

@@ -25,15 +25,20 @@ from pipeline.reporting.figures import (
     label_dates,
 )
 from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.comparable import MODEL
+from pipeline.statistics.equal_volatility import at_volatility, realised_volatility
 from tft.record import Record
 
-ORANGE, PURPLE, PALE = "#E69F00", "#CC79A7", "#E9E9E9"
-_STYLES = ((GREY, "-"), (ORANGE, "-"), (VERMILION, "--"), (GREEN, "-"), (PURPLE, "-."))
+ORANGE, PURPLE, SKY, PALE = "#E69F00", "#CC79A7", "#56B4E9", "#E9E9E9"
+STYLES = ((GREY, "-"), (ORANGE, "-"), (VERMILION, "--"), (GREEN, "-"), (PURPLE, "-."), (SKY, "--"))
 """Colour and line of each baseline; black and white still tells neighbours apart."""
 
 
-def baselines(model: Record, records: Mapping[str, Record], rows: Sequence[BaselineRow]) -> Figure:
-    """Compounded net return of the model and of each baseline, the holdout shaded; below, the paired differences.
+def baselines(
+    model: Record, records: Mapping[str, Record], rows: Sequence[BaselineRow], *, volatility_target: float
+) -> Figure:
+    """Compounded net return of the model and of each baseline, the holdout shaded, each scaled ex post to an annual
+    volatility of `volatility_target` over its own bars; below, the paired differences.
 
     A line is the 95 % interval of a difference, a pale bar the true differences that so few bars are likely to miss.
     """
@@ -41,10 +46,10 @@ def baselines(model: Record, records: Mapping[str, Record], rows: Sequence[Basel
     figure, (above, *below) = (
         empty_figure(4.5 + height, (3.4, height), sharex=False) if rows else empty_figure(4.5, (1,))
     )
-    _cumulative(above, model, records)
+    _cumulative(above, model, records, volatility_target)
     if rows:
         _differences(below[0], rows)
-    figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
@@ -117,7 +122,7 @@ def planted(
     return figure
 
 
-def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record]) -> None:
+def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record], volatility_target: float) -> None:
     known = np.flatnonzero(np.isfinite(model.net()))
     stop = int(known[-1]) + 1 if len(known) else 0  # the last bars have no return yet
     if not stop:
@@ -128,17 +133,26 @@ def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record]) -> Non
     if len(holdout):
         axes.axvspan(time[holdout[0]], time[-1], color=SEGMENT_COLOURS["holdout"], lw=0, zorder=0, label="holdout")
     for i, (name, record) in enumerate(records.items()):
-        colour, line = _STYLES[i % len(_STYLES)]
-        net = record.net()[:stop]
-        if np.isfinite(net).any():  # a baseline that needs more history than there is has no bar
-            axes.plot(time, _from_its_start(net), line, color=colour, lw=1.3, label=name)
-    axes.plot(time, _from_its_start(model.net()[:stop]), color=BLUE, lw=2.2, label="model")
+        colour, line = STYLES[i % len(STYLES)]
+        net, label = _at_volatility(name, record, volatility_target)
+        if np.isfinite(net[:stop]).any():  # a baseline that needs more history than there is has no bar
+            axes.plot(time, _from_its_start(net[:stop]), line, color=colour, lw=1.3, label=label)
+    net, label = _at_volatility(MODEL, model, volatility_target)
+    axes.plot(time, _from_its_start(net[:stop]), color=BLUE, lw=2.2, label=label)
     axes.axhline(0.0, color="black", lw=0.8)
-    axes.set_ylabel("cumulative net return")
+    axes.set_ylabel(f"cumulative net return\nat {volatility_target:.0%} volatility")
     axes.set_xlabel("bar of decision")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.margins(x=0.0)
     label_dates(axes)
+
+
+def _at_volatility(name: str, record: Record, volatility_target: float) -> tuple[NDArray[np.float64], str]:
+    """Net returns (n,) scaled over all of the record's bars, and the label that names the realised volatility."""
+    everywhere = np.ones(len(record.bars), dtype=bool)
+    realised = realised_volatility(record, everywhere)
+    label = f"{name} (not scaled)" if realised is None else f"{name} (realised {realised:.1%})"
+    return at_volatility(record, everywhere, volatility_target).net(), label
 
 
 def _from_its_start(net: NDArray[np.float64]) -> NDArray[np.float64]:

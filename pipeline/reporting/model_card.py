@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from pipeline.config.schema import Config
 from pipeline.statistics.calibration_in_words import in_one_sentence
+from pipeline.statistics.comparable import MODEL, Comparable
 from pipeline.statistics.inference import Inference
 from pipeline.statistics.sharpe import SharpeInference
 from tft.backtest import FoldRow
-from tft.metrics import Performance
 from tft.panel import Panel
 
 
@@ -17,36 +17,37 @@ def model_card(
     panel: Panel,
     config: Config,
     rows: Sequence[FoldRow],
-    development: Performance | None,
-    holdout: Performance | None,
+    comparable: Sequence[Comparable],
     inference: Inference,
 ) -> str:
     """The description of a registered version (Markdown)."""
 
-    def line(name: str, performance: Performance | None, inference: SharpeInference | None) -> str:
-        if performance is None:
-            return f"- {name}: too few bars to say anything"
+    of_segment = {one.segment: one for one in comparable if one.name == MODEL}
+
+    def line(name: str, one: Comparable | None, inference: SharpeInference | None) -> str:
+        if one is None or one.volatility is None:
+            return f"- {name}: too few bars, or returns that do not vary, to say anything"
         error = f" ± {inference.standard_error:.2f}" if inference and inference.standard_error is not None else ""
         return (
-            f"- {name}: annual net Sharpe {performance.sharpe:.2f}{error} (gross {performance.sharpe_gross:.2f}), "
-            f"worst drawdown {performance.max_drawdown:.1%}, turnover {performance.turnover:.0f} a year, "
-            f"{performance.n_bars} bars"
+            f"- {name}: annual net Sharpe {one.sharpe:.2f}{error} (gross {one.sharpe_gross:.2f}), {one.n_bars} bars; "
+            f"scaled to a volatility of {one.volatility_target:.0%} (realised: {one.volatility:.1%}) worst drawdown "
+            f"{one.max_drawdown_at_target:.1%}, turnover {one.turnover_at_target:.0f} a year"
         )
 
     if config.selection == "nested":
         records = [
             line(
                 "Nested, columns and parameters of each fold chosen on nothing but the bars before it",
-                holdout,
+                of_segment.get("holdout"),
                 inference.holdout,
             )
         ]
     else:
         records = [
-            line("Holdout, never seen by selection", holdout, inference.holdout),
+            line("Holdout, never seen by selection", of_segment.get("holdout"), inference.holdout),
             line(
                 "Development, on which columns and parameters were chosen: not out-of-sample",
-                development,
+                of_segment.get("development"),
                 inference.development,
             ),
         ]

@@ -24,6 +24,7 @@ from pipeline.reporting.figures import bar_label
 from pipeline.reporting.selection_figures import RankedRow
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics.calibration_in_words import in_one_sentence
+from pipeline.statistics.comparable import MODEL, Comparable
 from pipeline.statistics.inference import Inference
 from pipeline.statistics.sharpe import SharpeInference
 from pipeline.tracking.ledger import Look
@@ -36,13 +37,16 @@ SYMBOLS_SHOWN = 12
 MISSING = "n/a"
 BASELINES = "baselines.png"
 """The figure that stands beside the table of baselines."""
+FRICTIONS = "frictions.png"
+"""The figure of Sharpes by cost and by delay."""
 CALIBRATION = "calibration.png"
 """The figure that stands beside the table of forecast distributions."""
 
 CAPTIONS = {
     "equity.png": (
         "Equity and drawdown",
-        "Compounded portfolio return, with the loss since its last high below it. Be suspicious of a climb that ends "
+        "Compounded portfolio return, with the loss since its last high below it, as a book scaled ex post to the "
+        "portfolio's volatility target would have earned it. Be suspicious of a climb that ends "
         "where the shaded holdout begins, of a gain made in very few bars, and of a wide gap between the two lines, "
         "which is what trading costs.",
     ),
@@ -100,6 +104,7 @@ class Headline:
 
     performance: Performance
     inference: SharpeInference
+    scaled: Comparable
     first: str
     last: str
     """First and last bar of decision with a known return."""
@@ -123,6 +128,7 @@ def render(
     trouble: Sequence[str],
     figures: Mapping[str, Figure],
     inference: Inference,
+    comparable: Sequence[Comparable],
     looks: Sequence[Look] = (),
     findings: Sequence[Finding] = (),
 ) -> str:
@@ -132,16 +138,17 @@ def render(
     holdout up to and with this one, oldest first. What is empty has no section.
     """
     nested = job.selection == "nested"
+    clean = [one for one in comparable if one.segment == "holdout"]
     selected = [row for row in ranked if row.selected]
     known = [name for name in CAPTIONS if name in figures]
-    rest = [name for name in figures if name not in (*CAPTIONS, BASELINES, CALIBRATION)]
+    rest = [name for name in figures if name not in (*CAPTIONS, BASELINES, FRICTIONS, CALIBRATION)]
     return _PAGE.render(
         job=job,
         verdict=inference.verdict,
         nested=nested,
         record_name="record" if nested else "holdout",
-        holdout=_headline(record, "holdout", inference.holdout),
-        development=_headline(record, "development", inference.development),
+        holdout=_headline(record, "holdout", inference.holdout, comparable),
+        development=_headline(record, "development", inference.development, comparable),
         skill=inference.skill,
         tuning=inference.tuning,
         overfitting=inference.overfitting,
@@ -152,6 +159,9 @@ def render(
         baselines=inference.baselines,
         baselines_verdict=baseline_comparison.verdict(inference.baselines),
         baselines_figure=_png(figures[BASELINES]) if BASELINES in figures else "",
+        comparable=clean,
+        target=clean[0].volatility_target if clean else None,
+        frictions_figure=_png(figures[FRICTIONS]) if FRICTIONS in figures else "",
         calibration=inference.calibration,
         calibration_sentence=in_one_sentence(inference.calibration, nested=nested) if inference.calibration else "",
         calibration_figure=_png(figures[CALIBRATION]) if CALIBRATION in figures else "",
@@ -179,12 +189,15 @@ def with_verdict(text: str, verdict: str) -> str:
     return said
 
 
-def _headline(record: Record, segment: Segment, inference: SharpeInference | None) -> Headline | None:
+def _headline(
+    record: Record, segment: Segment, inference: SharpeInference | None, comparable: Sequence[Comparable]
+) -> Headline | None:
     performance = record.performance(segment)
-    if performance is None or inference is None:
+    scaled = next((one for one in comparable if (one.name, one.segment) == (MODEL, segment)), None)
+    if performance is None or inference is None or scaled is None:
         return None
     rows = np.flatnonzero((record.segment == segment) & np.isfinite(record.net()))
-    return Headline(performance, inference, str(record.times[rows[0]]), str(record.times[rows[-1]]))
+    return Headline(performance, inference, scaled, str(record.times[rows[0]]), str(record.times[rows[-1]]))
 
 
 def _groups(ranked: Sequence[RankedRow]) -> list[tuple[str, int, int]]:

@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 
 from pipeline.data.findings import Finding
 from pipeline.phases.production import Choice, Walked
-from pipeline.reporting import artifacts, calibration_figure, figures, luck_figures, page
+from pipeline.reporting import artifacts, calibration_figure, figures, frictions_figure, luck_figures, page
 from pipeline.statistics import baseline_comparison
+from pipeline.statistics import comparable as comparing
 from pipeline.statistics.baseline_comparison import BaselineRow
+from pipeline.statistics.baselines import Baseline
+from pipeline.statistics.comparable import MODEL, Comparable
+from pipeline.statistics.frictions import COSTS_BPS, DELAYS_BARS
 from pipeline.statistics.inference import Inference, metrics
 from pipeline.tracking.ledger import Look
 from pipeline.tracking.sink import Sink
 from tft.backtest import FoldOutcome, FoldRow
 from tft.metrics import Performance
-from tft.record import Record
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Produced:
     holdout: Performance | None
     inference: Inference
     """The inference that stands beside each of these numbers, and the verdict."""
+    comparable: tuple[Comparable, ...]
+    """The model by segment, and each simple rule on the holdout, at one volatility and against costs and delays."""
     looks: tuple[Look, ...]
     """Looks at an overlapping holdout, this one last."""
     seed_sharpes: tuple[float, ...]
@@ -61,15 +66,15 @@ def production(
     facts: page.Facts,
     chosen: Choice,
     walked: Walked,
-    simple: Mapping[str, Record],
+    baselines: Mapping[str, Baseline],
     findings: Sequence[Finding],
 ) -> None:
     """Write the run to each of `sinks`: the phase's own run and the job's.
 
-    chosen: what the deployed model uses · simple: the record of each simple rule.
+    chosen: what the deployed model uses · baselines: each simple rule by its name.
     """
     record, pruned, tuned = walked.record, chosen.pruned, chosen.tuned
-    drawn = {name: draw() for name, draw in _figures(result, chosen, walked, simple).items()}
+    drawn = {name: draw() for name, draw in _figures(result, chosen, walked, baselines).items()}
     html = page.render(
         job=facts,
         n_initial=chosen.filtered.n_initial,
@@ -87,6 +92,7 @@ def production(
         trouble=result.trouble,
         figures=drawn,
         inference=result.inference,
+        comparable=result.comparable,
         looks=result.looks,
         findings=findings,
     )
@@ -98,6 +104,7 @@ def production(
         headline(sink, result, n_initial=chosen.filtered.n_initial, n_prefiltered=len(chosen.filtered.kept))
         sink.metrics({"n_features_expected_false": pruned.n_expected_false})
         artifacts.vsn_tables(sink, pruned)
+        sink.table("baseline_choices.json", baseline_choices(baselines, [fold.index for fold in walked.folds]))
         if walked.selection == "nested":
             choices(sink, walked)
         for name, figure in drawn.items():
@@ -110,13 +117,13 @@ def production(
 
 
 def _figures(
-    result: Produced, chosen: Choice, walked: Walked, simple: Mapping[str, Record]
+    result: Produced, chosen: Choice, walked: Walked, baselines: Mapping[str, Baseline]
 ) -> dict[str, partial[Figure]]:
     """How each figure is drawn, by file name."""
-    outcomes = walked.outcomes
+    outcomes, config = walked.outcomes, chosen.config
     drawn = {
         "validation_vs_oos.png": partial(figures.validation_against_oos, result.folds),
-        "equity.png": partial(figures.equity, walked.record),
+        "equity.png": partial(figures.equity, walked.record, volatility_target=config.positions.vol_target),
         **artifacts.pruning_figures(chosen.pruned),
         "training_curves.png": partial(
             figures.training_curves,
@@ -126,7 +133,17 @@ def _figures(
         ),
     }
     if rows := result.inference.baselines:
-        drawn[page.BASELINES] = partial(luck_figures.baselines, walked.record, simple, rows)
+        simple = {name: one.record for name, one in baselines.items()}
+        drawn[page.BASELINES] = partial(
+            luck_figures.baselines, walked.record, simple, rows, volatility_target=config.positions.vol_target
+        )
+    if clean := [one for one in result.comparable if one.segment == "holdout"]:
+        drawn[page.FRICTIONS] = partial(
+            frictions_figure.frictions,
+            clean,
+            cost_bps=config.positions.cost_bps,
+            delay_bars=config.execution_delay_bars,
+        )
     if (fit := result.inference.calibration) and fit.segment:
         drawn[page.CALIBRATION] = partial(calibration_figure.calibration, fit)
     return drawn
@@ -163,6 +180,7 @@ def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int
     if rows := result.inference.baselines:
         names = [field.name for field in fields(BaselineRow)]
         sink.table("baselines.json", {name: [getattr(row, name) for row in rows] for name in names})
+    comparables(sink, result.comparable)
     for segment, performance in (("holdout", holdout), ("development", development)):
         if performance:
             sink.metrics({f"{segment}_{name}": value for name, value in asdict(performance).items()})
@@ -170,6 +188,35 @@ def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int
     sink.tags({"verdict": result.inference.verdict})
     if result.trouble:
         sink.tags({"trouble": " ".join(result.trouble)})
+
+
+def baseline_choices(baselines: Mapping[str, Baseline], folds: Sequence[int]) -> dict[str, list[Any]]:
+    """A row for each baseline and fold: its smoothing of positions and, where it has one, its strength (the penalty of
+    ridge, the number of trees)."""
+    rows = [
+        (name, fold, smoothing, one.strength[i] if one.strength else None)
+        for name, one in baselines.items()
+        for i, (fold, smoothing) in enumerate(zip(folds, one.position_smooth, strict=True))
+    ]
+    return dict(
+        zip(("baseline", "fold", "position_smooth", "strength"), map(list, zip(*rows, strict=True)), strict=True)
+    )
+
+
+def comparables(sink: Sink, rows: Sequence[Comparable]) -> None:
+    """Log `comparable.json`, `frictions.json`, their metrics, and the model's Sharpe by cost and by delay, of which the
+    cost in basis points or the delay in bars is the step."""
+    sink.metrics(comparing.metrics(rows))
+    names = [field.name for field in fields(Comparable) if not field.name.startswith("sharpe_by_")]
+    sink.table("comparable.json", {name: [getattr(row, name) for row in rows] for name in names})
+    sink.table("frictions.json", comparing.curves(rows))
+    for row in rows:
+        if row.name == MODEL:
+            by_cost = dict(zip(COSTS_BPS, row.sharpe_by_cost, strict=True))
+            by_delay = dict(zip(DELAYS_BARS, row.sharpe_by_delay, strict=True))
+            sink.metric_steps(
+                {f"{row.segment}_sharpe_at_cost_bps": by_cost, f"{row.segment}_sharpe_at_delay_bars": by_delay}
+            )
 
 
 def validation_columns(

@@ -1,4 +1,5 @@
-"""The model compared with simple rules on the bars that both have: a row for each rule, and a sentence on all of them.
+"""The model's Sharpe compared with that of simple rules on the bars that both have: a row for each rule, and a sentence
+on all of them. What depends on the size of a record is in comparable.py.
 
 Shapes: T bars.
 """
@@ -32,9 +33,6 @@ class BaselineRow:
     sharpe_annual: float | None
     """Sharpe of the baseline, net of costs."""
     sharpe_gross_annual: float | None
-    turnover_annual: float | None
-    max_drawdown: float | None
-    """Worst drawdown of the baseline, net of costs, as a negative fraction."""
     model_sharpe_annual: float | None
     """Net Sharpe of the model on these bars: the headline Sharpe unless the baseline begins later."""
     difference_annual: float | None
@@ -90,8 +88,6 @@ def _row(model: Record, name: str, baseline: Record, segment: Segment) -> Baseli
         n_bars=n_bars,
         sharpe_annual=own_sharpe,
         sharpe_gross_annual=_known(figures.sharpe_gross) if figures else None,
-        turnover_annual=figures.turnover if figures else None,
-        max_drawdown=figures.max_drawdown if figures else None,
         model_sharpe_annual=model_sharpe,
         difference_annual=None if model_sharpe is None or own_sharpe is None else model_sharpe - own_sharpe,
         difference_se_annual=compared.standard_error * annual if compared else None,

@@ -1,27 +1,47 @@
-"""Simple rules and regressions in the model's place: same bars, delay, volatility scaling and costs.
+"""Simple rules, regressions and a plain LSTM in the model's place: same bars, delay, volatility scaling and costs.
 
 A baseline makes raw positions in [-1, 1] from information up to and including their bar. From there on they are
-handled as the model's own are (by `tft.record.stitch`, say), so that only the forecast differs. Rules read past returns
-alone; regressions read the model's columns and are fitted anew in every fold, on the rows that the model trains on.
+handled as the model's own are (by `tft.record.stitch`, say), with two differences that give them a fair chance:
 
-Shapes: T bars, A instruments, F features, M cells (bar, instrument) of a block that have a feature.
+- Nothing is inherited that was chosen for the network. What learns reads all columns that prefilter kept. The cap is
+  the configured one in every fold: it is the limit of a book and not a part of a forecast, and one that was tuned fold
+  by fold would time a rule that knows nothing of it. No baseline gets the model's factor on positions
+  (`tft.backtest.gain_for_volatility`): it brings a portfolio to its volatility, and all records are compared at one.
+- What regularises is a baseline's own, chosen before anything is scored: the strength of a regression by the squared
+  error on validation blocks, then the smoothing of positions by the net Sharpe of the stitched record.
+
+Rules read past returns alone; what learns is fitted anew in every fold, on the rows that the model trains on. The LSTM
+stops by its fold's own validation block, as in its paper.
+
+Shapes: T bars, A instruments, F features, P strengths, n bars of a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scipy.special import ndtr
-from sklearn.linear_model import Ridge
 
+from pipeline.statistics.position_lstm import fit_position_lstm
+from pipeline.statistics.regressions import (
+    RIDGE_REGRESSION,
+    TREE_REGRESSION,
+    Cells,
+    Features,
+    Regression,
+    squared_error,
+)
 from tft.cross_section import error_correlation, hedged
 from tft.folds import Fold
+from tft.metrics import MIN_INFERENCE_BARS, sharpe
 from tft.panel import Panel
+from tft.positions import PositionsConfig
 from tft.record import RawForecast, Record
 from tft.scaling import Scaler
 from tft.volatility import Timing, scaled_label
@@ -33,31 +53,37 @@ MOMENTUM = "time-series momentum"
 MACD = "MACD"
 RIDGE = "ridge"
 TREES = "gradient-boosted trees"
+LSTM = "LSTM"
 
 TIME_SCALES = ((8, 24), (16, 48), (32, 96))
 """Fast and slow time scale of each MACD, in bars; a scale of n bars is an average with weight 1/n on the newest."""
 PRICE_BARS, SIGNAL_BARS = 63, 252
 """Bars over which the price and then the signal are normalised."""
 
-PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Ridge penalties per training cell; the validation block chooses one of them."""
+SMOOTHINGS = (0.0, 0.25, 0.5, 0.75, 0.9)
+"""What a baseline's `position_smooth` is chosen from, besides the configured one."""
 
-TREE_ROUNDS, TREE_PATIENCE = 300, 20
-TREE_PARAMETERS = {
-    "objective": "regression",
-    "learning_rate": 0.05,
-    "num_leaves": 8,
-    "min_data_in_leaf": 20,
-    "max_bin": 63,
-    "bin_construct_sample_cnt": 5000,
-    "feature_fraction": 0.25,
-    "num_threads": 1,
-    "deterministic": True,
-    "force_row_wise": True,
-    "seed": 0,
-    "verbosity": -1,
-}
-"""Shallow trees and small steps: a fold has few cells and little signal."""
+Stitch = Callable[[Sequence[RawForecast], Mapping[int, PositionsConfig]], Record]
+"""From forecasts, and the positions of each fold by its index, to a record."""
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """The out-of-sample record of a baseline, and what was chosen for it."""
+
+    record: Record
+    position_smooth: tuple[float, ...]
+    """Of each fold."""
+    strength: tuple[float, ...] = ()
+    """Of each fold: the penalty of ridge per training cell, the number of trees; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """How the plain LSTM is fitted."""
+
+    seed: int
+    device: torch.device
 
 
 def run_baselines(
@@ -66,38 +92,63 @@ def run_baselines(
     features: Sequence[Sequence[str]],
     sigma: Array,
     timing: Timing,
-    stitched: Callable[[Sequence[RawForecast]], Record],
+    stitched: Stitch,
     *,
+    positions: PositionsConfig,
+    chosen_before: Sequence[int],
     cross_section: bool = False,
     test_until: int | None = None,
-) -> dict[str, Record]:
-    """The out-of-sample record of every baseline, over the folds' test bars.
+    lstm: NetworkSettings | None = None,
+) -> dict[str, Baseline]:
+    """Every baseline over the folds' test bars.
 
-    `features`: the columns of `panel` that the regressions read, fold by fold. `sigma` (T, A) scales labels. `stitched`
-    turns forecasts into a record, in the way that the model's were. `cross_section`: the regressions get the model's
-    cross-sectional step. `test_until`: the bar up to which the last fold forecasts, as in `tft.backtest.walk`. Trees
-    are grown where LightGBM is installed (extra `trees`).
+    features: the columns of `panel` that each fold's regressions and network read · sigma: (T, A), scales labels ·
+    positions: cap, volatility target and costs, and the smoothing where there are too few bars to choose one ·
+    chosen_before: for each fold the bar before which the labels end that its strength and smoothing are chosen by; the
+    end of the first fold's validation block at least, before which nothing is scored · cross_section: what learns gets
+    the model's cross-sectional step · test_until: the bar up to which the last fold forecasts, as in
+    `tft.backtest.walk` · lstm: left out if None. Trees are grown where LightGBM is installed (extra `trees`).
     """
+    before = [max(bar, folds[0].validation.stop) for bar in chosen_before]
+    assert before == sorted(before), "folds in order, each chosen on what those before it had and more"
     tested = [fold.test for fold in folds]
     if test_until is not None:
         tested[-1] = range(tested[-1].start, max(test_until, tested[-1].stop))
+    y = scaled_label(panel.returns, sigma, timing)
     rules = {
         LONG_ONLY: np.ones_like(panel.returns),
         MOMENTUM: time_series_momentum(panel.returns, lookback_bars=round(timing.periods_per_year)),
         MACD: macd(panel.returns),
     }
-    forecasts = {
-        name: [RawForecast(fold, bars, raw[bars.start : bars.stop]) for fold, bars in zip(folds, tested, strict=True)]
-        for name, raw in rules.items()
-    }
-    regressions = {RIDGE: ridge} | ({TREES: boosted_trees} if find_spec("lightgbm") else {})
-    y = scaled_label(panel.returns, sigma, timing)
+    raw = {name: [rule[bars.start : bars.stop] for bars in tested] for name, rule in rules.items()}
+    regressions = {RIDGE: RIDGE_REGRESSION} | ({TREES: TREE_REGRESSION} if find_spec("lightgbm") else {})
+    fitted: dict[str, list[_Fitted]] = {name: [] for name in regressions}
+    of_lstm = []
     for fold, bars, names in zip(folds, tested, features, strict=True):
-        correlation = error_correlation(y[fold.train.start : fold.train.stop]) if cross_section else 0.0
-        for name, own in _regressed(panel, y, fold, bars, names, regressions):
-            raw = hedged(own, np.isfinite(own), correlation)
-            forecasts.setdefault(name, []).append(RawForecast(fold, bars, raw))
-    return {name: stitched(own) for name, own in forecasts.items()}
+        for name, one in _regressed(panel, y, fold, bars, names, regressions):
+            fitted[name].append(one)
+        if lstm:
+            read = panel.select(names).features
+            of_lstm.append(fit_position_lstm(read, y, fold, bars, seed=lstm.seed, device=lstm.device)[0])
+    strengths, learned = {}, {}
+    for name, regression in regressions.items():
+        best = _least_error(fitted[name], before, timing)
+        strengths[name] = tuple(regression.strengths[i] for i in best)
+        learned[name] = [one.raw[:, :, i] for one, i in zip(fitted[name], best, strict=True)]
+    if lstm:
+        learned[LSTM] = of_lstm
+    correlations = [error_correlation(y[f.train.start : f.train.stop]) if cross_section else 0.0 for f in folds]
+    for name, blocks in learned.items():
+        raw[name] = [hedged(own, np.isfinite(own), r) for own, r in zip(blocks, correlations, strict=True)]
+    found = {}
+    for name, blocks in raw.items():
+        forecasts = [RawForecast(*one) for one in zip(folds, tested, blocks, strict=True)]
+        record, smoothing = _smoothed(forecasts, before, stitched, positions)
+        found[name] = Baseline(record, smoothing, strengths.get(name, ()))
+    return found
+
+
+# ---- rules
 
 
 def time_series_momentum(returns: Array, *, lookback_bars: int) -> Array:
@@ -137,17 +188,19 @@ def _price(returns: Array) -> Array:
     return np.where(started, np.cumprod(1.0 + np.nan_to_num(returns, nan=0.0), axis=0), np.nan)
 
 
-class Cells(NamedTuple):
-    """Labelled cells of a block: standardised features x (M, F), NaN = missing, and scaled labels y (M,)."""
-
-    x: NDArray[np.float32]
-    y: Array
+# ---- regressions
 
 
-Forecast = Callable[[NDArray[np.float32]], Array]
-"""A fitted regression: from x (M, F) to mu (M,), in units of the scaled label."""
-Regression = Callable[[Cells, Cells], Forecast]
-"""Fits on training cells, the first argument, and chooses its penalty or its number of trees on validation cells."""
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """A regression fitted on one fold."""
+
+    raw: Array
+    """(n, A, P) raw positions over the test bars at each strength; NaN where no feature is known."""
+    error: Array
+    """(M, P) squared errors of the labelled cells of the validation block."""
+    error_bars: NDArray[np.int64]
+    """(M,) their bars."""
 
 
 def _regressed(
@@ -157,69 +210,92 @@ def _regressed(
     bars: range,
     names: Sequence[str],
     regressions: Mapping[str, Regression],
-) -> Iterator[tuple[str, Array]]:
-    """Raw positions (n, A) of each regression over `bars`, fitted on the fold's training and validation blocks.
+) -> Iterator[tuple[str, _Fitted]]:
+    """Each regression fitted on the fold's training block, with its raw positions over `bars`.
 
     They are 2 Phi(mu / sigma) - 1, as from the `joint_mle` head, where sigma is the standard deviation of the training
-    residuals. NaN where no feature is known.
+    residuals.
     """
     columns = [panel.feature_names.index(name) for name in names]
 
-    def features(block: range) -> NDArray[np.float32]:
+    def features(block: range) -> Features:
         return np.take(panel.features[block.start : block.stop], columns, axis=2)
 
     scaler = Scaler.fit(features(fold.train))
 
-    def seen(block: range) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def seen(block: range) -> tuple[Features, NDArray[np.bool_]]:
         x = scaler.transform(features(block))
         return x, np.asarray(np.isfinite(x).any(axis=2))
 
-    def labelled(block: range) -> Cells:
+    def labelled(block: range) -> tuple[Cells, NDArray[np.int64]]:
         x, present = seen(block)
         of_block = y[block.start : block.stop]
         known = present & np.isfinite(of_block)
         assert known.any(), f"fold {fold.index}: the model was fitted on this block, so it has labelled cells"
-        return Cells(x[known], of_block[known])
+        return Cells(x[known], of_block[known]), block.start + np.nonzero(known)[0]
 
-    train, validation = labelled(fold.train), labelled(fold.validation)
+    train, _ = labelled(fold.train)
+    validation, error_bars = labelled(fold.validation)
     x, present = seen(bars)
     for name, regression in regressions.items():
-        forecast = regression(train, validation)
-        residual = float(np.std(train.y - forecast(train.x)))
-        raw = np.full(present.shape, np.nan)
+        forecasts = regression.fit(train)
+        residual = np.std(train.y[:, None] - forecasts(train.x), axis=0)
+        raw = np.full((*present.shape, len(regression.strengths)), np.nan)
         if present.any():
-            with np.errstate(
-                divide="ignore", invalid="ignore"
-            ):  # with no residuals the position is the sign of the forecast
-                raw[present] = 2.0 * ndtr(forecast(x[present]) / residual) - 1.0
-        yield name, raw
+            # With no residuals the position is the sign of the forecast.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                raw[present] = 2.0 * ndtr(forecasts(x[present]) / residual) - 1.0
+        yield name, _Fitted(raw, squared_error(forecasts, validation), error_bars)
 
 
-def ridge(train: Cells, validation: Cells, penalties: Sequence[float] = PENALTIES) -> Forecast:
-    """Ridge regression with the penalty of least squared error on validation cells; a missing feature is its mean."""
-    many = np.asarray(penalties)
-    x = np.nan_to_num(train.x.astype(np.float64), nan=0.0)
-    # One target a penalty: all of them are solved from one product of x with itself.
-    fitted = Ridge(alpha=len(x) * many, solver="cholesky").fit(x, np.repeat(train.y[:, None], len(many), axis=1))
+def _least_error(fitted: Sequence[_Fitted], before: Sequence[int], timing: Timing) -> list[int]:
+    """The strength of each fold, by its number: that of least squared error over all cells of validation blocks whose
+    label ends before the fold's bar `before`; the one in the middle where there are none.
 
-    def forecast(x: NDArray[np.float32]) -> Array:
-        return np.asarray(fitted.predict(np.nan_to_num(x.astype(np.float64), nan=0.0)).reshape(len(x), len(many)))
+    A later fold counts for an earlier one where both choose before the same bar: where they do not, its columns were
+    chosen with bars that the earlier fold may not see.
+    """
+    chosen = []
+    for bar in before:
+        seen = [
+            one.error[one.error_bars + timing.label_bars < bar]
+            for one, at in zip(fitted, before, strict=True)
+            if at <= bar
+        ]
+        errors = np.concatenate(seen)
+        chosen.append(int(errors.sum(axis=0).argmin()) if len(errors) else errors.shape[1] // 2)
+    return chosen
 
-    error = ((forecast(validation.x) - validation.y[:, None]) ** 2).mean(axis=0)
-    best = int(error.argmin())
-    return lambda x: forecast(x)[:, best]
+
+# ---- the smoothing of positions
 
 
-def boosted_trees(train: Cells, validation: Cells) -> Forecast:
-    """LightGBM's gradient-boosted trees; training stops where the squared error on validation cells stops falling."""
-    import lightgbm
+def _smoothed(
+    forecasts: Sequence[RawForecast], before: Sequence[int], stitched: Stitch, positions: PositionsConfig
+) -> tuple[Record, tuple[float, ...]]:
+    """The record with each fold's own smoothing, and these: of SMOOTHINGS and the configured one that of the highest
+    net Sharpe over the bars whose label ends before the fold's bar `before`, in the record that has it throughout; the
+    configured one where these bars are fewer than MIN_INFERENCE_BARS.
+    """
 
-    data = lightgbm.Dataset(train.x, train.y, params=dict(TREE_PARAMETERS))
-    grown = lightgbm.train(
-        dict(TREE_PARAMETERS),
-        data,
-        num_boost_round=TREE_ROUNDS,
-        valid_sets=[lightgbm.Dataset(validation.x, validation.y, reference=data)],
-        callbacks=[lightgbm.early_stopping(TREE_PATIENCE, verbose=False)],
-    )
-    return lambda x: np.asarray(grown.predict(x, num_threads=1))
+    def record(of_folds: Sequence[float]) -> Record:
+        pairs = zip(forecasts, of_folds, strict=True)
+        return stitched(forecasts, {one.fold.index: replace(positions, position_smooth=own) for one, own in pairs})
+
+    configured = positions.position_smooth
+    records = {each: record([each] * len(forecasts)) for each in sorted({*SMOOTHINGS, configured})}
+
+    def best(bar: int) -> float:
+        def net_sharpe(each: float) -> float:
+            one = records[each]
+            net = one.net()[one.bars + one.timing.label_bars < bar]
+            if np.isfinite(net).sum() < MIN_INFERENCE_BARS:
+                return -np.inf
+            known = sharpe(net, periods_per_year=one.timing.periods_per_year)
+            return known if np.isfinite(known) else -np.inf
+
+        return max(records, key=lambda each: (net_sharpe(each), each == configured))
+
+    by_bar = {bar: best(bar) for bar in set(before)}
+    chosen = tuple(by_bar[bar] for bar in before)
+    return record(chosen), chosen

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from pipeline import assessment
 from pipeline.assessment import _looks, _trials
+from pipeline.config.schema import Config, Selection
+from pipeline.config.sections import BaselinesConfig
+from pipeline.data.dataset import Dataset
+from pipeline.job import Job
+from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.tuning import Trial, Tuned
 from pipeline.statistics.baseline_comparison import against
+from pipeline.statistics.baselines import Baseline, NetworkSettings
 from pipeline.statistics.inference import Looked
 from pipeline.tracking.ledger import Look, enter
+from tests.conftest import CPU, small_panel
 from tests.pipeline.reporting.test_page import small_record
+from tests.pipeline.statistics.test_baselines import FOLDS
+from tft.market import Market
+from tft.panel import Panel
+from tft.positions import PositionsConfig
 from tft.record import Record
 
 
@@ -26,6 +40,39 @@ def test_the_part_of_a_record_over_the_untuned_bars_can_be_paired() -> None:
     assert_array_equal(part.net(), record.net()[40:150])
     (row,) = against(part, {"the same": part}, "holdout")
     assert (row.n_bars, row.difference_annual, row.p_value) == (90, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("selection", ["holdout", "nested"])
+def test_baselines_get_what_the_prefilter_kept_and_choose_before_anything_is_scored(
+    selection: Selection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All columns of each fold's own prefilter, none of what was tuned, and bars before the holdout; with nested
+    selection those before the end of each fold's validation block."""
+    panel = small_panel(420, 2, 4)
+    config = Config(selection=selection, holdout_start="2020-11-06", baselines=BaselinesConfig(lstm=True))
+    tuned = replace(config, positions=PositionsConfig(max_position=0.9, position_smooth=0.1))
+    data = Dataset(panel=panel, sha256="", source="", n_rows=840)
+    job = Job(config, data, CPU)
+    kept = {0: panel.feature_names[:3], 1: panel.feature_names[1:]}
+    choices = {
+        fold: SimpleNamespace(features=("group_2",), config=tuned, filtered=Prefiltered(4, columns, ()))
+        for fold, columns in kept.items()
+    }
+    walked = SimpleNamespace(
+        selection=selection, folds=FOLDS, choices=choices, market=Market(panel, config.timing, CPU), n_development=310
+    )
+    given: dict[str, Any] = {}
+
+    def run(panel: Panel, folds: Any, features: Any, *others: Any, **named: Any) -> dict[str, Baseline]:
+        given.update(named | {"features": features})
+        return {}
+
+    monkeypatch.setattr(assessment, "run_baselines", run)
+    assessment._baselines(job, choices[1], walked)  # type: ignore[arg-type]
+    assert given["features"] == [kept[0], kept[1]]
+    assert given["positions"] == config.positions
+    assert given["chosen_before"] == ([215, 315] if selection == "nested" else [310, 310])
+    assert given["lstm"] == NetworkSettings(config.seed, CPU)
 
 
 def trial(number: int, state: str, returns: tuple[float, ...]) -> Trial:

@@ -78,19 +78,21 @@ def test_validation_against_oos_thins_its_labels(n_folds: int) -> None:
 
 def test_equity_compounds_from_flat_and_leaves_out_the_bars_without_a_return() -> None:
     record = small_record(60)
-    above, below = figures.equity(record).axes
+    above, below = figures.equity(record, volatility_target=0.15).axes
     lines = {line.get_label(): np.asarray(line.get_ydata(), dtype=float) for line in above.lines}
     net = record.net()
     assert np.isnan(net[-2:]).all()
-    # The curve is the compounded return of the bars whose return is known.
-    np.testing.assert_allclose(lines["net of costs"], np.cumprod(1.0 + net[:-2]) - 1.0)
-    np.testing.assert_allclose(lines["before costs"], np.cumprod(1.0 + record.gross()[:-2]) - 1.0)
+    # The curve is the compounded return of the bars with a known return, at a volatility of 15 %.
+    realised = net[:-2].std(ddof=1) * np.sqrt(252.0)
+    np.testing.assert_allclose(lines["net of costs"], np.cumprod(1.0 + net[:-2] * 0.15 / realised) - 1.0)
+    np.testing.assert_allclose(lines["before costs"], np.cumprod(1.0 + record.gross()[:-2] * 0.15 / realised) - 1.0)
+    assert above.get_ylabel() == f"cumulative return\n(at 15% volatility; realised {realised:.1%})"
     assert below.get_xlim() == above.get_xlim()
 
 
 def test_equity_marks_fold_borders_and_segments_with_their_sharpe() -> None:
     record = small_record(60)
-    figure = figures.equity(record)
+    figure = figures.equity(record, volatility_target=0.15)
     verticals = [line for line in figure.axes[1].lines if len(set(np.asarray(line.get_xdata()).tolist())) == 1]
     assert len(verticals) == len(set(record.fold[record.fold >= 0].tolist()))
     text = drawn(figure)
@@ -104,7 +106,7 @@ def test_equity_marks_fold_borders_and_segments_with_their_sharpe() -> None:
 def test_equity_without_a_known_return_says_so() -> None:
     record = small_record(60)
     earned = replace(record.earned, net=np.full_like(record.earned.net, np.nan))
-    assert "no bar with a known return" in drawn(figures.equity(replace(record, earned=earned)))
+    assert "no bar with a known return" in drawn(figures.equity(replace(record, earned=earned), volatility_target=0.15))
 
 
 @pytest.mark.parametrize(

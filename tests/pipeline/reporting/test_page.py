@@ -15,17 +15,21 @@ from matplotlib.figure import Figure
 from pipeline.reporting import page as report
 from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.calibration import Calibration, CalibrationRow, Estimate
+from pipeline.statistics.comparable import MODEL, Comparable, comparable
 from pipeline.statistics.drift import Drift
 from pipeline.statistics.epochs import FoldLuck
+from pipeline.statistics.equal_volatility import scaled
 from pipeline.statistics.inference import Inference, Looked, infer
 from pipeline.statistics.overfitting import Trials
 from pipeline.statistics.significance import sharpe_standard_error
 from pipeline.tracking.ledger import Look
 from tft.backtest import FoldRow
+from tft.metrics import max_drawdown
 from tft.positions import Earnings
-from tft.record import Record, segments
+from tft.record import Record, Segment, segments
 from tft.volatility import Timing
 
+SEGMENTS: tuple[Segment, ...] = ("holdout", "development")
 HOSTILE = "px_<script>alert('1')</script>&\"x\""
 
 
@@ -150,8 +154,6 @@ def baseline(name: str, difference: float | None, **given: Any) -> BaselineRow:
         "n_bars": 78,
         "sharpe_annual": 1.5,
         "sharpe_gross_annual": 1.75,
-        "turnover_annual": 12.5,
-        "max_drawdown": -0.123,
         "model_sharpe_annual": 1.5 + (difference or 0.0),
         "difference_annual": difference,
         "difference_se_annual": 0.3 if known else None,
@@ -162,6 +164,18 @@ def baseline(name: str, difference: float | None, **given: Any) -> BaselineRow:
         "remark": "" if known else "It has no position.",
     }
     return BaselineRow(**values | given)
+
+
+def comparable_rows(record: Record, **others: Record) -> tuple[Comparable, ...]:
+    """The record as the model's, and others by name, at a volatility of 15 %; instruments that never move."""
+    still = np.zeros((int(record.bars[-1]) + 1, 2))
+    records = {MODEL: record, **others}
+    return tuple(
+        row
+        for segment in SEGMENTS
+        for row in comparable(records, segment, volatility_target=0.15, returns=still)
+        if row.n_bars and (segment == "holdout" or row.name == MODEL)
+    )
 
 
 def page(**changes: Any) -> str:
@@ -185,6 +199,7 @@ def page(**changes: Any) -> str:
     }
     given |= changes
     given.setdefault("inference", inference(given["record"], given["folds"]))
+    given.setdefault("comparable", comparable_rows(given["record"]))
     return report.render(**given)
 
 
@@ -498,12 +513,38 @@ def test_baselines_are_a_table_with_a_figure_of_its_own() -> None:
     parsed(html)
     first, second = table(html, "baselines")
     assert first == [
-        *["long only", "78", "1.50", "1.75", "-12.30%", "12.5"],
+        *["long only", "78", "1.50", "1.75"],
         *["-0.10 ± 0.30", "-0.70 to 0.50", "0.77", "0.84"],
     ]
-    assert second[6:] == ["n/a"] * 4
+    assert second[4:] == ["n/a"] * 4
     assert "MACD: It has no position." in html
     assert html.index('alt="Model and simple rules"') < html.index("<h2>Folds</h2>")
+
+
+def test_records_stand_beside_each_other_at_one_volatility() -> None:
+    """A record of half the size has half the realised volatility, and nothing else differs."""
+    record = small_record(160, holdout_bars=80)
+    rows = comparable_rows(record, half=scaled(record, 0.5))
+    html = page(record=record, comparable=rows, figures={report.FRICTIONS: Figure(figsize=(1, 1))})
+    parsed(html)
+    model, half = table(html, "comparable")
+    net = record.net()[80:158]
+    realised = net.std(ddof=1) * np.sqrt(252.0)
+    assert model[:5] == [
+        *["model", "78", f"{realised:.2%}", f"{net.mean() * 252.0 * 0.15 / realised:z.2%}"],
+        f"{max_drawdown(net * 0.15 / realised):z.2%}",
+    ]
+    # The table of the record has changes at its last two bars too, whose return is not known.
+    assert float(model[5].rstrip("×")) == pytest.approx(
+        float(record.earned.change[80:].mean()) * 252.0 * 0.15 / realised, abs=0.06
+    )
+    assert half[2] == f"{realised / 2.0:.2%}"
+    assert half[3:] == model[3:]
+    assert 'alt="Sharpe by cost and by delay"' in html
+    headline = " ".join(re.sub(r"<[^>]+>", " ", html).split()).replace("−", "-")
+    assert f"Volatility a year, realised {realised:.2%}" in headline
+    assert "Scaled ex post to a volatility of 15.00% 15.00%" in headline
+    assert f"Worst drawdown at that volatility {model[4]}" in headline
 
 
 def test_the_tuned_run_is_compared_with_the_untuned_one() -> None:

@@ -14,8 +14,9 @@ from pipeline.statistics.baseline_comparison import BaselineRow, against, metric
 from pipeline.statistics.baselines import LONG_ONLY, MACD, MOMENTUM
 from pipeline.statistics.significance import sharpe_difference
 from tests.pipeline.reporting.test_figures import drawn
-from tests.pipeline.statistics.test_baselines import FOLDS, N_BARS, TIMING, market, model_record, run, stitching
-from tft.metrics import max_drawdown, sharpe
+from tests.pipeline.statistics.test_baselines import FOLDS, N_BARS, TIMING, market, model_record, stitching
+from tests.pipeline.statistics.test_baselines import records_of as run
+from tft.metrics import sharpe
 from tft.positions import PositionsConfig
 from tft.record import RawForecast, Record
 
@@ -46,8 +47,6 @@ def test_a_row_is_the_paired_difference_made_annual() -> None:
         assert row.p_value == expected.p_value
         assert row.sharpe_annual == pytest.approx(theirs.mean() / theirs.std(ddof=1) * math.sqrt(252.0))
         assert row.model_sharpe_annual == pytest.approx(mine.mean() / mine.std(ddof=1) * math.sqrt(252.0))
-        assert row.max_drawdown == max_drawdown(theirs)
-        assert row.turnover_annual == pytest.approx(float(np.nanmean(record.earned.change[common])) * 252.0)
         assert row.sharpe_gross_annual == pytest.approx(sharpe(record.gross()[common], periods_per_year=252.0))
         assert row.remark == ""
 
@@ -116,9 +115,7 @@ def test_returns_of_few_values_end_in_a_remark() -> None:
 
 
 def row(name: str, *, low: float | None, difference: float = 0.0, high: float | None = None) -> BaselineRow:
-    return BaselineRow(
-        name, "holdout", 100, 0.5, 0.6, 7.0, -0.1, 0.5 + difference, difference, 0.4, low, high, 0.5, 1.0, ""
-    )
+    return BaselineRow(name, "holdout", 100, 0.5, 0.6, 0.5 + difference, difference, 0.4, low, high, 0.5, 1.0, "")
 
 
 @pytest.mark.parametrize(
@@ -165,15 +162,18 @@ def test_the_figure_shows_every_record_and_every_difference() -> None:
     panel = market()
     model, records = model_record(panel), run(panel)
     rows = against(model, records, "holdout")
-    figure = luck_figures.baselines(model, records, rows)
+    figure = luck_figures.baselines(model, records, rows, volatility_target=0.15)
     above, below = figure.axes
     lines = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=np.float64) for line in above.lines}
-    # The model's curve ends where its compounded net return does.
-    net = model.net()
-    assert lines["model"][-1] == pytest.approx(np.prod(1.0 + net[np.isfinite(net)]) - 1.0)
-    assert lines.keys() >= records.keys()
-    # A curve begins with its first known return.
-    assert np.isnan(lines[MACD]).sum() == (~np.isfinite(records[MACD].net())).sum() - TIMING.label_bars
+    for name, record in {"model": model, **records}.items():
+        net = record.net()[np.isfinite(record.net())]
+        realised = net.std(ddof=1) * math.sqrt(252.0)
+        # Every curve ends where its net return, scaled to a volatility of 15 %, has compounded to; the label names the
+        # realised one.
+        curve = lines[f"{name} (realised {realised:.1%})"]
+        assert curve[-1] == pytest.approx(np.prod(1.0 + net * 0.15 / realised) - 1.0)
+        # A curve begins with its first known return.
+        assert np.isnan(curve).sum() == (~np.isfinite(record.net())).sum() - TIMING.label_bars
     points = [np.asarray(line.get_xdata(), dtype=np.float64)[0] for line in below.lines if line.get_marker() == "o"]
     assert points == [row.difference_annual for row in rows]
     text = drawn(figure)
@@ -186,9 +186,9 @@ def test_the_figure_survives_what_is_missing() -> None:
     """No row, rows without figures, a record without a known bar."""
     panel = market()
     model, records = model_record(panel), run(panel)
-    assert len(luck_figures.baselines(model, records, ()).axes) == 1
+    assert len(luck_figures.baselines(model, records, (), volatility_target=0.15).axes) == 1
     nothing = replace(records[MACD], earned=replace(records[MACD].earned, net=np.full_like(model.earned.net, NAN)))
     rows = against(model, {MACD: nothing}, "holdout")
-    text = drawn(luck_figures.baselines(model, {MACD: nothing}, rows))
+    text = drawn(luck_figures.baselines(model, {MACD: nothing}, rows, volatility_target=0.15))
     assert "n/a" in text and text.count(MACD) == 1  # a name beside the missing difference, and no line
-    assert "no bar with a known return" in drawn(luck_figures.baselines(nothing, {}, ()))
+    assert "no bar with a known return" in drawn(luck_figures.baselines(nothing, {}, (), volatility_target=0.15))

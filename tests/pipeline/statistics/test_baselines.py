@@ -12,21 +12,27 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.statistics import baselines
+from pipeline.phases.stitching import stitch_by_fold
+from pipeline.statistics import baselines, position_lstm, regressions
 from pipeline.statistics.baselines import (
     LONG_ONLY,
+    LSTM,
     MACD,
     MOMENTUM,
     RIDGE,
+    SMOOTHINGS,
     TREES,
-    Cells,
+    Baseline,
+    NetworkSettings,
+    Stitch,
     macd,
-    ridge,
     run_baselines,
     time_series_momentum,
 )
-from tests.conftest import small_panel
+from pipeline.statistics.regressions import PENALTIES, Cells, Regression, boosted_trees, ridge
+from tests.conftest import CPU, small_panel
 from tft.folds import Fold
+from tft.market import Market
 from tft.metrics import sharpe
 from tft.panel import Panel
 from tft.positions import PositionsConfig
@@ -67,11 +73,38 @@ def stitching(panel: Panel, positions: PositionsConfig = POSITIONS) -> Callable[
     return lambda forecasts: stitch(forecasts, panel, sigma, positions, TIMING, n_development=N_DEVELOPMENT)
 
 
-def run(panel: Panel, features: Sequence[Sequence[str]] | None = None) -> dict[str, Record]:
+def baselines_of(
+    panel: Panel,
+    features: Sequence[Sequence[str]] | None = None,
+    *,
+    chosen_before: Sequence[int] = (N_DEVELOPMENT, N_DEVELOPMENT),
+    lstm: NetworkSettings | None = None,
+) -> dict[str, Baseline]:
     """All baselines over FOLDS, the last one forecasting to the end of the panel."""
     columns = features or [panel.feature_names] * len(FOLDS)
     sigma = ewm_volatility(panel.returns)
-    return run_baselines(panel, FOLDS, columns, sigma, TIMING, stitching(panel), test_until=N_BARS)
+    return run_baselines(
+        panel,
+        FOLDS,
+        columns,
+        sigma,
+        TIMING,
+        by_fold(panel),
+        positions=POSITIONS,
+        chosen_before=chosen_before,
+        test_until=N_BARS,
+        lstm=lstm,
+    )
+
+
+def records_of(panel: Panel, features: Sequence[Sequence[str]] | None = None) -> dict[str, Record]:
+    return {name: one.record for name, one in baselines_of(panel, features).items()}
+
+
+def by_fold(panel: Panel) -> Stitch:
+    """Each fold with its own positions."""
+    on = Market(panel, TIMING, CPU)
+    return lambda forecasts, positions: stitch_by_fold(forecasts, positions, on, n_development=N_DEVELOPMENT)
 
 
 def model_record(panel: Panel, seed: int = 3) -> Record:
@@ -154,7 +187,7 @@ def test_the_time_scales_of_macd_are_half_lives_of_baz_et_al() -> None:
 
 
 def test_long_only_is_long_at_full_size_wherever_it_can_be() -> None:
-    record = run(market())[LONG_ONLY]
+    record = records_of(market())[LONG_ONLY]
     held = np.isfinite(record.position)
     assert held[-1].all()
     assert (record.position[held] > 0.0).all()
@@ -174,25 +207,49 @@ def test_ridge_is_the_closed_form() -> None:
     centred = filled - filled.mean(axis=0)
     weights = np.linalg.solve(centred.T @ centred + 0.5 * 40 * np.eye(3), centred.T @ (y - y.mean()))
     expected = (filled - filled.mean(axis=0)) @ weights + y.mean()
-    np.testing.assert_allclose(ridge(Cells(x, y), Cells(x, y), penalties=[0.5])(x), expected, rtol=1e-9)
+    np.testing.assert_allclose(ridge(Cells(x, y), penalties=[0.5])(x)[:, 0], expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("signal", "expected"), [(1.0, 0.01), (0.0, 100.0)])
-def test_the_validation_block_chooses_the_penalty(signal: float, expected: float) -> None:
+def test_ridge_with_more_columns_than_cells_is_the_closed_form_too() -> None:
+    draws = np.random.default_rng(0)
+    x, y = draws.standard_normal((12, 40)).astype(np.float32), draws.standard_normal(12)
+    centred = x.astype(np.float64) - x.astype(np.float64).mean(axis=0)
+    for penalty, forecast in zip(PENALTIES, ridge(Cells(x, y))(x).T, strict=True):
+        weights = np.linalg.solve(centred.T @ centred + penalty * 12 * np.eye(40), centred.T @ (y - y.mean()))
+        np.testing.assert_allclose(forecast, centred @ weights + y.mean(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("signal", "expected"), [(0.99, 0.01), (0.0, 100.0)])
+def test_validation_blocks_choose_the_penalty(signal: float, expected: float) -> None:
     """A clear line asks for the least shrinkage, noise for the most."""
-    draws = np.random.default_rng(1)
-    x = draws.standard_normal((2, 400, 5)).astype(np.float32)
-    y = signal * x[:, :, 0] + 0.5 * draws.standard_normal((2, 400))
-    train, validation = Cells(x[0], y[0]), Cells(x[1], y[1])
-    alone = ridge(train, validation, penalties=[expected])
-    np.testing.assert_allclose(ridge(train, validation)(x[1]), alone(x[1]), rtol=1e-9)
+    assert baselines_of(market(signal=signal))[RIDGE].strength == (expected, expected)
 
 
 def test_ridge_by_hand_from_the_panel_to_the_raw_position() -> None:
-    """Scaled by training rows, fitted on labelled cells, 2 Phi(mu / sd of residuals) - 1 on the test bars."""
+    """Scaled by training rows, fitted on labelled cells, 2 Phi(mu / sd of residuals) - 1 on the test bars. The penalty
+    is that of least squared error over the validation cells of both folds whose label is known before the holdout."""
     panel = market()
     y = scaled_label(panel.returns, ewm_volatility(panel.returns), TIMING)
-    raw = run(panel)[RIDGE].raw_position
+    ridge_baseline = baselines_of(panel)[RIDGE]
+    raw = ridge_baseline.record.raw_position
+    error = dict.fromkeys(PENALTIES, 0.0)
+    for fold in FOLDS:
+        scaler = Scaler.fit(panel.features[fold.train.start : fold.train.stop])
+        scaled = scaler.transform(panel.features)
+        train = [
+            (scaled[t, a], y[t, a])
+            for t in fold.train
+            for a in range(2)
+            if np.isfinite(y[t, a]) and np.isfinite(scaled[t, a]).any()
+        ]
+        forecasts = ridge(Cells(np.array([x for x, _ in train]), np.array([target for _, target in train])))
+        for t in fold.validation:
+            for a in range(2):
+                if t + TIMING.label_bars < N_DEVELOPMENT and np.isfinite(y[t, a]) and np.isfinite(scaled[t, a]).any():
+                    for penalty, mu in zip(PENALTIES, forecasts(scaled[t, a][None])[0], strict=True):
+                        error[penalty] += (mu - y[t, a]) ** 2
+    chosen = min(error, key=lambda penalty: error[penalty])
+    assert ridge_baseline.strength == (chosen, chosen)
     for fold in FOLDS:
         scaler = Scaler.fit(panel.features[fold.train.start : fold.train.stop])
 
@@ -203,7 +260,11 @@ def test_ridge_by_hand_from_the_panel_to_the_raw_position() -> None:
             return Cells(x[known], target[known])
 
         train = cells(fold.train)
-        forecast = ridge(train, cells(fold.validation))
+        forecasts = ridge(train, [chosen])
+
+        def forecast(x: NDArray[np.float32], forecasts: regressions.Forecasts = forecasts) -> Array:
+            return forecasts(x)[:, 0]
+
         sigma = float(np.sqrt(np.mean((train.y - forecast(train.x) - np.mean(train.y - forecast(train.x))) ** 2)))
         mu = forecast(scaler.transform(panel.features[fold.test.start : fold.test.stop]).reshape(-1, 4))
         expected = [math.erf(value / sigma / math.sqrt(2.0)) for value in mu]  # 2 Phi(z) - 1
@@ -214,7 +275,7 @@ def test_ridge_by_hand_from_the_panel_to_the_raw_position() -> None:
 @pytest.mark.parametrize("name", [RIDGE, pytest.param(TREES, marks=needs_trees)])
 def test_a_planted_linear_truth_is_found(name: str) -> None:
     """Half of the variance of the return is in the first column; in noise there is nothing to be found."""
-    planted, noise = run(market(signal=0.7))[name], run(market(signal=0.0))[name]
+    planted, noise = records_of(market(signal=0.7))[name], records_of(market(signal=0.0))[name]
     assert sharpe(planted.gross(), periods_per_year=252.0) > 5.0
     assert abs(sharpe(noise.gross(), periods_per_year=252.0)) < 2.5
 
@@ -226,24 +287,47 @@ def test_trees_see_what_is_not_linear() -> None:
     x = draws.standard_normal((2, 600, 3)).astype(np.float32)
     x[draws.random(x.shape) < 0.05] = NAN
     y = np.abs(np.nan_to_num(x[:, :, 0], nan=0.0)) + 0.1 * draws.standard_normal((2, 600))
-    train, validation = Cells(x[0], y[0]), Cells(x[1], y[1])
-    grown, line = baselines.boosted_trees(train, validation)(x[1]), ridge(train, validation)(x[1])
+    train = Cells(x[0], y[0])
+    grown, line = boosted_trees(train)(x[1])[:, -1], ridge(train)(x[1])[:, 0]
     assert np.var(y[1] - grown) < 0.2 * np.var(y[1]) < np.var(y[1] - line)
+
+
+@needs_trees
+def test_the_first_trees_of_many_are_those_of_few() -> None:
+    """A column of forecasts is what LightGBM gives with so many rounds."""
+    import lightgbm
+
+    draws = np.random.default_rng(3)
+    x, y = draws.standard_normal((300, 3)).astype(np.float32), draws.standard_normal(300)
+    forecasts = boosted_trees(Cells(x, y))(x)
+    for number, column in zip(regressions.N_TREES, forecasts.T, strict=True):
+        parameters = dict(regressions.TREE_PARAMETERS)
+        few = lightgbm.train(parameters, lightgbm.Dataset(x, y, params=parameters), number)
+        np.testing.assert_allclose(column, few.predict(x), rtol=1e-12)
 
 
 def test_trees_are_left_out_where_lightgbm_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "find_spec", lambda name: None)
-    assert list(run(market())) == [LONG_ONLY, MOMENTUM, MACD, RIDGE]
+    assert list(records_of(market())) == [LONG_ONLY, MOMENTUM, MACD, RIDGE]
 
 
 @needs_trees
 def test_trees_are_there_where_it_is_present_and_runs_repeat_exactly() -> None:
-    first, second = run(market()), run(market())
+    first, second = records_of(market()), records_of(market())
     assert list(first) == [LONG_ONLY, MOMENTUM, MACD, RIDGE, TREES]
     for name, record in first.items():
         np.testing.assert_array_equal(record.raw_position, second[name].raw_position)
 
 
+@pytest.fixture
+def one_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is chosen by what folds have in common."""
+    monkeypatch.setattr(regressions, "N_TREES", (40,))
+    monkeypatch.setattr(baselines, "RIDGE_REGRESSION", Regression((1.0,), lambda train: ridge(train, [1.0])))
+    monkeypatch.setattr(baselines, "TREE_REGRESSION", Regression((40.0,), boosted_trees))
+
+
+@pytest.mark.usefixtures("one_strength")
 def test_each_fold_reads_its_own_columns() -> None:
     """What a column holds matters to the fold that reads it alone."""
     panel = market()
@@ -252,7 +336,7 @@ def test_each_fold_reads_its_own_columns() -> None:
     other[:, :, 3] = -(other[:, :, 3] ** 3)
     changed = replace(panel, features=other)
     columns = [names[:3], (names[3], names[0])]
-    before, after = (run(one, columns)[RIDGE].raw_position for one in (panel, changed))
+    before, after = (records_of(one, columns)[RIDGE].raw_position for one in (panel, changed))
     border = FOLDS[1].test.start - FOLDS[0].test.start
     np.testing.assert_array_equal(before[:border], after[:border])
     assert (before[border:] != after[border:]).mean() > 0.9
@@ -271,11 +355,18 @@ def corrupted(panel: Panel, bars: Sequence[int]) -> Panel:
     return replace(panel, features=features, returns=returns)
 
 
+NESTED = tuple(fold.validation.stop for fold in FOLDS)
+
+
 @pytest.mark.parametrize("t", [250, 330, 380])
 def test_no_position_sees_a_later_bar(t: int) -> None:
-    """Every bar after t corrupted: no raw position and no holding up to t changes, in any baseline."""
+    """Every bar after t corrupted: no raw position and no holding up to t changes, in any baseline, where every fold
+    chooses on its own past."""
     panel = market()
-    before, after = run(panel), run(corrupted(panel, range(t + 1, N_BARS)))
+    before, after = (
+        {name: found.record for name, found in baselines_of(one, chosen_before=NESTED).items()}
+        for one in (panel, corrupted(panel, range(t + 1, N_BARS)))
+    )
     assert before.keys() == after.keys()
     upto = t + 1 - FOLDS[0].test.start
     for name, record in before.items():
@@ -286,6 +377,7 @@ def test_no_position_sees_a_later_bar(t: int) -> None:
             assert (np.nan_to_num(record.raw_position) != np.nan_to_num(after[name].raw_position)).any(), name
 
 
+@pytest.mark.usefixtures("one_strength")
 def test_a_fold_is_fitted_on_its_own_training_and_validation_rows_alone() -> None:
     """Features outside its blocks corrupted, the second fold forecasts the same; labels stay as they are."""
     panel = market()
@@ -294,7 +386,7 @@ def test_a_fold_is_fitted_on_its_own_training_and_validation_rows_alone() -> Non
     others = [bar for bar in range(N_BARS) if bar not in used]
     changed = replace(panel, features=corrupted(panel, others).features)
     border = fold.test.start - FOLDS[0].test.start
-    before, after = run(panel), run(changed)
+    before, after = records_of(panel), records_of(changed)
     for name in before.keys() & {RIDGE, TREES}:
         was, now = before[name].raw_position, after[name].raw_position
         np.testing.assert_array_equal(was[border:], now[border:])
@@ -306,11 +398,71 @@ def test_test_rows_standardise_and_fit_nothing() -> None:
     panel = market()
     bar = 350
     features = corrupted(panel, [bar]).features
-    before, after = run(panel), run(replace(panel, features=features))
+    before, after = records_of(panel), records_of(replace(panel, features=features))
     row = bar - FOLDS[0].test.start
     for name in before.keys() & {RIDGE, TREES}:
         same = (before[name].raw_position == after[name].raw_position).all(axis=1)
         assert np.flatnonzero(~same).tolist() == [row]
+
+
+def test_nothing_is_chosen_by_a_bar_that_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bar of the holdout corrupted, penalties, numbers of trees and smoothings stay; development corrupted, they
+    do not."""
+    monkeypatch.setattr(position_lstm, "EPOCHS", 2)
+    panel, lstm = market(), NetworkSettings(3, CPU)
+    before = baselines_of(panel, lstm=lstm)
+    after = baselines_of(corrupted(panel, range(N_DEVELOPMENT, N_BARS)), lstm=lstm)
+    early = baselines_of(corrupted(panel, range(185, N_DEVELOPMENT)), lstm=lstm)
+    assert before.keys() == after.keys() and LSTM in before
+
+    def choices(found: dict[str, Baseline]) -> dict[str, tuple[tuple[float, ...], ...]]:
+        return {name: (one.position_smooth, one.strength) for name, one in found.items()}
+
+    assert choices(before) == choices(after)
+    assert choices(before)[RIDGE] != choices(early)[RIDGE]
+    # One choice for all folds, which is made before any of them is scored.
+    assert all(len(set(part)) <= 1 for both in choices(before).values() for part in both)
+
+
+def test_with_nested_selection_a_fold_chooses_on_its_own_past() -> None:
+    """Every bar from the end of the first fold's validation block on corrupted: its own choices stay, those of the next
+    fold move. The first has no record to choose a smoothing by, and has the configured one."""
+    panel = market()
+    before = baselines_of(panel, chosen_before=NESTED)
+    after = baselines_of(corrupted(panel, range(NESTED[0], N_BARS)), chosen_before=NESTED)
+    for name, one in before.items():
+        assert one.position_smooth[0] == POSITIONS.position_smooth == after[name].position_smooth[0]
+        assert one.strength[:1] == after[name].strength[:1]
+    assert any(one.position_smooth[1] != after[name].position_smooth[1] for name, one in before.items())
+
+
+def test_the_smoothing_is_that_of_the_highest_development_sharpe() -> None:
+    """Each smoothing stitched anew and summed up bar by bar, over bars whose label ends before the holdout."""
+    panel = market()
+    for name, one in baselines_of(panel).items():
+        sharpes = {}
+        for smoothing in sorted({*SMOOTHINGS, POSITIONS.position_smooth}):
+            forecasts = [
+                RawForecast(fold, bars, one.record.raw_position[bars.start - 220 : bars.stop - 220])
+                for fold, bars in zip(FOLDS, (FOLDS[0].test, range(320, N_BARS)), strict=True)
+            ]
+            record = stitching(panel, replace(POSITIONS, position_smooth=smoothing))(forecasts)
+            net = [r for bar, r in zip(record.bars, record.net(), strict=True) if bar + 2 < N_DEVELOPMENT and r == r]
+            if len(net) > 2 and np.std(net) > 0.0:
+                sharpes[smoothing] = np.mean(net) / np.std(net, ddof=1)
+        n_bars = len(net)
+        assert n_bars >= 63 or name in (MOMENTUM, MACD), name  # which begin late
+        expected = max(sharpes, key=lambda each: sharpes[each]) if n_bars >= 63 else POSITIONS.position_smooth
+        assert one.position_smooth == (expected, expected), name
+
+
+@pytest.mark.parametrize("n_bars", [62, 63])
+def test_too_few_bars_choose_no_smoothing(n_bars: int) -> None:
+    """Test bars 220 to 281 or 282 with a label that ends before bar 284 or 285."""
+    panel = replace(market(), returns=small_panel(N_BARS, 2, 4).returns)
+    chosen = baselines_of(panel, chosen_before=[220 + n_bars + TIMING.label_bars] * 2)
+    others = [one.position_smooth for name, one in chosen.items() if set(one.position_smooth) != {0.46}]
+    assert bool(others) == (n_bars == 63)
 
 
 # ---- the model's own path
@@ -323,7 +475,8 @@ def test_raw_positions_equal_to_the_models_give_the_identical_record(monkeypatch
     raw = np.full_like(panel.returns, NAN)
     raw[model.bars] = model.raw_position
     monkeypatch.setattr(baselines, "macd", lambda returns: raw)
-    record = run(panel)[MACD]
+    monkeypatch.setattr(baselines, "SMOOTHINGS", ())
+    record = records_of(panel)[MACD]
     assert np.array_equal(record.bars, model.bars)
     assert (record.symbols, record.timing) == (model.symbols, model.timing)
     for kind in ("times", "fold", "raw_position", "position", "segment"):
@@ -334,7 +487,7 @@ def test_raw_positions_equal_to_the_models_give_the_identical_record(monkeypatch
 
 def test_bars_without_a_label_are_forecast_too() -> None:
     panel = market()
-    for name, record in run(panel).items():
+    for name, record in records_of(panel).items():
         assert record.bars.tolist() == list(range(FOLDS[0].test.start, N_BARS))
         assert np.isfinite(record.position[-1]).all(), name
         assert np.isnan(record.net()[-TIMING.label_bars :]).all()
