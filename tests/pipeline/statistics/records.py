@@ -38,9 +38,7 @@ def random_record(
         fold=np.where(np.isfinite(position), np.arange(n_bars)[:, None] // 10, -1),
         raw_position=2.0 * position,
         position=position,
-        earned=Earnings(
-            held, gross, gross - 5.0 * BASIS_POINT * change, np.where(np.isfinite(position), change, np.nan)
-        ),
+        earned=Earnings(held, gross, net, np.where(np.isfinite(position), change, np.nan)),
         segment=segments(bars, n_development=bars.stop - n_holdout, timing=timing),
         timing=timing,
     )
