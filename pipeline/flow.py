@@ -59,7 +59,7 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
     found = check_data(
         job.development_panel,
         timing=config.timing,
-        n_holdout_bars=n_holdout if config.selection == "holdout" else None,
+        n_holdout_bars=n_holdout if config.selection != "nested" else None,
         accept=config.data.accept,
     )
     artifacts.findings(sink, found)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.config.sections import (
+    CombinatorialConfig,
     DataConfig,
     ExplorationConfig,
     PlaceboConfig,
@@ -29,7 +30,7 @@ from tft.positions import PositionsConfig, RegimeConfig
 from tft.recipe import Recipe, TrainingConfig
 from tft.volatility import Timing
 
-Selection = Literal["holdout", "nested"]
+Selection = Literal["holdout", "nested", "combinatorial"]
 MIN_INNER_FOLDS = 3
 """The fewest exploration folds on which `selection: nested` chooses columns and parameters."""
 
@@ -55,7 +56,8 @@ class Config:
     selection: Selection = "holdout"
     """holdout: phases 1-4 choose once, before the holdout, and only the holdout is out of sample. nested: the choice is
     made again for every production fold, on its own past, so that the whole record is out of sample; for the deployed
-    model it is made on all bars, and the two keys below are not read."""
+    model it is made on all bars, and the two keys below are not read. combinatorial: as holdout; besides, the chosen
+    recipe is evaluated by combinatorial purged cross-validation on the development bars."""
     holdout_fraction: float = 0.3
     holdout_start: str | None = None
     """First bar (ISO date or time) of the holdout; prevails over the fraction."""
@@ -67,6 +69,7 @@ class Config:
     pruning: PruningConfig = field(default_factory=PruningConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
     production: ProductionConfig = field(default_factory=ProductionConfig)
+    combinatorial: CombinatorialConfig = field(default_factory=CombinatorialConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     positions: PositionsConfig = field(default_factory=PositionsConfig)
@@ -89,12 +92,14 @@ class Config:
 
         Left out is what cannot. `data` leads to a table, whose content is hashed by itself; the kind of device that
         `device` stands for is named beside the settings wherever they identify a run. `registry` and `regime` concern
-        the finished model, `placebo` other runs. `tuning.timeout_seconds` only ends a search early, and such a search
-        is never taken for a finished one.
+        the finished model, `placebo` other runs, `combinatorial` what is evaluated beside the record, which with
+        `selection: combinatorial` is that of `holdout`. `tuning.timeout_seconds` only ends a search early, and such a
+        search is never taken for a finished one.
         """
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for name in ("data", "device", "registry", "regime", "placebo"):
+        for name in ("data", "device", "registry", "regime", "placebo", "combinatorial"):
             del settings[name]
+        settings["selection"] = "nested" if self.selection == "nested" else "holdout"
         del settings["tuning"]["timeout_seconds"]
         return settings
 
@@ -120,6 +125,11 @@ class Config:
         tuned = self.tuning.space.get("seq_len")
         candidates = [self.model.seq_len, *(int(value) for value in (tuned.extremes() if tuned else ()))]
         return max(candidates) - 1
+
+    @property
+    def embargo_bars(self) -> int:
+        """Bars after a test block, beyond the purge gap, that combinatorial cross-validation does not train on."""
+        return self.warm_up_bars + 1 if self.combinatorial.embargo is None else self.combinatorial.embargo
 
     @property
     def burn_in_bars(self) -> int:

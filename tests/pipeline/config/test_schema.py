@@ -201,7 +201,7 @@ def test_record_settings_hold_what_can_change_a_record_and_nothing_else() -> Non
         *("holdout_start", "purge_gap", "allow_label_overlap", "walk_forward", "prefilter", "exploration", "pruning"),
         *("tuning", "production", "model", "training", "positions"),
     }
-    cannot = {"data", "device", "registry", "regime", "placebo"}
+    cannot = {"data", "device", "registry", "regime", "placebo", "combinatorial"}
     assert can | cannot == {field.name for field in fields(Config)} and not can & cannot
     config = load_config(CONFIGS / "default.yaml")
     settings, everything = config.record_settings(), to_mapping(config)
@@ -219,6 +219,9 @@ def test_record_settings_hold_what_can_change_a_record_and_nothing_else() -> Non
         ("registry.promote=always", False),
         ("regime.enter=0.6", False),
         ("placebo.repetitions=3", False),
+        ("combinatorial.n_groups=8", False),
+        ("selection=combinatorial", False),
+        ("selection=nested", True),
         ("tuning.timeout_seconds=60", False),
         ("seed=8", True),
         ("purge_gap=6", True),

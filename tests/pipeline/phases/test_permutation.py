@@ -58,6 +58,7 @@ def losses(**given: Any) -> GroupLosses:
     return found
 
 
+@pytest.mark.slow
 def test_the_planted_group_loses_the_sharpe_and_an_unseen_one_nothing() -> None:
     told: list[str] = []
     found = losses(on_pass=told.append)
@@ -108,9 +109,10 @@ def test_what_is_stored_is_not_forecast_again(monkeypatch: pytest.MonkeyPatch) -
         assert losses(store=full) == first
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_with_nested_selection_each_fold_reads_its_own_columns() -> None:
     """A group that only the last fold reads: the bars of the others do not move."""
-    config = NESTED
+    config = replace(NESTED, production=replace(NESTED.production, epochs=1, step_size=80))
     folds = production_folds(config, 330)
     early = replace(choice_of(config, []), features=("noise_0", "noise_1"))
     late = replace(choice_of(config, []), features=("signal_0", "noise_0"))

@@ -104,6 +104,10 @@ EDITED = {
     "tft/positions.py": "EUTRJLS",
     "pipeline/phases/stitching.py": "TRJLS",
     "pipeline/phases/production.py": "RJLS",
+    "pipeline/phases/permutation.py": "RJLS",
+    "pipeline/phases/combinatorial.py": "RJLS",
+    "pipeline/statistics/group_losses.py": "RJLS",
+    "pipeline/statistics/estimate.py": "RJLS",
     "pipeline/config/sections.py": "PEUTRJLS",
     "pipeline/config/schema.py": "EUTRJLS",
     "pipeline/experiments/null_targets.py": "LS",
@@ -124,6 +128,8 @@ EDITED = {
     "pipeline/assessment.py": "",
     "pipeline/statistics/inference.py": "",
     "pipeline/statistics/calibration.py": "",
+    "pipeline/statistics/attribution.py": "",
+    "pipeline/statistics/information_coefficient.py": "",
     "pipeline/statistics/calibration_in_words.py": "",
     "pipeline/registry/promotion.py": "",
     "pipeline/experiments/placebo.py": "",
@@ -217,6 +223,7 @@ SECTIONS_THAT_DECIDE_NOTHING = {
     "registry": {"name": "other"},
     "regime": {"enter": 0.6},
     "placebo": {"repetitions": 3},
+    "combinatorial": {"n_groups": 8},
 }
 
 
