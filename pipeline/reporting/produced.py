@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.findings import Finding
 from pipeline.phases.production import Choice, Walked
-from pipeline.reporting import artifacts, calibration_figure, figures, luck_figures, page
+from pipeline.reporting import artifacts, calibration_figure, figures, luck_figures, origins, page
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.inference import Inference, metrics
@@ -63,13 +63,15 @@ def production(
     walked: Walked,
     simple: Mapping[str, Record],
     findings: Sequence[Finding],
+    came_from: origins.Origins,
 ) -> None:
     """Write the run to each of `sinks`: the phase's own run and the job's.
 
-    chosen: what the deployed model uses · simple: the record of each simple rule.
+    chosen: what the deployed model uses · simple: the record of each simple rule · came_from: the record taken apart.
     """
     record, pruned, tuned = walked.record, chosen.pruned, chosen.tuned
     drawn = {name: draw() for name, draw in _figures(result, chosen, walked, simple).items()}
+    drawn |= {name: draw() for name, draw in origins.figures(came_from).items()}
     html = page.render(
         job=facts,
         n_initial=chosen.filtered.n_initial,
@@ -89,6 +91,7 @@ def production(
         inference=result.inference,
         looks=result.looks,
         findings=findings,
+        origins=came_from,
     )
     tables = {
         "oos_record.parquet": record.to_columns(),
@@ -98,6 +101,7 @@ def production(
         headline(sink, result, n_initial=chosen.filtered.n_initial, n_prefiltered=len(chosen.filtered.kept))
         sink.metrics({"n_features_expected_false": pruned.n_expected_false})
         artifacts.vsn_tables(sink, pruned)
+        origins.log(sink, came_from)
         if walked.selection == "nested":
             choices(sink, walked)
         for name, figure in drawn.items():

@@ -45,7 +45,7 @@ class Part:
     cost: float
     """Trading costs, which are taken off already."""
     sharpe: Estimate | None
-    """Annual, of its own net returns; None where it has no standard error."""
+    """Annual, of its own net returns; None where it has no standard error, and for a part that only pays costs."""
     gross_exposure: float
     net_exposure: float
     turnover: float
@@ -180,15 +180,15 @@ def _part(record: Record, by: By, name: str, cells: Cells, bars: NDArray[np.bool
     def series(values: Array) -> Array:
         return np.asarray((np.where(cells, values, 0.0).sum(axis=1) * weight)[bars])
 
-    net = series(record.earned.net)
+    net, exposure = series(record.earned.net), series(np.abs(record.position))
     return Part(
         by=by,
         name=name,
         n_bars=len(net),
         net=sum_estimate(net),
         cost=float(series(record.earned.gross - record.earned.net).sum()),
-        sharpe=sharpe_estimate(net, periods_per_year=periods),
-        gross_exposure=float(series(np.abs(record.position)).mean()),
+        sharpe=sharpe_estimate(net, periods_per_year=periods) if exposure.any() else None,
+        gross_exposure=float(exposure.mean()),
         net_exposure=float(series(record.position).mean()),
         turnover=float(series(record.earned.change).mean()) * periods,
     )
