@@ -102,7 +102,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
     inference = infer(
         record,
         walked.outcomes,
-        selection="nested" if walked.selection == "nested" else "holdout",
+        selection=walked.selection,
         trials=_trials(chosen.tuned),
         # The untuned configuration is no look: the headline was settled before it was computed.
         others=[Looked(one.sharpe, one.n_bars or 0) for one in others],

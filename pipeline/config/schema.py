@@ -30,7 +30,8 @@ from tft.positions import PositionsConfig, RegimeConfig
 from tft.recipe import Recipe, TrainingConfig
 from tft.volatility import Timing
 
-Selection = Literal["holdout", "nested", "combinatorial"]
+Separation = Literal["holdout", "nested"]
+Selection = Literal[Separation, "combinatorial"]
 MIN_INNER_FOLDS = 3
 """The fewest exploration folds on which `selection: nested` chooses columns and parameters."""
 
@@ -79,8 +80,16 @@ class Config:
 
     @property
     def sha256(self) -> str:
-        """Hash of all settings but `placebo`, which says how a finished run is examined and not how it is made."""
-        return sha256_of({name: value for name, value in asdict(self).items() if name != "placebo"})
+        """Hash of all settings but those that say how a finished run is examined, and not how it is made: `placebo`,
+        `combinatorial`, and of `selection` whether it is combinatorial."""
+        examined = ("placebo", "combinatorial")
+        made = {name: value for name, value in asdict(self).items() if name not in examined}
+        return sha256_of(made | {"selection": self.separation})
+
+    @property
+    def separation(self) -> Separation:
+        """How the bars that are judged are kept apart from the choices: with `combinatorial` as with `holdout`."""
+        return "nested" if self.selection == "nested" else "holdout"
 
     @property
     def timing(self) -> Timing:
@@ -99,7 +108,7 @@ class Config:
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         for name in ("data", "device", "registry", "regime", "placebo", "combinatorial"):
             del settings[name]
-        settings["selection"] = "nested" if self.selection == "nested" else "holdout"
+        settings["selection"] = self.separation
         del settings["tuning"]["timeout_seconds"]
         return settings
 

@@ -39,8 +39,8 @@ from tft.windows import CONTEXT_POOL_BARS, seed_from
 
 Array = NDArray[np.float64]
 
-N_PERMUTATIONS = 4
-MAX_GROUPS = 12
+N_PERMUTATIONS = 3
+MAX_GROUPS = 10
 MIN_BLOCK_BARS = 63
 MIN_BLOCKS = 4
 NET = "net"

@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from pipeline.config.schema import Config, Selection, sha256_of
+from pipeline.config.schema import Config, Separation, sha256_of
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.stitching import average, stitch_by_fold, with_gain
@@ -61,7 +61,7 @@ class Final:
 class Walked:
     """A walk-forward and its record."""
 
-    selection: Selection
+    selection: Separation
     choices: Mapping[int, Choice]
     """The choice that each fold was fitted with, by the fold's index; all the same with `selection: holdout`."""
     outcomes: tuple[FoldOutcome, ...]
@@ -128,7 +128,7 @@ def walk_forward(
         return stitch_by_fold(forecasts, positions, fitted.market, n_development=n_development)
 
     return Walked(
-        selection=config.selection,
+        selection=config.separation,
         choices=choices,
         outcomes=tuple(fitted.outcomes),
         seed_outcomes=tuple(tuple(own) for own in fitted.by_seed),

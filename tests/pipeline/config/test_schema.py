@@ -235,3 +235,19 @@ def test_settings_that_cannot_change_a_record_move_no_hash_of_it(override: str, 
     before = load_config(CONFIGS / "default.yaml").record_settings()
     after = load_config(CONFIGS / "default.yaml", [override]).record_settings()
     assert (sha256_of(after) != sha256_of(before)) is moves
+
+
+@pytest.mark.parametrize(
+    ("override", "moves"),
+    [
+        ("placebo.repetitions=3", False),
+        ("combinatorial.n_groups=8", False),
+        ("selection=combinatorial", False),
+        ("selection=nested", True),
+        ("registry.name=other", True),
+    ],
+)
+def test_how_a_finished_run_is_examined_moves_no_hash_of_the_configuration(override: str, moves: bool) -> None:
+    before, after = load_config(CONFIGS / "micro.yaml"), load_config(CONFIGS / "micro.yaml", [override])
+    assert before != after and (before.sha256 != after.sha256) is moves
+    assert after.separation == ("nested" if after.selection == "nested" else "holdout")
