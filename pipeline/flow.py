@@ -17,6 +17,7 @@ from pipeline.data.checks import check_data
 from pipeline.data.errors import DataError
 from pipeline.data.findings import Finding, summary
 from pipeline.job import Job
+from pipeline.origins import find_origins
 from pipeline.phase_run import Finished, describe, log_inputs, phase_key, run_phase
 from pipeline.phases import exploration as exploring
 from pipeline.phases import prefilter as prefiltering
@@ -61,7 +62,7 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
     found = check_data(
         job.development_panel,
         timing=config.timing,
-        n_holdout_bars=n_holdout if config.selection == "holdout" else None,
+        n_holdout_bars=n_holdout if config.selection != "nested" else None,
         accept=config.data.accept,
     )
     artifacts.findings(sink, found)
@@ -304,6 +305,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             on_epoch=reporter.epochs(job.config.production.epochs),
         )
         assessment = assess(job, choice, walked, untuned, look)
+        came_from = find_origins(job, choice, walked, reporter, store=kept.folds(key))
         record, panel = walked.record, job.data.panel
         rows = tuple(fold_row(outcome, record, panel.times) for outcome in walked.outcomes)
         development, holdout = record.performance("development"), record.performance("holdout")
@@ -346,6 +348,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             walked=walked,
             baselines=assessment.baselines,
             findings=findings,
+            came_from=came_from,
         )
         artifacts.trials(sink, choice.tuned)
         run.finish(to_json(result), key)

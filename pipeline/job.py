@@ -29,7 +29,12 @@ PHASES = {
     "exploration": ("pipeline.phases.exploration", "pipeline.phases.folds"),
     "pruning": ("pipeline.phases.pruning",),
     "tuning": ("pipeline.phases.tuning", "pipeline.phases.folds"),
-    "production": ("pipeline.phases.production", "pipeline.phases.folds"),
+    "production": (
+        "pipeline.phases.production",
+        "pipeline.phases.folds",
+        "pipeline.phases.permutation",
+        "pipeline.phases.combinatorial",
+    ),
 }
 """The phases in order, each with the modules that compute it: whatever these import is part of its key."""
 RECORD_MODULES = tuple(dict.fromkeys(module for modules in PHASES.values() for module in modules))

@@ -166,6 +166,7 @@ def test_the_trials_table_holds_every_trial(whole_job: WholeJob, phase: str) -> 
     ("phase", "names"),
     [
         ("", "validation_vs_oos equity vsn_heatmap stability_against_weight probe_null training_curves calibration"),
+        ("", "contributions months course information_coefficient group_losses"),
         (
             "production",
             "validation_vs_oos equity vsn_heatmap stability_against_weight probe_null training_curves calibration",

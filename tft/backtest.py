@@ -166,16 +166,26 @@ def walk(
     return map_fits(evaluated, market, folds, recipe, stack_size=stack_size, store=store, on_epoch=on_epoch)
 
 
+def forecast_bars(
+    fit: FoldFit, market: Market, recipe: Recipe, bars: range
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the kept weights forecast for n bars: raw positions (n, A) after the cross-sectional step, without a gain,
+    and distributions (n, A, D); NaN = no forecast.
+    """
+    n_assets = len(market.panel.symbols)
+    if not len(bars):
+        return np.empty((0, n_assets)), np.empty((0, n_assets, 0))
+    forecasts, cells = forecast_fit(fit, market, recipe, bars)
+    raw, distribution = (
+        on_grid(values, cells, bars, n_assets) for values in (forecasts.position, forecasts.distribution)
+    )
+    return hedged(raw, np.isfinite(raw), fit.correlation), distribution
+
+
 def _outcome(fit: FoldFit, market: Market, recipe: Recipe, test_bars: range) -> FoldOutcome:
     """Forecast `test_bars` with the kept weights, and summarise the validation block."""
-    panel, timing, n_assets = market.panel, market.timing, len(market.panel.symbols)
-    raw, distribution = np.empty((0, n_assets)), np.empty((0, n_assets, 0))
-    if len(test_bars):
-        forecasts, cells = forecast_fit(fit, market, recipe, test_bars)
-        raw, distribution = (
-            on_grid(values, cells, test_bars, n_assets) for values in (forecasts.position, forecasts.distribution)
-        )
-    raw = hedged(raw, np.isfinite(raw), fit.correlation)
+    panel, timing = market.panel, market.timing
+    raw, distribution = forecast_bars(fit, market, recipe, test_bars)
     validation = fit.validation_position.astype(np.float64)
     validation = hedged(validation, np.isfinite(validation), fit.correlation)
     weight, relative = _selection_weights(fit, market, recipe)

@@ -1,7 +1,8 @@
 """Training blocks: neighbouring whole bars of all instruments, after burn-in bars that settle the position path.
 
-Blocks of `block_bars` scored bars tile a fold's training bars at a random offset, in random order. Burn-in bars are
-forecast and earn nothing; they may precede the training bars, but not the data.
+Blocks of `block_bars` scored bars tile a fold's training bars at a random offset, in random order; where these have
+gaps, each part has its own tiles. Burn-in bars are forecast and earn nothing; they may precede the training bars, but
+not the data.
 
 Shapes: K stacked folds, S steps of an epoch, n = burn-in + scored bars, A instruments of a block, B = n * A targets in
 order of bars, C contexts per instrument, W = B + A * C windows, L look-back bars, N distinct cells.
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tft.folds import Fold
+from tft.folds import Fold, rows_of
 from tft.windows import EMPTY, LISTED_STEPS, WindowSpace, distinct, seed_from, window_cells, window_ends
 
 MAX_BLOCK_TARGETS = 2048
@@ -54,6 +55,7 @@ class _Drawn(NamedTuple):
     epoch: int
     n_steps: tuple[int, ...]  # (K,) blocks of each fold
     first: NDArray[np.int64]  # (K, S) first burn-in bar, which may lie before the data; 0 where there is no block
+    part: NDArray[np.int64]  # (K, S, 2) first bar of the block's part of the training bars, and the bar after its last
     assets: NDArray[np.int64]  # (K, S, A)
     contexts: NDArray[np.int64]  # (K, S, A, C)
 
@@ -83,15 +85,14 @@ class BlockSampler:
         self.forecast = [space.present.copy() for space in spaces]  # (T, A): whether there is a window to forecast with
         for fold, space, forecast in zip(folds, spaces, self.forecast, strict=True):
             forecast[: space.seq_len - 1] = False
-            block = slice(fold.train.start, fold.train.stop)
-            if not (forecast[block] & labelled[block]).any():
+            if not (rows_of(forecast, fold.trained) & rows_of(labelled, fold.trained)).any():
                 raise ValueError(
                     f"fold {fold.index} has no training target: between bars {fold.train.start} and "
                     f"{fold.train.stop - 1} no instrument has both a feature and a label; start later or drop it"
                 )
         # Blocks of one tiling: it depends on the offset whether there is one more. Tilings go on up to LEAST_STEPS.
-        fewest = [-(-len(fold.train) // block_bars) for fold in folds]
-        most = [-(-(len(fold.train) + block_bars - 1) // block_bars) for fold in folds]
+        fewest = [sum(-(-len(part) // block_bars) for part in fold.trained) for fold in folds]
+        most = [sum(-(-(len(part) + block_bars - 1) // block_bars) for part in fold.trained) for fold in folds]
         self.n_steps = max(
             high if low >= LEAST_STEPS else LEAST_STEPS - 1 + high for low, high in zip(fewest, most, strict=True)
         )
@@ -109,17 +110,24 @@ class BlockSampler:
         n_folds, n_context = len(self.folds), self.spaces[0].n_context
         n_steps = []
         first = np.zeros((n_folds, self.n_steps), dtype=np.int64)
+        part_of = np.empty((n_folds, self.n_steps, 2), dtype=np.int64)
         assets = np.zeros((n_folds, self.n_steps, self.n_chosen), dtype=np.int64)
         contexts = np.full((*assets.shape, n_context), EMPTY, dtype=np.int64)
         for k, (space, fold, seed) in enumerate(zip(self.spaces, self.folds, self.seeds, strict=True)):
             rng = np.random.default_rng([seed, fold.index, epoch])
-            starts = np.empty(0, dtype=np.int64)
-            while len(starts) < LEAST_STEPS:
-                first_start = fold.train.start - int(rng.integers(self.block_bars))
-                starts = np.concatenate([starts, np.arange(first_start, fold.train.stop, self.block_bars)])
-            starts = rng.permutation(starts)
+            tiles: list[tuple[int, int, int]] = []
+            while len(tiles) < LEAST_STEPS:
+                for part in fold.trained:
+                    first_start = part.start - int(rng.integers(self.block_bars))
+                    tiles += [
+                        (start, part.start, part.stop) for start in range(first_start, part.stop, self.block_bars)
+                    ]
+            drawn_tiles = np.array(tiles)[rng.permutation(len(tiles))]
+            starts = drawn_tiles[:, 0]
             n_steps.append(len(starts))
             first[k, : len(starts)] = starts - self.burn_in
+            part_of[k] = fold.train.start, fold.train.stop  # where there is no block
+            part_of[k, : len(starts)] = drawn_tiles[:, 1:]
             every = np.broadcast_to(np.arange(self.n_assets), (len(starts), self.n_assets))
             assets[k, : len(starts)] = np.sort(rng.permuted(every, axis=1)[:, : self.n_chosen], axis=1)
             if n_context:
@@ -127,25 +135,25 @@ class BlockSampler:
                 cells = (bar * self.n_assets + assets[k, : len(starts)]).reshape(-1)
                 drawn = space.contexts(cells, seed_from(seed, fold.index, epoch))
                 contexts[k, : len(starts)] = drawn.reshape(len(starts), self.n_chosen, n_context)
-        self._drawn = _Drawn(epoch, tuple(n_steps), first, assets, contexts)
+        self._drawn = _Drawn(epoch, tuple(n_steps), first, part_of, assets, contexts)
 
     def start_epoch(self, epoch: int) -> None:
         """Copy the epoch's blocks to the device, drawing them first unless `draw` already has."""
         if self._drawn is None or self._drawn.epoch != epoch:
             self.draw(epoch)
         assert self._drawn
-        _, n_steps, first, assets, contexts = self._drawn
+        _, n_steps, first, part, assets, contexts = self._drawn
         self.steps_per_fold = list(n_steps)
         bars = first[:, :, None] + np.arange(self.n_bars)  # (K, S, n)
         targets = np.empty((*bars.shape, self.n_chosen), dtype=np.int64)
         forecast = np.empty(targets.shape, dtype=np.bool_)
         scored = np.empty(targets.shape, dtype=np.bool_)
-        for k, (space, fold) in enumerate(zip(self.spaces, self.folds, strict=True)):
-            inside = np.clip(bars[k], space.seq_len - 1, fold.train.stop - 1)
+        for k, space in enumerate(self.spaces):
+            inside = np.clip(bars[k], space.seq_len - 1, part[k, :, 1:] - 1)
             targets[k] = inside[:, :, None] * self.n_assets + assets[k][:, None, :]
             real = (inside == bars[k]) & (np.arange(self.n_steps) < n_steps[k])[:, None]
             forecast[k] = self.forecast[k].reshape(-1)[targets[k]] & real[:, :, None]
-            counts = real & (bars[k] >= fold.train.start) & (np.arange(self.n_bars) >= self.burn_in)
+            counts = real & (bars[k] >= part[k, :, :1]) & (np.arange(self.n_bars) >= self.burn_in)
             scored[k] = counts[:, :, None]
         self._targets, self._forecast, self._scored = (
             torch.from_numpy(each.reshape(*bars.shape[:2], -1)).to(self.device) for each in (targets, forecast, scored)

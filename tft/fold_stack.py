@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tft.fold_store import FoldFit
-from tft.folds import Fold
+from tft.folds import Fold, rows_of
 from tft.forecast import Forecasts, by_fold, forecast_tensors, on_grid, plan
 from tft.kernels.adam import adam
 from tft.kernels.dropout_mask import Dropout
@@ -68,9 +68,7 @@ class FoldStack:
         self.seeds = [recipe.seed for recipe in recipes]
         self.lr = torch.tensor([[recipe.training.lr] for recipe in recipes], device=device)  # (K, 1)
         rates = [recipe.model.dropout for recipe in recipes]
-        scaler_of = {
-            fold: Scaler.fit(market.panel.features[fold.train.start : fold.train.stop]) for fold in dict.fromkeys(folds)
-        }
+        scaler_of = {fold: Scaler.fit(rows_of(market.panel.features, fold.trained)) for fold in dict.fromkeys(folds)}
         self.scalers = [scaler_of[fold] for fold in folds]
         self.mean = torch.from_numpy(np.stack([scaler.mean for scaler in self.scalers])).to(device)  # (K, V)
         self.std = torch.from_numpy(np.stack([scaler.std for scaler in self.scalers])).to(device)  # (K, V)
@@ -237,7 +235,7 @@ class FoldStack:
         assert forecasts is not None
         n_assets = len(self.market.panel.symbols)
         distribution = on_grid(forecasts.distribution, self.validation_cells[k], bars, n_assets)
-        past = self.market.y[self.folds[k].train.start : bars.stop]
+        past = rows_of(self.market.y, self.folds[k].seen)
         return recalibration(distribution, past[-len(bars) :], past)
 
     def results(self) -> list[FoldFit]:

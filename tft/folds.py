@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
+
+Values = TypeVar("Values", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,37 @@ class Fold:
     train: range
     validation: range
     test: range
+    train_parts: tuple[range, ...] = ()
+    """In a combinatorial fold, whose `train` and `test` have gaps: the parts of `train` that are trained on, in order;
+    otherwise empty"""
+
+    @property
+    def trained(self) -> tuple[range, ...]:
+        """The bars that are trained on, as ranges in order of time."""
+        return self.train_parts or (self.train,)
+
+    @property
+    def seen(self) -> tuple[range, ...]:
+        """Bars whose labels the fold may know, as ranges of which the last one ends with the validation block."""
+        return (
+            (*self.train_parts, self.validation)
+            if self.train_parts
+            else (range(self.train.start, self.validation.stop),)
+        )
 
     def shifted(self, n_bars: int) -> Fold:
         """The fold with every block moved `n_bars` later."""
-        train, validation, test = (
-            range(block.start + n_bars, block.stop + n_bars) for block in (self.train, self.validation, self.test)
+        train, validation, test, *parts = (
+            range(block.start + n_bars, block.stop + n_bars)
+            for block in (self.train, self.validation, self.test, *self.train_parts)
         )
-        return Fold(self.index, train, validation, test)
+        return Fold(self.index, train, validation, test, tuple(parts))
+
+
+def rows_of(values: NDArray[Values], blocks: Sequence[range]) -> NDArray[Values]:
+    """The rows of values (T, ...) at the bars of these blocks; of a single block a view."""
+    parts = [values[block.start : block.stop] for block in blocks]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def bars_needed(*, train_window: int, purge_gap: int) -> int:
@@ -155,6 +182,20 @@ class CombinatorialPurged(Sequence[Split]):
         """Number of backtest paths that the test groups of all splits form: k/N * C(N, k)."""
         return self.n_test_groups * comb(self.n_groups, self.n_test_groups) // self.n_groups
 
+    @property
+    def groups(self) -> tuple[range, ...]:
+        """The bars of each group."""
+        return tuple(
+            range(int(group[0]), int(group[-1]) + 1) for group in np.array_split(range(self.n_bars), self.n_groups)
+        )
+
+    @property
+    def paths(self) -> tuple[tuple[int, ...], ...]:
+        """For each path the index of the split that tests each group: path p takes the p-th split of every group."""
+        chosen = list(combinations(range(self.n_groups), self.n_test_groups))
+        by_group = [[index for index, one in enumerate(chosen) if group in one] for group in range(self.n_groups)]
+        return tuple(zip(*by_group, strict=True))
+
     def __len__(self) -> int:
         return comb(self.n_groups, self.n_test_groups)
 
@@ -200,3 +241,31 @@ def combinatorial_purged(
     if purge_gap < 0 or embargo < 0:
         raise ValueError(f"purge_gap ({purge_gap}) and embargo ({embargo}) must be at least 0 bars")
     return CombinatorialPurged(n_bars, n_groups, n_test_groups, purge_gap, embargo)
+
+
+def combinatorial_fold(split: Split, *, validation_window: int, purge_gap: int) -> Fold:
+    """The fold that trains and tests a combinatorial split.
+
+    Validation is the end of the longest run of training bars, of equal ones the latest, and the `purge_gap` bars before
+    it are dropped. `test` reaches from the first to the last tested bar: only those of the split are out-of-sample.
+    Raises ValueError where the longest run is too short for a validation block and a bar to train on.
+    """
+    bars = np.array(split.train)
+    borders = [0, *(np.flatnonzero(np.diff(bars) > 1) + 1).tolist(), len(bars)]
+    runs = [range(int(bars[start]), int(bars[stop - 1]) + 1) for start, stop in pairwise(borders)]
+    longest = max(range(len(runs)), key=lambda number: (len(runs[number]), number))
+    run, needed = runs[longest], validation_window + purge_gap + 1
+    if len(run) < needed:
+        raise ValueError(
+            f"the longest run of training bars of split {split.index} has {len(run)} bars, validation_window "
+            f"({validation_window}) and purge_gap ({purge_gap}) need {needed}"
+        )
+    validation = range(run.stop - validation_window, run.stop)
+    runs[longest] = range(run.start, validation.start - purge_gap)
+    return Fold(
+        index=split.index,
+        train=range(runs[0].start, runs[-1].stop),
+        validation=validation,
+        test=range(split.test[0], split.test[-1] + 1),
+        train_parts=tuple(runs),
+    )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tft.blocks import BlockBatch, BlockSampler
 from tft.cross_section import error_correlation, hedged
-from tft.folds import Fold
+from tft.folds import Fold, rows_of
 from tft.forecast import Forecasts, on_grid
 from tft.loss import correlated_nll, likelihood, training_loss, validation_score
 from tft.market import Market
@@ -129,9 +129,7 @@ class Portfolio:
         device, positions = market.device, [recipe.positions for recipe in recipes]
         self.pooled = Pooled(market, folds, recipes)
         self.market, self.folds, self.recipe = market, folds, recipes[0].common
-        correlation_of = {
-            fold: error_correlation(market.y[fold.train.start : fold.train.stop]) for fold in dict.fromkeys(folds)
-        }
+        correlation_of = {fold: error_correlation(rows_of(market.y, fold.trained)) for fold in dict.fromkeys(folds)}
         self.correlation = [correlation_of[fold] for fold in folds]
         scale = volatility_scale(market.sigma, positions[0], market.timing)
         held = held_return(market.panel.returns, market.timing)

@@ -148,7 +148,7 @@ def _fit_stacks_in_turn(
             finished = finished_stack(store, _members(folds, recipes)[start : start + MAX_STACK])
             stack = folds[start : start + (finished or size)]
             if size != stored_size:
-                with _warn_if_not_stored(store):
+                with warn_if_not_stored(store):
                     write_stack_size(store, size)
                 stored_size = size
         try:
@@ -186,7 +186,7 @@ def _read_or_train(
     fits = read_stack(store, _members(folds, recipes))
     if fits is None:
         fits = train_stack(market, folds, recipes, report)
-        with _warn_if_not_stored(store):
+        with warn_if_not_stored(store):
             for fit in fits:
                 write_fit(store, fit)
     return fits
@@ -198,7 +198,7 @@ def _members(folds: Sequence[Fold], recipes: Sequence[Recipe]) -> list[tuple[Fol
 
 
 @contextmanager
-def _warn_if_not_stored(store: Store) -> Iterator[None]:
+def warn_if_not_stored(store: Store) -> Iterator[None]:
     """Turn an OSError inside the block into a warning: training goes on, and only a restart loses the stored folds."""
     try:
         yield

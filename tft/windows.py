@@ -201,7 +201,7 @@ class TrainingSampler:
         self.n_assets = labelled.shape[1]
         self.targets = []
         for space, fold in zip(spaces, folds, strict=True):
-            cells = space.targets(fold.train)
+            cells = np.concatenate([space.targets(part) for part in fold.trained])
             cells = cells[labelled.reshape(-1)[cells]]
             if not len(cells):
                 raise ValueError(

@@ -28,6 +28,7 @@ def n_development(config: Config, times: NDArray[np.datetime64]) -> int:
                 f"development holds {n_bars} of the table's {len(times)} bars, {needed} are "
                 f"needed for one fold in every phase: add bars, or lower holdout_fraction, "
                 f"walk_forward.train_window or model.seq_len (tuning.space included)"
+                + (", or combinatorial.n_groups" if config.selection == "combinatorial" else "")
             ]
         )
     return n_bars
@@ -50,7 +51,22 @@ def min_bars(config: Config) -> int:
 
 def min_development_bars(config: Config) -> int:
     """The fewest development bars that give every phase its folds, and each fold of tuning enough for a Sharpe."""
-    return config.first_decision_bar + _one_fold(config) + MIN_BARS * config.tuning.folds - 1 + config.timing.label_bars
+    decisions = _one_fold(config) + MIN_BARS * config.tuning.folds - 1
+    if config.selection == "combinatorial":
+        decisions = max(decisions, _min_combinatorial_decisions(config))
+    return config.first_decision_bar + decisions + config.timing.label_bars
+
+
+def _min_combinatorial_decisions(config: Config) -> int:
+    """Decision bars of which every combinatorial split leaves a run with a validation block and a bar to train on.
+
+    The training groups of a split are at most one run more than its test groups, so that the longest run has at least
+    the mean number of groups, rounded up; its ends are purged.
+    """
+    settings, gap = config.combinatorial, config.purge_gap
+    groups_of_a_run = -(-(settings.n_groups - settings.n_test_groups) // (settings.n_test_groups + 1))
+    bars_of_a_run = config.walk_forward.validation_window + gap + 1 + 2 * gap + config.embargo_bars
+    return settings.n_groups * -(-bars_of_a_run // groups_of_a_run)
 
 
 def min_inner_bars(config: Config) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.config.sections import (
     BaselinesConfig,
+    CombinatorialConfig,
     DataConfig,
     ExplorationConfig,
     PlaceboConfig,
@@ -30,7 +31,8 @@ from tft.positions import PositionsConfig, RegimeConfig
 from tft.recipe import Recipe, TrainingConfig
 from tft.volatility import Timing
 
-Selection = Literal["holdout", "nested"]
+Separation = Literal["holdout", "nested"]
+Selection = Literal[Separation, "combinatorial"]
 MIN_INNER_FOLDS = 3
 """The fewest exploration folds on which `selection: nested` chooses columns and parameters."""
 
@@ -56,7 +58,8 @@ class Config:
     selection: Selection = "holdout"
     """holdout: phases 1-4 choose once, before the holdout, and only the holdout is out of sample. nested: the choice is
     made again for every production fold, on its own past, so that the whole record is out of sample; for the deployed
-    model it is made on all bars, and the two keys below are not read."""
+    model it is made on all bars, and the two keys below are not read. combinatorial: as holdout; besides, the chosen
+    recipe is evaluated by combinatorial purged cross-validation on the development bars."""
     holdout_fraction: float = 0.3
     holdout_start: str | None = None
     """First bar (ISO date or time) of the holdout; prevails over the fraction."""
@@ -70,6 +73,7 @@ class Config:
     pruning: PruningConfig = field(default_factory=PruningConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
     production: ProductionConfig = field(default_factory=ProductionConfig)
+    combinatorial: CombinatorialConfig = field(default_factory=CombinatorialConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     positions: PositionsConfig = field(default_factory=PositionsConfig)
@@ -80,9 +84,16 @@ class Config:
 
     @property
     def sha256(self) -> str:
-        """Hash of all settings but those that say how a finished run is examined and judged, not how it is made."""
-        examined = ("baselines", "placebo", "prior_looks")
-        return sha256_of({name: value for name, value in asdict(self).items() if name not in examined})
+        """Hash of all settings but those that say how a finished run is examined and judged, and not how it is made; so
+        that `selection: combinatorial` counts as `holdout`."""
+        examined = ("baselines", "placebo", "combinatorial", "prior_looks")
+        made = {name: value for name, value in asdict(self).items() if name not in examined}
+        return sha256_of(made | {"selection": self.separation})
+
+    @property
+    def separation(self) -> Separation:
+        """How the bars that are judged are kept apart from the choices: with `combinatorial` as with `holdout`."""
+        return "nested" if self.selection == "nested" else "holdout"
 
     @property
     def timing(self) -> Timing:
@@ -94,12 +105,15 @@ class Config:
 
         Left out is what cannot. `data` leads to a table, whose content is hashed by itself; the kind of device that
         `device` stands for is named beside the settings wherever they identify a run. `registry` and `regime` concern
-        the finished model, `baselines` what it is compared with, `placebo` other runs, `prior_looks` what the record is
-        worth. `tuning.timeout_seconds` only ends a search early, and such a search is never taken for a finished one.
+        the finished model, `baselines` what it is compared with, `placebo` other runs, `combinatorial` what is
+        evaluated beside the record, which with `selection: combinatorial` is that of `holdout`, and `prior_looks` what
+        the record is worth. `tuning.timeout_seconds` only ends a search early, and such a search is never taken for a
+        finished one.
         """
         settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        for name in ("data", "device", "baselines", "registry", "regime", "placebo", "prior_looks"):
+        for name in ("data", "device", "baselines", "registry", "regime", "placebo", "combinatorial", "prior_looks"):
             del settings[name]
+        settings["selection"] = self.separation
         del settings["tuning"]["timeout_seconds"]
         return settings
 
@@ -130,6 +144,11 @@ class Config:
     def first_decision_bar(self) -> int:
         """The first bar of the table that a fold may hold: what is left out follows the warm-up."""
         return self.warm_up_bars + self.walk_forward.first_bar
+
+    @property
+    def embargo_bars(self) -> int:
+        """Bars after a test block, beyond the purge gap, that combinatorial cross-validation does not train on."""
+        return self.warm_up_bars + 1 if self.combinatorial.embargo is None else self.combinatorial.embargo
 
     @property
     def burn_in_bars(self) -> int:

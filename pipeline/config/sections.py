@@ -9,12 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import comb
 from typing import Any, Literal
 
 from pipeline.config.space import SECTION_OF, Range
 
 MAX_REPETITIONS = 99
 """The most repetitions of a placebo or of a planted signal."""
+MAX_SPLITS = 100
+"""The most splits of combinatorial cross-validation."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,34 @@ class BaselinesConfig:
     lstm: bool = False
     """A plain LSTM trained on the Sharpe of its positions (Lim, Zohren & Roberts 2019), on the columns that prefilter
     kept: one network a fold, 25 to 100 epochs."""
+
+
+@dataclass(frozen=True)
+class CombinatorialConfig:
+    """Combinatorial purged cross-validation of the chosen recipe (`selection: combinatorial`). Gaps are in bars."""
+
+    n_groups: int = 6
+    """Groups of neighbouring development bars."""
+    n_test_groups: int = 2
+    """Groups that a split tests; it trains on the others. 2 of 6 are 15 splits, which give 5 paths."""
+    embargo: int | None = None
+    """Bars after a test block, beyond the purge gap, that are not trained on; null: the longest look-back, so that the
+    window of no training target reaches into a test block."""
+
+    def faults(self) -> list[str]:
+        found = at_least("combinatorial", self, {"n_groups": 2, "n_test_groups": 1})
+        if self.n_test_groups >= self.n_groups:
+            found.append(
+                f"combinatorial.n_test_groups is {self.n_test_groups}, it must be less than n_groups ({self.n_groups})"
+            )
+        if comb(self.n_groups, self.n_test_groups) > MAX_SPLITS:
+            found.append(
+                f"combinatorial: {self.n_test_groups} of {self.n_groups} groups are "
+                f"{comb(self.n_groups, self.n_test_groups)} splits, each of which is trained; the most is {MAX_SPLITS}"
+            )
+        if self.embargo is not None and self.embargo < 0:
+            found.append(f"combinatorial.embargo is {self.embargo}, the least is 0 (null: the longest look-back)")
+        return found
 
 
 @dataclass(frozen=True)

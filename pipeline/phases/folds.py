@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.config.bars import min_inner_bars, min_nested_bars
 from pipeline.config.schema import Config
-from tft.folds import Fold, final_fold, walk_forward
+from tft.folds import CombinatorialPurged, Fold, combinatorial_fold, combinatorial_purged, final_fold, walk_forward
 from tft.metrics import MIN_INFERENCE_BARS
 
 
@@ -37,7 +37,7 @@ def production_folds(config: Config, n_bars: int) -> list[Fold]:
     """
     production = config.production
     folds = _folds(config, n_bars, step_size=production.step_size, max_folds=production.max_folds)
-    if config.selection == "holdout":
+    if config.selection != "nested":
         return folds
     reported = [fold for fold in folds if fold.validation.stop >= min_inner_bars(config)]
     n_record = n_bars - config.timing.label_bars - reported[0].test.start if reported else 0
@@ -52,6 +52,26 @@ def production_folds(config: Config, n_bars: int) -> list[Fold]:
             f"selection: nested leaves {n_record} bars of record, {MIN_INFERENCE_BARS} are needed: {remedy}"
         )
     return reported
+
+
+def combinatorial_splits(config: Config, n_development: int) -> CombinatorialPurged:
+    """The splits of the labelled development bars after the warm-up, which is bar 0 there."""
+    return combinatorial_purged(
+        n_development - config.timing.label_bars - config.warm_up_bars,
+        n_groups=config.combinatorial.n_groups,
+        n_test_groups=config.combinatorial.n_test_groups,
+        purge_gap=config.purge_gap,
+        embargo=config.embargo_bars,
+    )
+
+
+def combinatorial_folds(config: Config, n_development: int) -> list[Fold]:
+    """A fold for each combinatorial split; it trains on all the bars that the split leaves it, and not on a window."""
+    window, gap = config.walk_forward.validation_window, config.purge_gap
+    return [
+        combinatorial_fold(split, validation_window=window, purge_gap=gap).shifted(config.warm_up_bars)
+        for split in combinatorial_splits(config, n_development)
+    ]
 
 
 def deployment_fold(config: Config, n_bars: int, index: int) -> Fold:

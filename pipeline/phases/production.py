@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from pipeline.config.schema import Config, Selection, sha256_of
+from pipeline.config.schema import Config, Separation, sha256_of
 from pipeline.phases.prefilter import Prefiltered
 from pipeline.phases.pruning import Pruned
 from pipeline.phases.stitching import average, stitch_by_fold, with_gain
@@ -75,13 +75,15 @@ class Final:
 class Walked:
     """A walk-forward and its record."""
 
-    selection: Selection
+    selection: Separation
     choices: Mapping[int, Choice]
     """The choice that each fold was fitted with, by the fold's index; all the same with `selection: holdout`."""
     outcomes: tuple[FoldOutcome, ...]
     """In order of the folds; the seeds averaged."""
     seed_outcomes: tuple[tuple[FoldOutcome, ...], ...]
     """The outcomes of each seed alone."""
+    seed_fits: tuple[tuple[FoldFit, ...], ...]
+    """What each seed learned, in order of the folds."""
     record: Record
     seed_records: tuple[Record, ...]
     """The record of each seed alone."""
@@ -136,23 +138,25 @@ def walk_forward(
     the first bar of the holdout. store: where finished folds wait in case the process dies.
     """
     to_fit = [*folds, *([final] if final else [])]
-    outcomes, by_seed, market, final_fit = _fit(data, config, to_fit, folds[-1][0], store=store, on_epoch=on_epoch)
+    fitted = _fit(data, config, to_fit, folds[-1][0], store=store, on_epoch=on_epoch)
     choices = {fold.index: choice for fold, choice in folds}
     positions = {fold: choice.config.positions for fold, choice in choices.items()}
 
     def stitched(own: Sequence[FoldOutcome]) -> Record:
-        return stitch_by_fold([outcome.forecast for outcome in own], positions, market, n_development=n_development)
+        forecasts = [outcome.forecast for outcome in own]
+        return stitch_by_fold(forecasts, positions, fitted.market, n_development=n_development)
 
     return Walked(
-        selection=config.selection,
+        selection=config.separation,
         choices=choices,
-        outcomes=tuple(outcomes),
-        seed_outcomes=tuple(tuple(own) for own in by_seed),
-        record=stitched(outcomes),
-        seed_records=tuple(stitched(own) for own in by_seed),
+        outcomes=tuple(fitted.outcomes),
+        seed_outcomes=tuple(tuple(own) for own in fitted.by_seed),
+        seed_fits=tuple(tuple(own) for own in fitted.fits),
+        record=stitched(fitted.outcomes),
+        seed_records=tuple(stitched(own) for own in fitted.by_seed),
         n_development=n_development,
-        market=market,
-        final=final_fit,
+        market=fitted.market,
+        final=fitted.final,
     )
 
 
@@ -185,14 +189,28 @@ def untuned_record(
         if fold in outcomes
     }
     to_fit = [(fold, untuned[fold.index]) for fold in again]
-    refitted, *_ = _fit(data, config, to_fit, walked.folds[-1], store=store, on_epoch=on_epoch)
-    outcomes |= {outcome.fold.index: outcome for outcome in refitted}
+    refitted = _fit(data, config, to_fit, walked.folds[-1], store=store, on_epoch=on_epoch)
+    outcomes |= {outcome.fold.index: outcome for outcome in refitted.outcomes}
     return stitch_by_fold(
         [outcome.forecast for outcome in outcomes.values()],
         {fold: choice.config.positions for fold, choice in untuned.items()},
         walked.market,
         n_development=walked.n_development,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """The tested folds in order, and the final fit, which is that of the fold without a test block."""
+
+    outcomes: list[FoldOutcome]
+    """Seeds averaged"""
+    by_seed: list[list[FoldOutcome]]
+    fits: list[list[FoldFit]]
+    """By seed"""
+    market: Market
+    """The last fold's"""
+    final: Final | None
 
 
 def _fit(
@@ -203,14 +221,14 @@ def _fit(
     *,
     store: Store | None,
     on_epoch: Callable[[EpochReport], None] | None,
-) -> tuple[list[FoldOutcome], list[list[FoldOutcome]], Market, Final | None]:
-    """Outcomes of the tested folds, seeds averaged and seed by seed, the last one's market, and the final fit, which is
-    that of the fold without a test block. Folds of one choice are fitted side by side, with all seeds.
+) -> _Fitted:
+    """Fit every fold with its choice. Folds of one choice are fitted side by side, with all seeds.
 
     The `last` fold of the record goes on forecasting where there is no label yet.
     """
     averaged: list[FoldOutcome] = []
     by_seed: list[list[FoldOutcome]] = [[] for _ in range(config.production.seeds)]
+    tested_fits: list[list[FoldFit]] = [[] for _ in range(config.production.seeds)]
     markets: list[Market] = []
     final: list[FoldFit] = []
     for sha256, group in groupby(to_fit, key=lambda pair: pair[1].sha256):
@@ -229,6 +247,8 @@ def _fit(
         )
         fits, fitted = zip(*walked, strict=True)
         final += [fit for fit in fits if not fit.fold.test]
+        for number, of_seed in enumerate(tested_fits):
+            of_seed += [fit for fit in fits[number :: len(seeds)] if fit.fold.test]
         outcomes = [list(fitted[number :: len(seeds)]) for number in range(len(seeds))]  # of each seed, by fold
         of_folds = [average(same_fold, market, own.positions) for same_fold in zip(*outcomes, strict=True)]
         of_folds, *outcomes = (
@@ -241,7 +261,7 @@ def _fit(
             markets.append(market)
     tested = [outcome for outcome in averaged if outcome.fold.test]
     untested = [outcome.gain for outcome in averaged if not outcome.fold.test]
-    return tested, by_seed, markets[-1], Final(tuple(final), untested[0]) if final else None
+    return _Fitted(tested, by_seed, tested_fits, markets[-1], Final(tuple(final), untested[0]) if final else None)
 
 
 def recipes(config: Config) -> list[Recipe]:

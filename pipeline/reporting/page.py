@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from pipeline.config.schema import Selection
 from pipeline.data.findings import Finding
+from pipeline.reporting import origins as origins_of
 from pipeline.reporting.figures import bar_label
 from pipeline.reporting.selection_figures import RankedRow
 from pipeline.statistics import baseline_comparison
@@ -34,6 +35,8 @@ from tft.record import Record, Segment
 
 FEATURES_SHOWN = 40
 SYMBOLS_SHOWN = 12
+ROWS_SHOWN = 40
+"""Of one partition of the record"""
 MISSING = "n/a"
 BASELINES = "baselines.png"
 """The figure that stands beside the table of baselines."""
@@ -131,6 +134,7 @@ def render(
     comparable: Sequence[Comparable],
     looks: Sequence[Look] = (),
     findings: Sequence[Finding] = (),
+    origins: origins_of.Origins | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -141,7 +145,8 @@ def render(
     clean = [one for one in comparable if one.segment == "holdout"]
     selected = [row for row in ranked if row.selected]
     known = [name for name in CAPTIONS if name in figures]
-    rest = [name for name in figures if name not in (*CAPTIONS, BASELINES, FRICTIONS, CALIBRATION)]
+    apart = (*CAPTIONS, BASELINES, FRICTIONS, CALIBRATION, *origins_of.FIGURES)
+    rest = [name for name in figures if name not in apart]
     return _PAGE.render(
         job=job,
         verdict=inference.verdict,
@@ -165,6 +170,8 @@ def render(
         calibration=inference.calibration,
         calibration_sentence=in_one_sentence(inference.calibration, nested=nested) if inference.calibration else "",
         calibration_figure=_png(figures[CALIBRATION]) if CALIBRATION in figures else "",
+        origins=origins,
+        origin_figures={name: _png(figures[name]) for name in origins_of.FIGURES if name in figures},
         counts=(n_initial, n_prefiltered, n_selected),
         features=selected[:FEATURES_SHOWN],
         n_more=max(0, len(selected) - FEATURES_SHOWN),
@@ -231,10 +238,16 @@ def _plain(value: Any) -> str:
 
 
 def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"number": _number, "bar": bar_label, "plain": _plain, "prose": _prose}
-    environment.globals |= {"missing": MISSING, "symbols_shown": SYMBOLS_SHOWN}
-    return environment.from_string(Path(__file__).with_name("page.html.jinja").read_text(encoding="utf-8"))
+    environment.globals |= {"missing": MISSING, "symbols_shown": SYMBOLS_SHOWN, "rows_shown": ROWS_SHOWN}
+    return environment.get_template("page.html.jinja")
 
 
 _PAGE = _template()

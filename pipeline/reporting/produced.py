@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.findings import Finding
 from pipeline.phases.production import Choice, Walked
-from pipeline.reporting import artifacts, calibration_figure, figures, frictions_figure, luck_figures, page
+from pipeline.reporting import artifacts, calibration_figure, figures, frictions_figure, luck_figures, origins, page
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics import comparable as comparing
 from pipeline.statistics.baseline_comparison import BaselineRow
@@ -68,13 +68,15 @@ def production(
     walked: Walked,
     baselines: Mapping[str, Baseline],
     findings: Sequence[Finding],
+    came_from: origins.Origins,
 ) -> None:
     """Write the run to each of `sinks`: the phase's own run and the job's.
 
-    chosen: what the deployed model uses · baselines: each simple rule by its name.
+    chosen: what the deployed model uses · baselines: each simple rule by its name · came_from: the record taken apart.
     """
     record, pruned, tuned = walked.record, chosen.pruned, chosen.tuned
     drawn = {name: draw() for name, draw in _figures(result, chosen, walked, baselines).items()}
+    drawn |= {name: draw() for name, draw in origins.figures(came_from).items()}
     html = page.render(
         job=facts,
         n_initial=chosen.filtered.n_initial,
@@ -95,6 +97,7 @@ def production(
         comparable=result.comparable,
         looks=result.looks,
         findings=findings,
+        origins=came_from,
     )
     tables = {
         "oos_record.parquet": record.to_columns(),
@@ -105,6 +108,7 @@ def production(
         sink.metrics({"n_features_expected_false": pruned.n_expected_false})
         artifacts.vsn_tables(sink, pruned)
         sink.table("baseline_choices.json", baseline_choices(baselines, [fold.index for fold in walked.folds]))
+        origins.log(sink, came_from)
         if walked.selection == "nested":
             choices(sink, walked)
         for name, figure in drawn.items():

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from pipeline.statistics.arguments import is_constant
 from pipeline.statistics.distributions import centre, crps, log_score, pit, unconditional
-from pipeline.statistics.standard_errors import hac_standard_error
+from pipeline.statistics.estimate import Estimate, error_of_mean
 from tft.backtest import FoldOutcome
 from tft.head import QUANTILE_LEVELS
-from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS
+from tft.metrics import MIN_BARS
 from tft.record import Record
 
 Array = NDArray[np.float64]
@@ -36,18 +36,6 @@ PIT_BINS = 20
 RELIABILITY_BINS = 10
 MIN_BIN_CELLS = 20
 """With fewer cells for each there are fewer bins of `probability_up`."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its standard error (HAC); None under MIN_INFERENCE_BARS bars, or where nothing varies."""
-
-    value: float
-    standard_error: float | None
-
-    @property
-    def t(self) -> float | None:
-        return None if self.standard_error is None else self.value / self.standard_error
 
 
 @dataclass(frozen=True)
@@ -182,7 +170,7 @@ class _Cells:
     def mean(self, values: Array) -> Estimate:
         """Mean over instruments by bar, then over bars."""
         series = self.by_bar(values) / self.by_bar(np.ones(len(values)))
-        return Estimate(float(series.mean()), _error(series))
+        return Estimate(float(series.mean()), error_of_mean(series))
 
     def share(self, happened: NDArray[np.bool_], of: NDArray[np.bool_] | None = None) -> Estimate:
         """Share of the cells `of` (all of them by default) in which something happened."""
@@ -203,7 +191,7 @@ class _Cells:
     def _ratio_error(self, scores: Array, total: float) -> float | None:
         """Standard error of an estimate whose error is the sum of scores (M,) over `total`."""
         sums = self.by_bar(scores)
-        error = _error(sums)
+        error = error_of_mean(sums)
         return None if error is None else error * len(sums) / total
 
 
@@ -317,11 +305,3 @@ def _reliability(cells: _Cells) -> tuple[ReliabilityBin, ...]:
         forecast = float(cells.probability_up[rows].mean())
         bins.append(ReliabilityBin(len(rows), forecast, cells.share(cells.up > 0.0, of=within)))
     return tuple(bins)
-
-
-def _error(series: Array) -> float | None:
-    """HAC standard error of the mean of a series of bars, in whatever unit."""
-    if len(series) < MIN_INFERENCE_BARS or is_constant(series):
-        return None
-    deviation = series - series.mean()
-    return float(deviation.std()) * hac_standard_error(deviation / deviation.std(), None)

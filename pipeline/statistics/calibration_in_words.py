@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.statistics.calibration import Calibration, Estimate
+from pipeline.statistics.calibration import Calibration
+from pipeline.statistics.estimate import Estimate
 from tft.metrics import MIN_BARS
 
 WORSE_ERRORS = 2.0

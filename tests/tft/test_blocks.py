@@ -108,6 +108,21 @@ def test_each_tiling_scores_every_training_bar_once_and_no_other(k: int, epoch: 
     assert (n_tilings - 1) * n_blocks[0] < LEAST_STEPS
 
 
+@pytest.mark.parametrize("epoch", range(4))
+def test_where_training_bars_have_gaps_each_part_has_tiles_of_its_own(epoch: int) -> None:
+    """Parts that are longer, shorter and nearer than a block: every one of their bars is scored equally often, no other
+    is, and after the end of its part a block forecasts nothing."""
+    parts = (range(30, 55), range(58, 62), range(80, 99))
+    fold = Fold(2, range(30, 99), range(105, 110), range(115, 120), train_parts=parts)
+    drawn = epoch_of(sampler_of(small_panel(130, 2, missing=0.0), (fold,)), epoch)
+    times = Counter(drawn.bar[:, :, 0][drawn.scored[:, :, 0]].tolist())
+    assert set(times) == {bar for part in parts for bar in part} and len(set(times.values())) == 1
+    for bars, forecast, scored in zip(drawn.bar[:, :, 0], drawn.forecast[:, :, 0], drawn.scored[:, :, 0], strict=True):
+        (own,) = {next(part for part in parts if bar in part) for bar in bars[scored].tolist()}
+        assert bars[forecast].max() == bars[scored].max() < own.stop
+    assert LEAST_STEPS <= len(drawn.bar) <= sampler_of(small_panel(130), (fold,)).n_steps
+
+
 def test_a_long_fold_is_tiled_once() -> None:
     fold = Fold(0, range(20, 320), range(325, 340), range(345, 350))
     drawn = epoch_of(sampler_of(small_panel(360), (fold,)), 0)

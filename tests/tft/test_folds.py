@@ -17,8 +17,10 @@ from tft.folds import (
     Split,
     WalkForwardConfig,
     bars_needed,
+    combinatorial_fold,
     combinatorial_purged,
     final_fold,
+    rows_of,
     walk_forward,
 )
 
@@ -233,6 +235,75 @@ def test_combinatorial_splits_equal_a_naive_loop(
     assert splits.n_paths * n_groups == n_test_groups * comb(n_groups, n_test_groups)
     for group in groups:
         assert sum(set(group) <= set(split.test) for split in splits) == splits.n_paths
+
+
+def test_paths_and_groups_worked_by_hand() -> None:
+    """Splits of 4 groups, 2 tested: 01 02 03 12 13 23. Each group is tested by three of them, in order of paths."""
+    splits = combinatorial_purged(10, n_groups=4, n_test_groups=2, purge_gap=0, embargo=0)
+    assert splits.groups == (range(3), range(3, 6), range(6, 8), range(8, 10))
+    assert splits.paths == ((0, 0, 1, 2), (1, 3, 3, 4), (2, 4, 5, 5))
+
+
+@given(n_groups=st.integers(2, 7), n_test_groups=st.integers(1, 4))
+def test_every_forecast_of_a_split_is_used_in_one_path(n_groups: int, n_test_groups: int) -> None:
+    assume(n_test_groups < n_groups)
+    splits = combinatorial_purged(3 * n_groups, n_groups=n_groups, n_test_groups=n_test_groups, purge_gap=0, embargo=0)
+    used = [(split, group) for path in splits.paths for group, split in enumerate(path)]
+    tested = [
+        (split.index, number)
+        for split in splits
+        for number, group in enumerate(splits.groups)
+        if set(group) <= set(split.test)
+    ]
+    assert len(splits.paths) == splits.n_paths and sorted(used) == sorted(tested)
+
+
+def test_a_combinatorial_fold_worked_by_hand() -> None:
+    """Runs 0-4, 8-15 and 20-22: of the longest the end validates, after a gap of 1."""
+    split = Split(4, train=(*range(5), *range(8, 16), *range(20, 23)), test=(5, 6, 18, 19))
+    fold = combinatorial_fold(split, validation_window=3, purge_gap=1)
+    assert fold == Fold(4, range(23), range(13, 16), range(5, 20), train_parts=(range(5), range(8, 12), range(20, 23)))
+    assert fold.trained == fold.train_parts
+    assert fold.seen == (*fold.train_parts, fold.validation)
+    assert fold.shifted(10).train_parts == (range(10, 15), range(18, 22), range(30, 33))
+    with pytest.raises(ValueError, match=r"^the longest run of training bars of split 4 has 8 bars, .* need 9$"):
+        combinatorial_fold(split, validation_window=7, purge_gap=1)
+
+
+def test_a_fold_without_gaps_trains_on_its_block_and_knows_labels_up_to_its_validation() -> None:
+    fold = Fold(0, range(2, 6), range(7, 9), range(10, 12))
+    assert fold.trained == (range(2, 6),) and fold.seen == (range(2, 9),)
+    values = np.arange(24).reshape(12, 2)
+    assert rows_of(values, fold.trained).base is not None, "a view"
+    np.testing.assert_array_equal(rows_of(values, [range(2), range(5, 6)]), values[[0, 1, 5]])
+
+
+@given(
+    n_bars=st.integers(40, 120),
+    n_groups=st.integers(3, 6),
+    n_test_groups=st.integers(1, 2),
+    purge_gap=st.integers(0, 3),
+    embargo=st.integers(0, 4),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_training_or_validation_bar_of_a_combinatorial_fold_is_near_a_tested_one(
+    n_bars: int, n_groups: int, n_test_groups: int, purge_gap: int, embargo: int
+) -> None:
+    splits = combinatorial_purged(
+        n_bars, n_groups=n_groups, n_test_groups=n_test_groups, purge_gap=purge_gap, embargo=embargo
+    )
+    for split in splits:
+        runs = [len(run) for run in np.split(split.train, np.flatnonzero(np.diff(split.train) > 1) + 1)]
+        if max(runs) < 4 + purge_gap + 1:
+            continue
+        fold = combinatorial_fold(split, validation_window=4, purge_gap=purge_gap)
+        trained = [bar for part in fold.trained for bar in part]
+        assert set(trained) | set(fold.validation) <= set(split.train) and trained == sorted(set(trained))
+        left_out = set(split.train) - set(trained) - set(fold.validation)
+        first = fold.validation.start
+        assert left_out == set(range(first - purge_gap, first)), "the gap before validation and nothing else"
+        assert (fold.train.start, fold.train.stop) == (trained[0], trained[-1] + 1)
+        assert (fold.test.start, fold.test.stop) == (split.test[0], split.test[-1] + 1)
 
 
 def test_the_splits_are_a_frozen_sequence() -> None:

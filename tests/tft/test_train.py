@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import small_panel, small_recipe
+from tests.conftest import CPU, small_panel, small_recipe
 from tests.tft.fitting import FOLDS, MemoryStore, distance, fitted, identical, market_of
 from tft import train
 from tft.fold_store import FoldFit, read_stack_size, write_stack_size
@@ -19,6 +19,7 @@ from tft.folds import Fold
 from tft.head import LOSS_MODES, LossMode
 from tft.market import Market
 from tft.recipe import OBJECTIVES, Objective
+from tft.scaling import Scaler
 from tft.train import EpochReport, Recipe, evenly, fit_folds, forecast_fit, largest_stack, map_fits
 
 pytestmark = pytest.mark.usefixtures("few_steps")
@@ -375,3 +376,28 @@ def test_stacks_are_as_few_as_can_be_and_shared_evenly(n: int, largest: int, siz
     """Sixteen folds and the final fit are one stack."""
     assert evenly(n, largest) == size
     assert evenly(17, train.MAX_STACK) == 17
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_fold_with_gaps_learns_nothing_from_the_returns_in_them(objective: Objective) -> None:
+    """Weights, scaler, hedge and recalibration: labels of bars between the parts, and of bars after them, may be
+    anything. Those of the parts themselves may not."""
+    panel, recipe = small_panel(), small_recipe(objective=objective)
+    sigma = market_of(panel).sigma
+    parts = (range(30, 60), range(80, 95), range(120, 140))
+    fold = Fold(0, range(30, 140), range(98, 110), range(60, 115), train_parts=parts)
+
+    def fit_on(changed: range) -> FoldFit:
+        returns = panel.returns.copy()
+        returns[changed.start : changed.stop] *= -30.0
+        market = Market(replace(panel, returns=returns), recipe.timing, CPU, sigma)
+        (fit,) = fit_folds(market, [fold], recipe)
+        return fit
+
+    reach = recipe.timing.label_bars
+    plain = fit_on(range(0))
+    assert identical(plain, fit_on(range(60 + reach, 80))), "between two parts"
+    assert identical(plain, fit_on(range(110 + reach, 120))), "after validation"
+    assert not identical(plain, fit_on(range(80 + reach, 90)))
+    scaled = np.concatenate([panel.features[part.start : part.stop] for part in parts])
+    np.testing.assert_array_equal(plain.scaler.mean, Scaler.fit(scaled).mean)

@@ -213,7 +213,7 @@ def test_record_settings_hold_what_can_change_a_record_and_nothing_else() -> Non
         *("holdout_start", "purge_gap", "allow_label_overlap", "walk_forward", "prefilter", "exploration", "pruning"),
         *("tuning", "production", "model", "training", "positions"),
     }
-    cannot = {"data", "device", "baselines", "registry", "regime", "placebo", "prior_looks"}
+    cannot = {"data", "device", "baselines", "registry", "regime", "placebo", "combinatorial", "prior_looks"}
     assert can | cannot == {field.name for field in fields(Config)} and not can & cannot
     config = load_config(CONFIGS / "default.yaml")
     settings, everything = config.record_settings(), to_mapping(config)
@@ -233,6 +233,9 @@ def test_record_settings_hold_what_can_change_a_record_and_nothing_else() -> Non
         ("placebo.repetitions=3", False),
         ("prior_looks=12", False),
         ("baselines.lstm=true", False),
+        ("combinatorial.n_groups=8", False),
+        ("selection=combinatorial", False),
+        ("selection=nested", True),
         ("tuning.timeout_seconds=60", False),
         ("seed=8", True),
         ("purge_gap=6", True),
@@ -246,3 +249,19 @@ def test_settings_that_cannot_change_a_record_move_no_hash_of_it(override: str, 
     before = load_config(CONFIGS / "default.yaml").record_settings()
     after = load_config(CONFIGS / "default.yaml", [override]).record_settings()
     assert (sha256_of(after) != sha256_of(before)) is moves
+
+
+@pytest.mark.parametrize(
+    ("override", "moves"),
+    [
+        ("placebo.repetitions=3", False),
+        ("combinatorial.n_groups=8", False),
+        ("selection=combinatorial", False),
+        ("selection=nested", True),
+        ("registry.name=other", True),
+    ],
+)
+def test_how_a_finished_run_is_examined_moves_no_hash_of_the_configuration(override: str, moves: bool) -> None:
+    before, after = load_config(CONFIGS / "micro.yaml"), load_config(CONFIGS / "micro.yaml", [override])
+    assert before != after and (before.sha256 != after.sha256) is moves
+    assert after.separation == ("nested" if after.selection == "nested" else "holdout")

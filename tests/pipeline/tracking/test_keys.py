@@ -104,6 +104,10 @@ EDITED = {
     "tft/positions.py": "EUTRJLSC",
     "pipeline/phases/stitching.py": "TRJLSC",
     "pipeline/phases/production.py": "RJLSC",
+    "pipeline/phases/permutation.py": "RJLSC",
+    "pipeline/phases/combinatorial.py": "RJLSC",
+    "pipeline/statistics/group_losses.py": "RJLSC",
+    "pipeline/statistics/estimate.py": "RJLSC",
     "pipeline/config/sections.py": "PEUTRJLSC",
     "pipeline/config/schema.py": "EUTRJLSC",
     "pipeline/experiments/null_targets.py": "LS",
@@ -128,6 +132,8 @@ EDITED = {
     "pipeline/statistics/looks.py": "",
     "pipeline/tracking/ledger.py": "",
     "pipeline/statistics/calibration.py": "",
+    "pipeline/statistics/attribution.py": "",
+    "pipeline/statistics/information_coefficient.py": "",
     "pipeline/statistics/calibration_in_words.py": "",
     "pipeline/phases/refitting.py": "",
     "pipeline/refit.py": "",
@@ -231,6 +237,7 @@ SECTIONS_THAT_DECIDE_NOTHING = {
     "registry": {"name": "other"},
     "regime": {"enter": 0.6},
     "placebo": {"repetitions": 3},
+    "combinatorial": {"n_groups": 8},
 }
 
 
