@@ -1,5 +1,5 @@
-"""A placebo's p-value goes into the verdict of the run that it judged: its result, tags, card and page. It never
-promotes: what is promoted is decided when a version is registered, or by a person."""
+"""A placebo's p-value goes into the verdict of the run that it judged: its result, tags, card and page, and the evidence
+by which its version may be promoted later. It promotes nothing itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.config.reading import from_json, to_json
+from pipeline.registry import evidence
 from pipeline.reporting import page
 from pipeline.reporting.produced import Produced
 from pipeline.statistics.inference import metrics
@@ -53,4 +54,9 @@ def rewrite_verdict(production: Run, placebo: PlaceboLuck) -> str:
         card = client.get_model_version(result.model_name, result.model_version).description or ""
         card = card.replace(before, after) if before in card else f"{after}\n\n{card}"
         client.update_model_version(result.model_name, result.model_version, description=card)
+        before_it = evidence.kept(result.model_name, result.model_version)
+        finds_skill = result.inference.finds_skill
+        evidence.keep(
+            result.model_name, result.model_version, replace(before_it, finds_skill=finds_skill, verdict=after)
+        )
     return after
