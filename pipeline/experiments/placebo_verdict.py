@@ -1,5 +1,8 @@
-"""A placebo's p-value goes into the verdict of the run that it judged: its result, tags, card and page, and the evidence
-by which its version may be promoted later. It promotes nothing itself."""
+"""A placebo's p-value goes into the verdict of the run that it judged.
+
+Rewritten are its result, tags, card and page, and the evidence by which its version may be promoted later. Nothing is
+promoted here.
+"""
 
 from __future__ import annotations
 
