@@ -13,7 +13,6 @@ from pipeline.phases.combinatorial import Paths
 from pipeline.reporting import origins_figures
 from pipeline.statistics.attribution import Attribution, Drawdown, Part
 from pipeline.statistics.course import Course
-from pipeline.statistics.estimate import Estimate
 from pipeline.statistics.group_losses import GroupLoss, GroupLosses
 from pipeline.statistics.information_coefficient import LagRow
 from pipeline.tracking.sink import Sink
@@ -22,6 +21,8 @@ CONTRIBUTIONS, MONTHS, COURSE = "contributions.png", "months.png", "course.png"
 COEFFICIENTS, LOSSES, PATHS = "information_coefficient.png", "group_losses.png", "paths.png"
 FIGURES = (CONTRIBUTIONS, MONTHS, COURSE, COEFFICIENTS, LOSSES, PATHS)
 """Figures that stand in this section of the page."""
+ESTIMATES = ("net", "sharpe", "ic", "rank_ic", "sharpe_loss", "return_loss", "sharpe_of_walk_forward_bars")
+"""Columns of the tables that have a standard error beside them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ def _columns(kind: type[Part | Drawdown | LagRow | GroupLoss], rows: Sequence[ob
 def _with_errors(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     plain: dict[str, list[Any]] = {}
     for name, values in columns.items():
-        if any(isinstance(value, Estimate) for value in values):
+        if name in ESTIMATES:
             plain[name] = [value.value if value else None for value in values]
             plain[f"{name}_se"] = [value.standard_error if value else None for value in values]
         else:

@@ -71,6 +71,6 @@ def sharpe_loss(net: Array, permuted: Sequence[Array], *, periods_per_year: floa
 
 def return_loss(net: Array, permuted: Sequence[Array], *, periods_per_year: float) -> Estimate:
     """Annual mean of net returns (n,) minus the mean of those of K permuted ones, on the same bars."""
-    difference = net - np.mean(permuted, axis=0)
+    difference = np.mean([net - one for one in permuted], axis=0)  # exactly 0 where nothing changed
     error = error_of_mean(difference)
     return Estimate(float(difference.mean()) * periods_per_year, None if error is None else error * periods_per_year)

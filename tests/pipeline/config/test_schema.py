@@ -262,6 +262,6 @@ def test_settings_that_cannot_change_a_record_move_no_hash_of_it(override: str, 
     ],
 )
 def test_how_a_finished_run_is_examined_moves_no_hash_of_the_configuration(override: str, moves: bool) -> None:
-    before, after = load_config(CONFIGS / "micro.yaml"), load_config(CONFIGS / "micro.yaml", [override])
+    before, after = load_config(CONFIGS / "default.yaml"), load_config(CONFIGS / "default.yaml", [override])
     assert before != after and (before.sha256 != after.sha256) is moves
     assert after.separation == ("nested" if after.selection == "nested" else "holdout")
