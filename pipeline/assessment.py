@@ -22,7 +22,7 @@ from pipeline.statistics.inference import Inference, Looked, infer
 from pipeline.statistics.looks import HoldoutRecord
 from pipeline.statistics.overfitting import Trials
 from pipeline.statistics.sharpe import detectable_sharpe
-from pipeline.tracking.ledger import Look, by_recipe, enter, is_empty, overlapping, stands_for
+from pipeline.tracking.ledger import EXPERIMENT, Look, by_recipe, enter, is_empty, overlapping, restore, stands_for
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.sink import Sink
 from tft.metrics import MIN_INFERENCE_BARS
@@ -54,6 +54,8 @@ def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
     """Before training: the smallest true Sharpe that the clean bars of the record could detect; whether looks at them
     are known.
     """
+    if restore():
+        reporter.say(f"production: the ledger of looks (experiment {EXPERIMENT}) had been deleted: its looks are back")
     bars = clean_bars(job)
     n_bars = bars.stop - bars.start  # below 0 where there is no holdout
     smallest = detectable_sharpe(n_bars, job.config.periods_per_year)

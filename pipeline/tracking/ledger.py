@@ -106,6 +106,19 @@ def all_looks() -> list[Look]:
     return list(found.values())
 
 
+def restore() -> bool:
+    """Bring back the ledger's experiment, with its looks, if somebody deleted it; returns whether that was so.
+
+    Deleting it would make all earlier looks unknown, and MLflow enters nothing in a deleted experiment.
+    """
+    client = MlflowClient()
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None or found.lifecycle_stage != "deleted":
+        return False
+    client.restore_experiment(found.experiment_id)
+    return True
+
+
 def is_empty() -> bool:
     """Whether no look has ever been entered in this store."""
     client = MlflowClient()

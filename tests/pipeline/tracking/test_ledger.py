@@ -27,6 +27,7 @@ from pipeline.tracking.ledger import (
     is_empty,
     overlapping,
     record_of,
+    restore,
     stands_for,
 )
 
@@ -256,3 +257,19 @@ def test_the_latest_number_stands_for_a_recipe() -> None:
     looks = [replace(LOOK, sharpe=sharpe) for sharpe in (1.0, 1.5, None)]
     assert stands_for(looks).sharpe == 1.5  # the last was never learnt
     assert stands_for(looks[2:]).sharpe is None
+
+
+def test_a_deleted_ledger_comes_back_with_its_looks() -> None:
+    """As the UI deletes it: its runs go with it, and nothing can be entered until it is restored."""
+    assert not restore()
+    enter(LOOK, seen(1))
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    assert restore() and not restore()
+    back = {look.key: look for look in all_looks()}
+    assert record_of(back[LOOK.key]) is not None
+    other = replace(LOOK, evaluation="e2")
+    enter(other, seen(2))
+    assert {look.key for look in all_looks()} == {*back, other.key}
