@@ -262,14 +262,14 @@ def test_the_latest_number_stands_for_a_recipe() -> None:
 def test_a_deleted_ledger_comes_back_with_its_looks() -> None:
     """As the UI deletes it: its runs go with it, and nothing can be entered until it is restored."""
     assert not restore()
-    enter(LOOK, seen(1))
+    own, other = (replace(LOOK, evaluation=name) for name in ("before", "after"))
+    enter(own, seen(1))
     client = MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     client.delete_experiment(experiment.experiment_id)
     assert restore() and not restore()
     back = {look.key: look for look in all_looks()}
-    assert record_of(back[LOOK.key]) is not None
-    other = replace(LOOK, evaluation="e2")
+    assert record_of(back[own.key]) is not None
     enter(other, seen(2))
     assert {look.key for look in all_looks()} == {*back, other.key}
