@@ -8,9 +8,11 @@ still counts. What counts as the same holdout and the same recipe is in pipeline
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -194,9 +196,20 @@ def _cached(sha256: str) -> Path:
 
 
 def _cache() -> Path:
+    """The user's cache folder; where nobody may write to that, one that lasts as long as the process."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tft-pipeline" / "looks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return _scratch()
+    return folder if os.access(folder, os.W_OK) else _scratch()
+
+
+@lru_cache(maxsize=1)
+def _scratch() -> Path:
+    folder = tempfile.mkdtemp(prefix="tft-pipeline-looks-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _frame(record: HoldoutRecord) -> pl.DataFrame:

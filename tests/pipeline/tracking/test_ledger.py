@@ -273,3 +273,14 @@ def test_a_deleted_ledger_comes_back_with_its_looks() -> None:
     assert record_of(back[own.key]) is not None
     enter(other, seen(2))
     assert {look.key for look in all_looks()} == {*back, other.key}
+
+
+def test_without_a_folder_to_cache_in_records_are_kept_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    entered = enter(replace(LOOK, evaluation="uncached"), seen(3))
+    found = record_of(entered)
+    assert found is not None
+    assert_array_equal(found.net, seen(3).net)
