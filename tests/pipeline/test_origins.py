@@ -60,7 +60,7 @@ def test_the_groups_of_a_job_are_those_of_its_columns(whole_job: WholeJob) -> No
 def test_a_combinatorial_job_is_a_holdout_job_with_paths_beside_it(job_copy: WholeJob) -> None:
     """The same choices, reused, and the same record; 3 splits of 3 groups, which make a path, on development alone."""
     settings = "selection=combinatorial;combinatorial.n_groups=3;combinatorial.n_test_groups=1"
-    done = job_copy.run("production", "--config", str(MICRO), "--set", settings)
+    done = job_copy.run_in_a_process("production", "--config", str(MICRO), "--set", settings)
     assert done.stderr.count("reusing run") == 4
     assert "combinatorial: 3 splits of the development bars are trained, which give 1 paths" in done.stderr
     run = job_copy.client.get_run(run_named(done.stdout))
