@@ -61,10 +61,12 @@ class Trainings(Repetitions[Training]):
         if not self.chosen:
             what = f"{n} whole jobs ({seeds}), each with its own exploration and tuning"
         left = f"; {n_left} are left" if finished else ""
-        time = "how long that takes is said once the first is done"
-        if finished:
-            time = self.time_left(n_left, sum(one.seconds for one in finished) / len(finished))
-        self.reporter.say(f"{self.name}: {what}{left}{f'; {time}' if n_left else ''}")
+        time = ""
+        if n_left:
+            time = "; how long that takes is said once the first is done"
+            if finished:
+                time = f"; {self.time_left(n_left, sum(one.seconds for one in finished) / len(finished))}"
+        self.reporter.say(f"{self.name}: {what}{left}{time}")
 
     def time_left(self, n_left: int, seconds: float) -> str:
         """An estimate in words, from the seconds of one training."""

@@ -16,11 +16,11 @@ import polars as pl
 import pytest
 from mlflow.entities import Run as MlflowRun
 
-from pipeline.config.reading import load_config
+from pipeline.config.reading import from_json, load_config
 from pipeline.experiments.placebo import Placebo, long_only_sharpe
 from pipeline.experiments.placebo_targets import PlaceboRepetition, repetition
 from pipeline.job import open_job
-from pipeline.registry import evidence
+from pipeline.registry.evidence import Evidence
 from pipeline.reporting import luck_figures
 from pipeline.tracking.progress import Quiet
 from pipeline.tracking.runs import Run
@@ -132,7 +132,7 @@ def test_the_verdict_is_written_anew_everywhere_and_nothing_is_promoted(placebo_
         assert page.count(verdict) == 1
     (version,) = work.client.search_model_versions("name = 'tft-micro'")
     assert verdict in version.description
-    kept = evidence.kept("tft-micro", version.version)
+    kept = from_json(Evidence, version.tags["evidence"])
     assert kept.verdict == verdict and kept.finds_skill == (metrics["oos_verdict_p_value"] < 0.05)
     card = (version.description or "").splitlines()
     assert len([line for line in card if "Sharpe: earned" in line]) == 1

@@ -12,8 +12,8 @@ from pipeline.data.findings import Finding
 from pipeline.registry.evidence import Evidence, evidence_of
 from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.baselines import LONG_ONLY, RIDGE
+from pipeline.statistics.drift import Drift, Skill, skill_inference
 from pipeline.statistics.inference import Inference
-from pipeline.statistics.sharpe import SharpeInference, sharpe_inference
 
 
 def row(baseline: str, segment: str, high: float | None) -> BaselineRow:
@@ -22,22 +22,24 @@ def row(baseline: str, segment: str, high: float | None) -> BaselineRow:
     return BaselineRow(**rest | known)
 
 
-def inference(holdout: SharpeInference | None, rows: tuple[BaselineRow, ...]) -> Inference:
-    return Inference("The verdict.", holdout, None, None, None, (), None, rows)
+def inference(skill: Skill | None, rows: tuple[BaselineRow, ...]) -> Inference:
+    return Inference("The verdict.", skill.neutral if skill else None, skill, None, None, None, (), None, rows)
 
 
-def returns(sharpe: float) -> SharpeInference:
-    noise = np.random.default_rng(0).standard_normal(756)
+def skill(sharpe: float) -> Skill:
+    """Three years in which the market moved by itself and the record by its neutral Sharpe."""
+    market, noise = np.random.default_rng(0).standard_normal((2, 756))
     noise = (noise - noise.mean()) / noise.std()
-    return sharpe_inference(noise + sharpe / np.sqrt(252), periods_per_year=252)
+    drift = Drift(noise + sharpe / np.sqrt(252), market, market, varies=True)
+    return skill_inference(drift, periods_per_year=252)
 
 
 @pytest.mark.parametrize(
-    ("holdout", "finds"), [(returns(2.0), True), (returns(0.3), False), (returns(-2.0), False), (None, False)]
+    ("found", "finds"), [(skill(2.0), True), (skill(0.3), False), (skill(-2.0), False), (None, False)]
 )
-def test_skill_is_what_the_verdict_finds(holdout: SharpeInference | None, finds: bool) -> None:
+def test_skill_is_what_the_verdict_finds(found: Skill | None, finds: bool) -> None:
     """Sharpes of 2 and 0.3 over three years; without a holdout nothing is found."""
-    assert evidence_of(inference(holdout, ())).finds_skill == finds
+    assert evidence_of(inference(found, ())).finds_skill == finds
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_skill_is_what_the_verdict_finds(holdout: SharpeInference | None, finds:
     ],
 )
 def test_long_only_is_compared_on_the_holdout(rows: tuple[BaselineRow, ...], high: float | None) -> None:
-    found = evidence_of(inference(returns(2.0), rows))
+    found = evidence_of(inference(skill(2.0), rows))
     assert found.long_only_high == high
     assert found.missing() == ([] if high is not None else ["a comparison with long only"])
 

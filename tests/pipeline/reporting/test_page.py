@@ -168,7 +168,7 @@ def baseline(name: str, difference: float | None, **given: Any) -> BaselineRow:
 
 def comparable_rows(record: Record, **others: Record) -> tuple[Comparable, ...]:
     """The record as the model's, and others by name, at a volatility of 15 %; instruments that never move."""
-    still = np.zeros((int(record.bars[-1]) + 1, 2))
+    still = np.zeros((int(record.bars[-1]) + 1, len(record.symbols)))
     records = {MODEL: record, **others}
     return tuple(
         row
