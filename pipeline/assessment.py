@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config.reading import from_json
 from pipeline.job import Job
 from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice, Walked
@@ -22,11 +23,17 @@ from pipeline.statistics.inference import Inference, Looked, infer
 from pipeline.statistics.looks import HoldoutRecord
 from pipeline.statistics.overfitting import Trials
 from pipeline.statistics.sharpe import detectable_sharpe
+from pipeline.statistics.verdict import PlaceboLuck
+from pipeline.tracking.finished import finished_runs
 from pipeline.tracking.ledger import EXPERIMENT, Look, by_recipe, enter, is_empty, overlapping, restore, stands_for
 from pipeline.tracking.progress import Reporter
+from pipeline.tracking.runs import PHASE_KEY
 from pipeline.tracking.sink import Sink
 from tft.metrics import MIN_INFERENCE_BARS
 from tft.record import Record, Segment
+
+PLACEBO = "placebo_luck"
+"""Tag of a run that a placebo has judged: what it found, as JSON."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +105,17 @@ def enter_look(job: Job, walked: Walked, *, run_id: str, key: str) -> Look | Non
     )
 
 
+def earlier_placebo(key: str) -> PlaceboLuck | None:
+    """What repetitions without signal have left of this evaluation before, in whichever run; None where none were made.
+
+    key: of the production phase, equal for the same record.
+    """
+    for run in finished_runs({PHASE_KEY: key}):
+        if PLACEBO in run.data.tags:
+            return from_json(PlaceboLuck, run.data.tags[PLACEBO])
+    return None
+
+
 def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, look: Look | None) -> Assessment:
     """Judge the walk-forward.
 
@@ -132,6 +150,8 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         look = enter(replace(look, sharpe=neutral.sharpe, n_bars=neutral.n_bars))
         (own,) = (one for one in looks if one.key == look.key)
         looks = [*(one for one in looks if one.key != look.key), replace(look, recipe=own.recipe)]
+        if placebo := earlier_placebo(look.evaluation):
+            inference = inference.with_placebo(placebo)
     return Assessment(inference, tuple(looks), baselines, _comparable(job, walked, simple))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,9 @@ from pipeline.cli.opening import config_options
 if TYPE_CHECKING:
     from pipeline.statistics.looks import HoldoutRecord
     from pipeline.tracking.ledger import Look
+
+
+MAX_SHARPE = 100.0
 
 
 @click.group("looks")
@@ -71,7 +74,7 @@ def list_looks() -> None:
 @click.option("--last", default="", help="Without --config: last bar of decision.")
 @click.option("--symbols", default="", help="Without --config: the instruments, such as A,B,C.")
 @click.option("--bars", "n_bars", default=None, type=int, help="Without --config: bars that the Sharpe is of.")
-@click.option("--sharpe", required=True, type=float, help="What was seen: annual, after costs.")
+@click.option("--sharpe", required=True, type=float, help="What was seen: annual, after costs, beyond drift if known.")
 @click.option("--why", required=True, help="What was tried and where, for whoever reads the ledger.")
 def add(
     path: str,
@@ -97,8 +100,8 @@ def add(
     if not path and len(given) < len(by_hand):
         missing = ", ".join(name for name in by_hand if name not in given)
         raise ValueError(f"which holdout was looked at? Give --config with the YAML file that has it, or {missing}")
-    if not math.isfinite(sharpe):
-        raise ValueError(f"--sharpe is {sharpe}, it must be the annual number that was seen")
+    if not abs(sharpe) <= MAX_SHARPE:
+        raise ValueError(f"--sharpe is {sharpe}, it must be the annual number that was seen, within ±{MAX_SHARPE:g}")
     if not why.strip():
         raise ValueError("--why is empty: say what was tried and where")
     configure()
@@ -176,9 +179,11 @@ def _of_dates(first: str, last: str, symbols: str, n_bars: int) -> Look:
 
     for name, text in (("--first", first), ("--last", last)):
         try:
-            np.datetime64(text)
+            datetime.fromisoformat(text)
         except ValueError:
             raise ValueError(f"{name} is {text!r}, it must be an ISO date or time such as 2024-06-28") from None
+        if datetime.fromisoformat(text).tzinfo:
+            raise ValueError(f"{name} is {text!r}, with a zone: give the bar as the table has it, without one")
     if np.datetime64(first) >= np.datetime64(last):
         raise ValueError(f"--first {first} is not before --last {last}: give the first and the last bar of decision")
     named = tuple(name.strip() for name in symbols.split(",") if name.strip())

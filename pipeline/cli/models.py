@@ -158,9 +158,9 @@ def show(version: str, path: str, overrides: Sequence[str], name: str) -> None:
 @click.argument("version")
 @config_options("The rule (registry.promote) and the table of newer bars are named in this YAML file.")
 @click.option("--name", default="", help="Registered model (registry.name of --config, or tft-production).")
-@click.option("--why", default="", help="Promote by hand, whatever the rule says, for this reason, which is kept.")
+@click.option("--why", default=None, help="Promote by hand, whatever the rule says, for this reason, which is kept.")
 @click.option("--force", is_flag=True, help="Promote although a live process has to change with it.")
-def promote_version(path: str, overrides: Sequence[str], version: str, name: str, why: str, force: bool) -> None:
+def promote_version(path: str, overrides: Sequence[str], version: str, name: str, why: str | None, force: bool) -> None:
     """Promote a version by the rule of --config, or by hand with --why.
 
     By the rule, the comparison with the version that has Production goes on with the newer bars of the table.
@@ -172,7 +172,7 @@ def promote_version(path: str, overrides: Sequence[str], version: str, name: str
 
     config, name = _model(path, overrides, name)
     version = find_version(name, version=version)
-    if why:
+    if why is not None:
         decision = promote_by_hand(name, version, why=why, force=force)
     elif not path:
         raise ValueError(

@@ -65,9 +65,11 @@ def config_options(help_text: str) -> Callable[[Callable[..., None]], Callable[.
 
 
 def config_of(path: str, overrides: Sequence[str]) -> Config | None:
-    """The configuration asked for, if any."""
+    """The configuration asked for, if any. Raises ValueError for settings on top of none."""
     from pipeline.config.reading import load_config, split_overrides
 
+    if overrides and not path:
+        raise ValueError("--set changes a configuration: give --config too, the YAML file that it is on top of")
     return load_config(path, split_overrides(overrides)) if path else None
 
 

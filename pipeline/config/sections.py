@@ -215,6 +215,13 @@ class RegistryConfig:
     name: str = "tft-production"
     promote: Literal["always", "never", "if_better"] = "if_better"
 
+    def faults(self) -> list[str]:
+        if not self.name.strip():
+            return ["registry.name is empty, a registered model needs a name"]
+        if held := sorted({"/", ":"} & set(self.name)):
+            return [f"registry.name is {self.name!r}, the registry takes no {' and no '.join(held)} in a name"]
+        return []
+
 
 @dataclass(frozen=True)
 class PlaceboConfig:

@@ -211,8 +211,9 @@ def _conclude(
 ) -> Concluded:
     """Compare and log. beside: sentences that belong beside the result · trainings: the name of each, by arm."""
     found: SeedDifference = seed_difference(*arms.net(), periods_per_year=arms.periods_per_year)
-    sentences = (report.in_one_sentence(kind, label, found, arms.segment), report.figures(arms), *beside)
-    report.log(parent, arms, found)
+    target = float(settings[0]["positions.vol_target"])
+    sentences = (report.in_one_sentence(kind, label, found, arms.segment), report.figures(arms, target), *beside)
+    report.log(parent, arms, found, target)
     differ = report.differing(*settings)
     parent.table(
         "differing_parameters.json",

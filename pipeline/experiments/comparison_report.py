@@ -12,13 +12,15 @@ from pipeline.experiments.trained import Training
 from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice
 from pipeline.reporting.figures import bar_label
-from pipeline.statistics.paired import Arms, Compared, FoldPair, fold_pairs, mean_figures, p_value_text
+from pipeline.statistics.paired import Arms, Compared, FoldPair, at_volatility, fold_pairs, mean_figures, p_value_text
 from pipeline.statistics.seed_comparison import SeedDifference
 from pipeline.tracking.sink import Sink
 from tft.metrics import Performance
 
 ARMS = ("baseline", "candidate")
 PARAMETERS_SHOWN = 40
+SCALED = ("annual_return", "max_drawdown", "turnover")
+"""Figures that depend on the size of a book."""
 
 
 # ---- sentences
@@ -51,16 +53,23 @@ def in_one_sentence(kind: str, label: str, found: SeedDifference, segment: Compa
     )
 
 
-def figures(arms: Arms) -> str:
-    """Both arms' figures in a sentence, means over their trainings."""
-    one, other = (mean_figures(arm) for arm in arms.both)
+def figures(arms: Arms, volatility_target: float) -> str:
+    """Both arms' figures in a sentence, means over their trainings; what depends on size at one annual volatility."""
+    one, other = _at_one_volatility(arms, volatility_target)
     ranges = [sorted(each.figures.sharpe for each in arm) for arm in arms.both]
     spread = [f" ({each[0]:.2f} to {each[-1]:.2f})" if len(each) > 1 else "" for each in ranges]
     return (
         f"Baseline and candidate from {bar_label(str(arms.times[0]))} to {bar_label(str(arms.times[-1]))}: annual net "
-        f"Sharpe {one.sharpe:.2f}{spread[0]} and {other.sharpe:.2f}{spread[1]}, worst drawdown {one.max_drawdown:.1%} "
-        f"and {other.max_drawdown:.1%}, turnover {one.turnover:.0f} and {other.turnover:.0f} a year."
+        f"Sharpe {one.sharpe:.2f}{spread[0]} and {other.sharpe:.2f}{spread[1]}; scaled to a volatility of "
+        f"{volatility_target:.0%} (realised {one.annual_volatility:.1%} and {other.annual_volatility:.1%}), worst "
+        f"drawdown {one.max_drawdown:.1%} and {other.max_drawdown:.1%}, turnover {one.turnover:.0f} and "
+        f"{other.turnover:.0f} a year."
     )
+
+
+def _at_one_volatility(arms: Arms, target: float) -> tuple[Performance, Performance]:
+    one, other = (mean_figures([at_volatility(each, target) for each in arm]) for arm in arms.both)
+    return one, other
 
 
 def on_segment(segment: Compared, n_trainings: int) -> str:
@@ -76,7 +85,12 @@ def selection(by_arm: Sequence[Sequence[Training]], chosen: Choice | None, segme
     if chosen:
         how = (
             f"All trainings have the same {len(chosen.features)} columns and the parameters of trial "
-            f"{chosen.tuned.best_trial}, chosen once with the baseline's gap: the difference is that of the gap alone."
+            f"{chosen.tuned.best_trial}, chosen once with the baseline's gap: the difference is that of the gap alone"
+            + (
+                ", seen from a choice that the compared bars took part in and the baseline's gap with them."
+                if segment == "development"
+                else "."
+            )
         )
     else:
         columns = [sum(one.n_features for one in own) / len(own) for own in by_arm]
@@ -122,11 +136,18 @@ def runs(arms: Sequence[Sequence[ProductionRun]], paired: Arms) -> tuple[str, ..
 # ---- what is logged
 
 
-def log(run: Sink, arms: Arms, found: SeedDifference) -> None:
-    """Metrics by arm, and by seed as their steps; the tables comparison, comparison_seeds and comparison_folds."""
-    names = [field.name for field in fields(Performance) if field.name != "n_bars"]
-    means = [mean_figures(arm) for arm in arms.both]
-    of_both = {name: (float(getattr(means[0], name)), float(getattr(means[1], name))) for name in names}
+def log(run: Sink, arms: Arms, found: SeedDifference, volatility_target: float) -> None:
+    """Metrics by arm, and by seed as their steps; the tables comparison, comparison_seeds and comparison_folds.
+
+    Return, drawdown and turnover, as `..._at_target`, are at the given annual volatility.
+    """
+    fields_of = [field.name for field in fields(Performance) if field.name != "n_bars"]
+    means = _at_one_volatility(arms, volatility_target)
+    of_both = {
+        f"{name}_at_target" if name in SCALED else name: [float(getattr(one, name)) for one in means]
+        for name in fields_of
+    }
+    names = list(of_both)
     for name, values in of_both.items():
         run.metrics({f"{name}_{arm}": value for arm, value in zip(ARMS, values, strict=True)})
     run.metric_steps({f"seed_sharpe_{arm}": dict(enumerate(own)) for arm, own in zip(ARMS, found.sharpes, strict=True)})
@@ -157,9 +178,8 @@ def log(run: Sink, arms: Arms, found: SeedDifference) -> None:
         "arm": [arm for arm, _, _ in every],
         "seed": [number for _, number, _ in every],
     }
-    run.table(
-        "comparison_seeds.json", seeds | {name: [getattr(one.figures, name) for _, _, one in every] for name in names}
-    )
+    seeds |= {name: [getattr(one.figures, name) for _, _, one in every] for name in fields_of}
+    run.table("comparison_seeds.json", seeds)
     rows = fold_pairs(arms)
     columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(FoldPair)}
     columns["difference"] = [row.sharpe_candidate - row.sharpe_baseline for row in rows]

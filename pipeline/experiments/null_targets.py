@@ -138,11 +138,29 @@ class NullTargets:
         out[self.complete] = self.scale * self.scaled[self.rows(repetition)]
         return out
 
-    def dataset(self, returns: NDArray[np.float64]) -> Dataset:
-        """The table with these returns (T, A) in place of its own; features and sigma stay, the benchmark does not."""
-        panel = replace(self.data.panel, returns=returns)
-        sha256 = panel_sha256(panel, self.sigma)
-        return replace(self.data, panel=panel, sha256=sha256, sigma=self.sigma, benchmark=None)
+    def benchmark(self, repetition: int) -> NDArray[np.float64] | None:
+        """The configured benchmark (T,) moved like the returns, with its own volatility put back; NaN where a bar is
+        not complete. None without one."""
+        benchmark = self.data.benchmark
+        if benchmark is None:
+            return None
+        sigma = ewm_volatility(benchmark[:, None])[:, 0]
+        before = np.concatenate([[np.nan], sigma[:-1]])[self.complete]
+        scaled = benchmark[self.complete] / before
+        out = np.full_like(benchmark, np.nan)
+        out[self.complete] = before * scaled[self.rows(repetition)]
+        return out
+
+    def dataset(self, repetition: int, returns: NDArray[np.float64] | None = None) -> Dataset:
+        """The table with a repetition's returns, or these (T, A), in place of its own; features and sigma stay."""
+        panel = replace(self.data.panel, returns=self.returns(repetition) if returns is None else returns)
+        return replace(
+            self.data,
+            panel=panel,
+            sha256=panel_sha256(panel, self.sigma),
+            sigma=self.sigma,
+            benchmark=self.benchmark(repetition),
+        )
 
 
 def checked_null_targets(job: Job) -> NullTargets:

@@ -24,8 +24,9 @@ from pipeline.experiments.production_runs import neutral_sharpe
 from pipeline.experiments.repetitions import Repetitions, table_of
 from pipeline.job import Job
 from pipeline.reporting import luck_figures
+from pipeline.statistics.sharpe import SIGNIFICANT, is_significant
 from pipeline.statistics.significance import monte_carlo_p_value, sequential_p_value
-from pipeline.statistics.verdict import PlaceboLuck
+from pipeline.statistics.verdict import PlaceboLuck, least_repetitions
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run
 from tft.metrics import sharpe
@@ -67,13 +68,14 @@ class Placebo:
     def sentence(self) -> str:
         null, m = self.null, len(self.repetitions)
         at_least = int((null >= self.oos_sharpe_neutral).sum())
-        found = "distinguishable" if self.p_value <= 0.05 else "not distinguishable"
+        found = "distinguishable" if is_significant(self.p_value) else "not distinguishable"
         early = ", where it stopped early" if self.stopped_early else ""
         return (
             f"Sharpe {self.oos_sharpe_neutral:.2f} beyond drift is {found} from luck: {at_least} of {m} repetitions on "
             f"targets without signal did as well (p = {self.p_value:.3f}{early}; {self.method}), their mean "
             f"{null.mean():.2f} and 95th percentile {np.quantile(null, 0.95):.2f}; the best trials of the same "
-            f"repetitions show a tuning Sharpe of {self.tuning.mean():.2f}; long only gave {self.long_only_sharpe:.2f}."
+            f"repetitions show a tuning Sharpe of {self.tuning.mean():.2f}; long only earned "
+            f"{self.long_only_sharpe:.2f}, all of it drift."
         )
 
 
@@ -86,6 +88,13 @@ def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTarge
     real = neutral_sharpe(production)
     plan = replace(job.config.placebo, repetitions=null.most(job.config.placebo.repetitions))
     reporter.say(f"placebo: {null.description}; at most {plan.repetitions} repetitions of the whole job")
+    n_trials = round(production.client.get_run(production.run_id).data.metrics["n_configurations_looked"])
+    if plan.repetitions < (least := least_repetitions(n_trials)):
+        of_n = f", with {n_trials} recipes that have looked at this holdout," if n_trials > 1 else ""
+        reporter.say(
+            f"placebo: {plan.repetitions} repetitions can refute skill and not confirm it: their smallest p-value"
+            f"{of_n} is above {SIGNIFICANT:g}, and {least} would be needed"
+        )
     series = Repetitions("placebo", PlaceboRepetition, repetition, job, production, reporter, plan.repetitions)
     used: list[PlaceboRepetition] = []
 
@@ -108,7 +117,7 @@ def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTarge
     )
     for target in (own, production):
         _log(target, result)
-    reporter.say(f"placebo: {rewrite_verdict(production, PlaceboLuck(p_value, len(used)))}")
+    reporter.say(f"placebo: {rewrite_verdict(production, PlaceboLuck(p_value, plan.repetitions))}")
     return result
 
 

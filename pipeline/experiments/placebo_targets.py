@@ -37,20 +37,21 @@ class PlaceboRepetition:
 def repetition(job: Job, number: int) -> tuple[Job, Callable[[Walked, float], PlaceboRepetition]]:
     """The job on the repetition's targets, and what makes a result of a walk-forward on it."""
     null = NullTargets(job.data, job.config)
+    data = null.dataset(number)
 
     def measure(walked: Walked, seconds: float) -> PlaceboRepetition:
         holdout, development = walked.record.performance("holdout"), walked.record.performance("development")
         if holdout is None:
             raise ValueError(f"repetition {number} has too few complete bars in the holdout: bring more bars")
-        drift = drift_of(walked.record, walked.market, walked.last_positions, "holdout")
+        drift = drift_of(walked.record, walked.market, walked.last_positions, "holdout", data.benchmark)
         neutral = skill_inference(drift, periods_per_year=job.config.periods_per_year).neutral
-        if neutral.sharpe is None:
+        if neutral.sharpe is None and holdout.sharpe != 0.0:  # a record that stayed flat earned nothing
             raise ValueError(f"repetition {number} has no Sharpe beyond drift to compare: {neutral.undefined}")
         return PlaceboRepetition(
             repetition=number,
             shift=null.shift(number),
             oos_sharpe=holdout.sharpe,
-            oos_sharpe_neutral=neutral.sharpe,
+            oos_sharpe_neutral=neutral.sharpe or 0.0,
             oos_sharpe_gross=holdout.sharpe_gross,
             tuning_sharpe=best_trial_sharpe(walked),
             development_sharpe=development.sharpe if development else None,
@@ -58,7 +59,7 @@ def repetition(job: Job, number: int) -> tuple[Job, Callable[[Walked, float], Pl
             seconds=seconds,
         )
 
-    return job.on(null.dataset(null.returns(number))), measure
+    return job.on(data), measure
 
 
 def best_trial_sharpe(walked: Walked) -> float:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from pipeline.assessment import PLACEBO
 from pipeline.config.reading import from_json, to_json
 from pipeline.registry import evidence
 from pipeline.reporting import page
@@ -49,7 +50,7 @@ def rewrite_verdict(production: Run, placebo: PlaceboLuck) -> str:
     after = result.inference.verdict
     phase.text(RESULT, to_json(result))
     for run in (phase, production):
-        run.tags({"verdict": after})
+        run.tags({"verdict": after, PLACEBO: to_json(placebo)})
         run.metrics(metrics(result.inference))
         run.text(REPORT, page.with_verdict(run.read_text(REPORT), after))
     if result.model_version:

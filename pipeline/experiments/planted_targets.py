@@ -127,7 +127,7 @@ def repetition(plan: Plan, job: Job, number: int) -> tuple[Job, Callable[[Walked
             seconds=seconds,
         )
 
-    return job.on(null.dataset(returns)), measure
+    return job.on(null.dataset(number, returns)), measure
 
 
 def signal_of(columns: NDArray[np.float32], signs: Array) -> Array:

@@ -52,7 +52,7 @@ def training(
 
     def measure(walked: Walked, seconds: float) -> Training:
         own = earned(walked.record, segment)
-        drift = drift_of(walked.record, walked.market, walked.last_positions, segment)
+        drift = drift_of(walked.record, walked.market, walked.last_positions, segment, job.data.benchmark)
         return Training(
             repetition=number,
             arm=arm,

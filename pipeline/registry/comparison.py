@@ -28,7 +28,6 @@ from pipeline.registry.standing import now
 from pipeline.statistics.betting import Bet, alpha_of
 from pipeline.tracking.ledger import Look, enter
 from tft.checkpoint import TrainedModel
-from tft.metrics import MIN_BARS, sharpe
 from tft.panel import Panel
 from tft.volatility import MEMORY_BARS
 
@@ -111,18 +110,12 @@ def go_on(
     first = int(np.searchsorted(panel.times, _after(comparison, new, old), side="right"))
     if first >= last:
         return comparison
-    looks = [
-        enter(_look(name, own, panel, range(first, last), against))
-        for own, against in ((version, comparison.incumbent), (comparison.incumbent, version))
-    ]
+    for own in (version, comparison.incumbent):
+        enter(_look(name, own, panel, range(first, last)))
     n_learnt = 0 if comparison.last else min(LEARNT_BARS, first)
     start = first - n_learnt
     returns = [net_returns(trained, panel, start)[: last - start] for trained in (new, old)]
     earlier, counted = [own[:n_learnt].tolist() for own in returns], [own[n_learnt:] for own in returns]
-    for look, own in zip(looks, counted, strict=True):
-        n_bars = int(np.isfinite(own).sum())
-        if n_bars >= MIN_BARS:
-            enter(replace(look, sharpe=sharpe(own, periods_per_year=new.timing.periods_per_year), n_bars=n_bars))
     bet = comparison.bet.learn(*earlier).go_on(*(own.tolist() for own in counted))
     continued = replace(comparison, bet=bet, last=str(panel.times[last - 1]))
     _keep(name, version, continued)
@@ -136,8 +129,9 @@ def _after(comparison: Comparison, new: TrainedModel, old: TrainedModel) -> np.d
     return max(opened, np.datetime64(new.fit_end), np.datetime64(old.fit_end), *counted)
 
 
-def _look(name: str, version: str, panel: Panel, bars: range, against: str) -> Look:
-    """The ledger entry of one version, compared with version `against` on some bars."""
+def _look(name: str, version: str, panel: Panel, bars: range) -> Look:
+    """The ledger entry of one version on some bars. All those of a version have one name, and are one recipe's; no
+    Sharpe is shown, so that none is entered."""
     client = MlflowClient()
     run = client.get_model_version(name, version).run_id or ""
     tags = client.get_run(run).data.tags if run else {}
@@ -148,7 +142,7 @@ def _look(name: str, version: str, panel: Panel, bars: range, against: str) -> L
         symbols=panel.symbols,
         config_sha256=tags.get("config_sha256", f"{name} version {version}"),
         run=run,
-        evaluation=f"{name} version {version} against {against}",
+        evaluation=f"{name} version {version}",
     )
 
 

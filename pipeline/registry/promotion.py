@@ -47,7 +47,7 @@ def promote(name: str, version: str, *, rule: Rule, panel: Panel | None, force: 
     if version == incumbent:
         return Decision(True, "it has Production already")
     if rule == "never":
-        return Decision(False, f"the rule is never to promote; {by_hand(version)}")
+        return Decision(False, f"the rule is never to promote; {by_hand(name, version)}")
     if incumbent is None:
         decision = Decision(True, "the rule is to promote always") if rule == "always" else _first(name, version)
     else:
@@ -80,9 +80,9 @@ def promote_by_hand(name: str, version: str, *, why: str, force: bool = False) -
     return Decision(True, told)
 
 
-def by_hand(version: str) -> str:
+def by_hand(name: str, version: str, *, force: bool = False) -> str:
     """How a person promotes a version."""
-    return f'by hand: `tft-pipeline models promote {version} --why "..."`'
+    return f'by hand: `tft-pipeline models promote {version} --name {name} --why "..."{" --force" if force else ""}`'
 
 
 def _first(name: str, version: str) -> Decision:
@@ -90,7 +90,7 @@ def _first(name: str, version: str) -> Decision:
     lacks = found.missing()
     if not lacks:
         return Decision(True, "it is the first version, its verdict finds skill, and it is no worse than long only")
-    return Decision(False, f"a first version needs {' and '.join(lacks)}; {by_hand(version)}")
+    return Decision(False, f"a first version needs {' and '.join(lacks)}; {by_hand(name, version)}")
 
 
 def _after_another(name: str, version: str, incumbent: str, rule: Rule, panel: Panel | None, force: bool) -> Decision:
@@ -103,37 +103,42 @@ def _after_another(name: str, version: str, incumbent: str, rule: Rule, panel: P
         try:
             old = trained_version(name, incumbent)
         except CheckpointError:
-            return Decision(False, f"{_refusal(incumbent, differing)}; {by_hand(version)} --force")
+            return Decision(False, f"{_refusal(incumbent, differing)}; {by_hand(name, version, force=True)}")
         decision = _if_better(name, version, incumbent, new, old, panel)
+    if differing and not decision.promoted and rule == "if_better":
+        said = f"{decision.reason}; --force will be needed as well, since a live process would have to change: against"
+        return Decision(False, f"{said} version {incumbent}, {'; '.join(differing)}")
     if not (decision.promoted and differing):
         return decision
     if force:
         return Decision(True, f"{decision.reason} (for the live process changes: {'; '.join(differing)})")
-    return Decision(False, f"{decision.reason}, but {_refusal(incumbent, differing)}; {by_hand(version)} --force")
+    return Decision(
+        False, f"{decision.reason}, but {_refusal(incumbent, differing)}; {by_hand(name, version, force=True)}"
+    )
 
 
 def _if_better(
     name: str, version: str, incumbent: str, new: TrainedModel, old: TrainedModel, panel: Panel | None
 ) -> Decision:
-    later = f"`tft-pipeline models promote {version} --config ...` goes on with newer bars; {by_hand(version)}"
+    later = f"`tft-pipeline models promote {version} --config ...` goes on with newer bars; {by_hand(name, version)}"
     if same_recipe(name, version, incumbent):
         if panel is None:
             return Decision(False, f"its gates need the newest bars: {later}")
         if missing := _unreadable(panel, new, old):
-            return Decision(False, f"{missing}; {by_hand(version)}")
+            return Decision(False, f"{missing}; {by_hand(name, version)}")
         closed = closed_gates(new, old, panel, evidence.kept(name, version))
         if closed:
             return Decision(
-                False, f"it is a refresh of version {incumbent}, but {'; '.join(closed)}; {by_hand(version)}"
+                False, f"it is a refresh of version {incumbent}, but {'; '.join(closed)}; {by_hand(name, version)}"
             )
         return Decision(True, f"it is a refresh of version {incumbent} and passes its gates")
     if Interface.of(new).market != Interface.of(old).market:
         differing = changes(Interface.of(old), Interface.of(new))
-        return Decision(False, f"{_refusal(incumbent, differing)}; {by_hand(version)} --force")
+        return Decision(False, f"{_refusal(incumbent, differing)}; {by_hand(name, version, force=True)}")
     compared = comparison.open_or_find(name, version, incumbent)
     if not compared.won and panel is not None:
         if missing := _unreadable(panel, new, old):
-            return Decision(False, f"{missing}; {by_hand(version)}")
+            return Decision(False, f"{missing}; {by_hand(name, version)}")
         compared = comparison.go_on(name, version, compared, panel, new, old)
     said = f"compared with version {incumbent}, {compared.in_words()}"
     return Decision(True, said) if compared.won else Decision(False, f"{said}; {later}")

@@ -67,7 +67,7 @@ def placebo(
     bins = _bins(np.concatenate([null, null_tuning, [real, real_tuning, long_only]]))
     _distribution(above, null, bins, f"{len(null)} repetitions without signal")
     above.axvline(float(null.mean()), color=GREY, lw=1.4, ls=":", label=f"their mean {null.mean():.2f}")
-    above.axvline(long_only, color=GREEN, lw=1.6, ls="--", label=f"long only, real market {long_only:.2f}")
+    above.axvline(long_only, color=GREEN, lw=1.6, ls="--", label=f"long only, drift alone {long_only:.2f}")
     above.axvline(real, color=VERMILION, lw=2.4, label=f"real run {real:.2f} (p = {p_value:.3f})")
     above.set_ylabel("out-of-sample:\nrepetitions")
     _distribution(below, null_tuning, bins, None)

@@ -55,9 +55,9 @@ CAPTIONS = {
     ),
     "validation_vs_oos.png": (
         "Validation against test Sharpe",
-        "Each fold's Sharpe on the bars that chose its epoch, and on the test bars after them. Positive differences "
-        "in nearly every fold mean that the validation Sharpe promises too much, as that of the best epoch always "
-        "does. Test bars of development took part in choosing columns and parameters.",
+        "Each fold's Sharpe on its validation block, at the kept and at the best epoch, and on the test bars after it. "
+        "Positive differences in nearly every fold mean that the validation Sharpe promises too much, as that of the "
+        "best epoch always does. Test bars of development took part in choosing columns and parameters.",
     ),
     "training_curves.png": (
         "Training curves",

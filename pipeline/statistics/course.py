@@ -44,8 +44,8 @@ class Course:
 
 
 def course(record: Record) -> Course:
-    """The course of a whole record, whichever segments it has."""
-    own = record.rows(np.isfinite(record.net()))
+    """The course of a whole record, whichever segments it has; bars between development and holdout are neither."""
+    own = record.rows(np.isfinite(record.net()) & (record.segment != "between"))
     net, periods = own.net(), own.timing.periods_per_year
     window, month = round(periods), max(1, round(periods / MONTHS_A_YEAR))
     whole = sharpe_estimate(net, periods_per_year=periods)

@@ -30,8 +30,15 @@ from tft.record import Record, Segment, block_earnings
 
 Array = NDArray[np.float64]
 
-COLLINEAR = 1e-6
-"""A regressor that the others explain up to this share of its standard deviation is left out."""
+COLLINEAR = 0.01
+"""A regressor that the others explain up to this share of its standard deviation is left out: what it could still
+explain is too small to matter, and its coefficient too uncertain to be read."""
+STILL = 1e-6
+"""Positions that vary by less than this share of their mean do not vary: that is rounding."""
+MIN_ACTIVE = 0.01
+"""A record whose active return has less than this share of its volatility has none: that is trading costs and start-up,
+and no skill of such a size would show in a Sharpe ratio."""
+_ROUNDING = 1e-9
 NO_ACTIVE_RETURN = "no active return: the exposure does not vary"
 
 
@@ -82,7 +89,7 @@ def drift_of(
         net=record.net()[judged],
         market=long_only,
         tilt=portfolio_return(legs * mean),
-        varies=bool(spread > COLLINEAR * np.abs(mean).max(initial=0.0)),
+        varies=bool(spread > STILL * np.abs(mean).max(initial=0.0)),
     )
 
 
@@ -107,11 +114,12 @@ class Skill:
     """Return a year beyond drift, net."""
     alpha_annual_se: float | None = None
     beta: float | None = None
-    """Coefficient on long only at a position of 1, or on the benchmark."""
+    """b1: coefficient on long only at a position of 1, or on the benchmark, beside the record's own mean positions. A
+    long bias is shared out between b1 and b2, so that b1 alone is not the exposure to the market."""
     beta_se: float | None = None
     """HAC standard error."""
     beta_p_value: float | None = None
-    """Two-sided p-value of no exposure to it."""
+    """Two-sided p-value of b1 = 0."""
     hac_se: float | None = None
     """Sampling error of `skill` alone."""
     n_seeds: int = 1
@@ -160,10 +168,10 @@ def skill_inference(
     if not drift.varies:
         return _inactive(nothing, earned.sharpe)
     fit = _least_squares(s, drift.market[known], drift.tilt[known])
-    if fit.residual.std() <= COLLINEAR * s.std():
+    if fit.residual.std() <= MIN_ACTIVE * s.std():
         return _inactive(nothing, earned.sharpe)
     try:
-        alpha_hac, beta_hac = fit.standard_error(0), fit.standard_error(1) if fit.k > 1 else None
+        alpha_hac, beta_hac = fit.standard_error(0), fit.standard_error(1) if fit.has_market else None
     except ValueError as reason:  # returns of only a few distinct values have no standard error
         return replace(nothing, neutral=replace(bare, undefined=str(reason)))
 
@@ -181,7 +189,7 @@ def skill_inference(
         annual=annual,
         trial_variance=trial_variance,
     )
-    beta = float(fit.coefficients[1]) if fit.k > 1 else None
+    beta = float(fit.coefficients[1]) if fit.has_market else None
     return Skill(
         neutral=neutral,
         sharpe=earned.sharpe,
@@ -192,7 +200,9 @@ def skill_inference(
         alpha_annual_se=error * sd * annual,
         beta=beta,
         beta_se=beta_hac,
-        beta_p_value=None if not beta_hac or beta is None else 2.0 * float(stats.t.sf(abs(beta) / beta_hac, freedom)),
+        beta_p_value=None
+        if not beta_hac or beta is None
+        else 2.0 * float(stats.t.sf(abs(beta) / beta_hac, len(s) - fit.k)),
         hac_se=hac,
         n_seeds=max(len(seed_skills), 1),
         seed_sd=None if seed_variance is None else math.sqrt(seed_variance),
@@ -210,7 +220,12 @@ class _Fit:
     """(N, k) each bar's share in the error of each coefficient, of mean 0"""
     residual: Array
     """(N,)"""
-    k: int
+    has_market: bool
+    """Whether the second coefficient is the market's: it is not where the market does not vary."""
+
+    @property
+    def k(self) -> int:
+        return len(self.coefficients)
 
     def standard_error(self, which: int) -> float:
         """HAC standard error of a coefficient. Raises ValueError where it is zero."""
@@ -224,16 +239,19 @@ class _Fit:
 def _least_squares(s: Array, market: Array, tilt: Array) -> _Fit:
     """s (N,) on a constant and those of market and tilt (N,) that the regressors before them do not explain."""
     x = np.ones((len(s), 1))
+    included = []
     for regressor in (market, tilt):
         unexplained = regressor - x @ np.linalg.lstsq(x, regressor, rcond=None)[0]
-        if unexplained.std() > COLLINEAR * max(float(np.abs(regressor).max()), 1e-300):
+        least = max(float(regressor.std()), _ROUNDING * float(np.abs(regressor).max()))
+        included.append(bool(unexplained.std() > COLLINEAR * least))
+        if included[-1]:
             x = np.column_stack([x, regressor])
     scale = np.sqrt((x**2).mean(axis=0))  # returns are small beside the constant
     inverse = np.linalg.inv((x / scale).T @ (x / scale) / len(s))
     coefficients = np.linalg.lstsq(x / scale, s, rcond=None)[0]
     residual = s - (x / scale) @ coefficients
     influence = residual[:, None] * ((x / scale) @ inverse)
-    return _Fit(coefficients / scale, influence / scale, residual, x.shape[1])
+    return _Fit(coefficients / scale, influence / scale, residual, included[0])
 
 
 def _with_seeds(hac: float, freedom: int, seed_variance: float | None, n_seeds: int) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from pipeline.statistics.calibration import Calibration
 from pipeline.statistics.drift import Drift, Skill, skill_inference
 from pipeline.statistics.epochs import FoldLuck, fold_luck
 from pipeline.statistics.overfitting import Overfitting, Trials, overfitting
-from pipeline.statistics.sharpe import SIGNIFICANT, SharpeInference, sharpe_inference
+from pipeline.statistics.sharpe import SharpeInference, is_significant, sharpe_inference
 from pipeline.statistics.verdict import PlaceboLuck, p_value_beyond_drift, verdict
 from tft.backtest import FoldOutcome
 from tft.record import Record, Segment
@@ -71,7 +71,7 @@ class Inference:
     @property
     def finds_skill(self) -> bool:
         """Whether the verdict is that luck alone would not have given it."""
-        return self.p_value is not None and self.p_value < SIGNIFICANT
+        return self.p_value is not None and is_significant(self.p_value)
 
     def with_placebo(self, placebo: PlaceboLuck) -> Inference:
         """The same with the verdict that repetitions of the whole job without signal leave."""

@@ -93,16 +93,19 @@ def share_an_instrument(one: HoldoutRecord, other: HoldoutRecord) -> bool | None
     return bool((found > SAME_INSTRUMENT).any()) if np.isfinite(found).any() else None
 
 
-def recipes(records: Sequence[HoldoutRecord | None]) -> tuple[int, ...]:
+def recipes(records: Sequence[HoldoutRecord | None], names: Sequence[object] | None = None) -> tuple[int, ...]:
     """The recipe of each of L looks at one holdout: equal numbers for equal recipes, from 0 in order of appearance.
 
-    Two looks are of one recipe if their net returns correlate above 0.999 on common bars, or if neither ever moves;
-    so are two that are both alike a third. A look without a record is of a recipe of its own.
+    Two looks are of one recipe if their net returns correlate above 0.999 on common bars, if neither ever moves, or if
+    they have the same name and not None; so are two that are both alike a third. Any other look without a record is of
+    a recipe of its own.
     """
     known = [i for i, record in enumerate(records) if record is not None]
     alike = np.eye(len(records), dtype=bool)
     if known:
         alike[np.ix_(known, known)] |= _earn_alike([record for record in records if record is not None])
+    for i, name in enumerate(names or ()):
+        alike[i] |= np.array([name is not None and name == other for other in names or ()])
     _, labels = connected_components(alike, directed=False)
     numbers: dict[int, int] = {}
     return tuple(numbers.setdefault(int(label), len(numbers)) for label in labels)

@@ -6,14 +6,14 @@ Shapes: K trainings of an arm, n bars, A instruments. Sharpes are annual and net
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tft.metrics import MIN_BARS, Performance, sharpe
+from tft.metrics import MIN_BARS, Performance, max_drawdown, sharpe
 from tft.record import Record
 
 Compared = Literal["development", "holdout"]
@@ -185,6 +185,23 @@ def fold_pairs(arms: Arms) -> tuple[FoldPair, ...]:
             times = arms.baseline[0].times
             found.append(FoldPair(one, other, times[bars[0]], times[bars[-1]], len(bars), *sharpes))
     return tuple(found)
+
+
+def at_volatility(one: Earned, target: float) -> Earned:
+    """What a book scaled ex post to the annual volatility `target` would have shown: return, drawdown and turnover are
+    scaled, Sharpes are the same, and `annual_volatility` stays the realised one. As it is where nothing moved.
+    """
+    realised = one.figures.annual_volatility
+    if not realised > 0.0:
+        return one
+    factor = target / realised
+    figures = replace(
+        one.figures,
+        annual_return=factor * one.figures.annual_return,
+        max_drawdown=max_drawdown(factor * np.array(one.net)),
+        turnover=factor * one.figures.turnover,
+    )
+    return replace(one, figures=figures)
 
 
 def mean_figures(arm: Sequence[Earned]) -> Performance:

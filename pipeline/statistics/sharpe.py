@@ -21,9 +21,15 @@ from tft.metrics import MIN_BARS, MIN_INFERENCE_BARS
 Array = NDArray[np.float64]
 
 SIGNIFICANT = 0.05
-"""One-sided p-value below which a Sharpe counts as more than luck."""
+"""One-sided p-value up to which a Sharpe counts as more than luck."""
 POWER = 0.8
 """Probability of finding what `detectable_sharpe` calls detectable."""
+_ROUNDING = 1e-9
+
+
+def is_significant(p_value: float) -> bool:
+    """Whether a one-sided p-value counts as more than luck; that of 0 of 19 repetitions, 1/20, does."""
+    return p_value <= SIGNIFICANT * (1.0 + _ROUNDING)
 
 
 # ---- a Sharpe per bar and its benchmarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +11,7 @@ from pipeline.statistics.baseline_comparison import BaselineRow, listed
 from pipeline.statistics.calibration import Calibration
 from pipeline.statistics.calibration_in_words import worse
 from pipeline.statistics.drift import NO_ACTIVE_RETURN, Skill
-from pipeline.statistics.sharpe import SIGNIFICANT, SharpeInference
+from pipeline.statistics.sharpe import SIGNIFICANT, SharpeInference, is_significant
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,18 @@ class PlaceboLuck:
     p_value: float
     """Share of repetitions in which the neutral Sharpe was at least the run's, by (b + 1) / (m + 1)."""
     n_repetitions: int
+    """As many as were computed, or planned where it stopped early."""
 
     def p_value_of_best(self, n_trials: int) -> float:
         """That one of `n_trials` independent configurations has so small a p-value by luck (Sidak 1967)."""
         return float(1.0 - (1.0 - self.p_value) ** n_trials)
+
+
+def least_repetitions(n_trials: int) -> int:
+    """Repetitions without which a placebo's p-value, of the best of `n_trials`, cannot reach the level of the verdict:
+    with fewer it can refute skill and not confirm it."""
+    smallest: float = 1.0 - (1.0 - SIGNIFICANT) ** (1.0 / n_trials)
+    return math.ceil(1.0 / smallest - 1.0 - 1e-9)
 
 
 def p_value_beyond_drift(skill: Skill | None, placebo: PlaceboLuck | None = None) -> float | None:
@@ -87,7 +96,7 @@ def _on_luck(name: str, holdout: SharpeInference, skill: Skill, placebo: Placebo
         f"{skill.skill_se:.2f}"
     )
     text = _p_text(p, skill, placebo)
-    if p < SIGNIFICANT:
+    if is_significant(p):
         found = f"{figure}: more than luck alone would give ({text})"
         # So small a sample exaggerates a true Sharpe that it finds.
         return f"{found}; {smallest}" if neutral.sharpe < neutral.detectable_sharpe else found
@@ -106,6 +115,8 @@ def _p_text(p: float, skill: Skill, placebo: PlaceboLuck | None) -> str:
     text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
     if placebo is not None and p > (skill.neutral.p_value_deflated or 0.0):
         text += f" by {placebo.n_repetitions} repetitions of the whole job without signal"
+        if placebo.n_repetitions < (least := least_repetitions(skill.neutral.n_trials)):
+            text += f", of which at least {least} would be needed to confirm it"
     n_trials = skill.neutral.n_trials
     return text if n_trials == 1 else f"{text}, as one of {n_trials} configurations that have looked at it"
 

@@ -52,7 +52,8 @@ class Look:
     run: str
     """MLflow run that looked."""
     evaluation: str = ""
-    """Equal for the same evaluation in another run: the phase's key. By default the run itself."""
+    """Equal for the same evaluation in another run: the phase's key. By default the run itself. Those
+    of a promotion are named after the version, which is one recipe on whichever bars it is compared."""
     sharpe: float | None = None
     """Annual, net, beyond drift; None where it is undefined or was never learnt."""
     n_bars: int | None = None
@@ -151,7 +152,8 @@ def by_holdout(looks: Sequence[Look]) -> list[list[Look]]:
 
 def by_recipe(looks: Sequence[Look]) -> list[list[Look]]:
     """Looks at one holdout in groups of one recipe each, in order of their first look; each look with its number."""
-    numbers = recipes([record_of(look) for look in looks])
+    named = [look.evaluation if look.kind == "promotion" else None for look in looks]
+    numbers = recipes([record_of(look) for look in looks], named)
     groups: dict[int, list[Look]] = {}
     for look, number in zip(looks, numbers, strict=True):
         groups.setdefault(number, []).append(replace(look, recipe=number + 1))

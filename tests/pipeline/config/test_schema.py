@@ -265,3 +265,17 @@ def test_how_a_finished_run_is_examined_moves_no_hash_of_the_configuration(overr
     before, after = load_config(CONFIGS / "default.yaml"), load_config(CONFIGS / "default.yaml", [override])
     assert before != after and (before.sha256 != after.sha256) is moves
     assert after.separation == ("nested" if after.selection == "nested" else "holdout")
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("team/tft", "registry.name is 'team/tft', the registry takes no / in a name"),
+        ("a:b/c", "registry.name is 'a:b/c', the registry takes no / and no : in a name"),
+        (" ", "registry.name is empty, a registered model needs a name"),
+    ],
+)
+def test_a_name_that_the_registry_refuses_is_a_fault_before_anything_runs(
+    tmp_path: Path, name: str, fault: str
+) -> None:
+    assert faults(tmp_path, {"registry": {"name": name}}) == (fault,)

@@ -72,7 +72,7 @@ def test_a_comparison_is_a_run_with_its_tables_figure_and_links() -> None:
     assert figures["difference"][row] == pytest.approx(sharpes[1] - sharpes[0], rel=1e-9)
     assert figures["standard_error"][row] == logged["sharpe_difference_standard_error"]
     assert figures["p_value"][row] is None
-    assert {"turnover", "max_drawdown"} <= set(figures["figure"])
+    assert {"turnover_at_target", "max_drawdown_at_target"} <= set(figures["figure"])
     # Folds 0, 1 and, with the 30 development bars it owns, 2.
     folds = table(run, "comparison_folds.json")
     assert (folds["baseline"], folds["candidate"], folds["n_bars"]) == ([0, 1, 2], [0, 1, 2], [40, 40, 30])

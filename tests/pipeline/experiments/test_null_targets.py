@@ -85,7 +85,7 @@ def test_the_volatility_scaled_values_are_a_permutation_of_the_real_ones(repetit
 def test_features_times_and_sigma_stay_and_what_is_not_complete_is_not_traded() -> None:
     data = table()
     null = NullTargets(data, settings_of())
-    shifted = null.dataset(null.returns(1))
+    shifted = null.dataset(1)
     np.testing.assert_array_equal(shifted.panel.features, data.panel.features)
     np.testing.assert_array_equal(shifted.panel.times, data.panel.times)
     np.testing.assert_array_equal(shifted.sigma, ewm_volatility(data.panel.returns))
@@ -100,7 +100,7 @@ def test_features_times_and_sigma_stay_and_what_is_not_complete_is_not_traded() 
 def test_a_market_on_them_scales_by_the_real_sigma() -> None:
     data = table()
     null = NullTargets(data, settings_of())
-    shifted = null.dataset(null.returns(1))
+    shifted = null.dataset(1)
     timing = settings_of().timing
     market = Market(shifted.panel, timing, CPU, sigma=shifted.sigma)
     expected = scaled_label(shifted.panel.returns, ewm_volatility(data.panel.returns), timing)

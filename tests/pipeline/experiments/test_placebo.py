@@ -53,7 +53,7 @@ def test_what_came_of_it_is_one_sentence() -> None:
     assert of((-1.0, 0.5, 2.0), real=0.5, p_value=0.75).sentence == (
         "Sharpe 0.50 beyond drift is not distinguishable from luck: 2 of 3 repetitions on targets without signal did "
         "as well (p = 0.750; shift), their mean 0.50 and 95th percentile 1.85; the best trials of the same "
-        "repetitions show a tuning Sharpe of 2.50; long only gave 0.30."
+        "repetitions show a tuning Sharpe of 2.50; long only earned 0.30, all of it drift."
     )
     assert "is distinguishable from luck: 0 of 2" in of((-1.0, 0.5), real=3.0, p_value=0.05).sentence
     assert "(p = 0.500, where it stopped early; shift)" in of((1.0, 2.0), real=0.5, p_value=0.5, early=True).sentence
@@ -68,7 +68,7 @@ def test_the_figure_shows_the_null_and_where_the_real_run_lies_in_it() -> None:
     upright = {line.get_label(): line.get_xdata()[0] for line in above.lines if len(line.get_xdata()) == 2}
     assert upright == {
         "their mean 0.38": null.mean(),
-        "long only, real market 0.30": 0.3,
+        "long only, drift alone 0.30": 0.3,
         "real run 1.25 (p = 0.400)": 1.25,
     }
 

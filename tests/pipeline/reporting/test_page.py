@@ -423,7 +423,11 @@ def test_the_sharpe_is_taken_apart_into_drift_and_skill() -> None:
     assert rows["Sharpe, net, as earned"][0] == f"{skill.sharpe:.2f}"
     assert rows["of which drift"][0] == f"{skill.drift:.2f}"
     assert rows["of which skill: alpha / sd of the return"][:2] == [f"{skill.skill:.2f}", f"{skill.skill_se:.2f}"]
-    assert rows["Beta to the market"] == [f"{skill.beta:.2f}", f"{skill.beta_se:.2f}", f"{skill.beta_p_value:.3f}"]
+    assert rows["b1, on the market beside the mean positions"] == [
+        f"{skill.beta:.2f}",
+        f"{skill.beta_se:.2f}",
+        f"{skill.beta_p_value:.3f}",
+    ]
     assert "single ones scatter by 0.20, and 3 are averaged" in " ".join(html.split())
     assert 'id="skill"' not in page(record=small_record(60, holdout_bars=0))
 

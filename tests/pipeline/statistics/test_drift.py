@@ -166,6 +166,23 @@ def test_exposure_that_does_not_vary_has_no_active_return(raw: tuple[float, floa
     assert found.skill == 0.0 and found.drift == found.sharpe
 
 
+@pytest.mark.parametrize("size", [1e-5, 1e-3])
+def test_what_rounding_and_costs_leave_of_a_static_position_is_no_active_return(size: float) -> None:
+    of = market(drift=0.002)
+    raw = 0.3 + size * np.random.default_rng(3).standard_normal((390, 3))
+    found = skill_inference(drift_of(record(of, raw), of, POSITIONS, "holdout"), periods_per_year=252)
+    assert found.neutral.undefined == NO_ACTIVE_RETURN and found.neutral.p_value == 1.0
+
+
+def test_without_a_market_that_moves_the_tilts_coefficient_is_not_taken_for_beta() -> None:
+    drift = series()
+    still = Drift(drift.net, np.full(400, 0.001), drift.tilt, True)
+    found = skill_inference(still, periods_per_year=252)
+    plain = OLS(drift.net, np.column_stack([np.ones(400), drift.tilt])).fit()
+    assert (found.beta, found.beta_se, found.beta_p_value) == (None, None, None)
+    assert found.alpha_annual == pytest.approx(252 * plain.params[0], rel=1e-9)
+
+
 def test_a_tilt_that_wobbles_is_still_drift() -> None:
     """A large static tilt in instruments that drift apart, and random timing around it: the timing alone is judged."""
     of = market(1200, n_assets=8, drift=0.001)

@@ -215,3 +215,8 @@ def test_what_is_earned_after_the_last_known_time_is_left_out() -> None:
 def test_what_does_not_belong_together_is_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         replace(holdout(), **changes)  # type: ignore[arg-type]
+
+
+def test_looks_of_one_name_are_one_recipe_whatever_they_earned() -> None:
+    """A version compared week after week on bars that no two of its looks share."""
+    assert recipes([None, None, None, None], ["a", None, "a", None]) == (0, 1, 0, 2)

@@ -15,7 +15,7 @@ from pipeline.statistics.calibration import Calibration, CalibrationRow, Estimat
 from pipeline.statistics.drift import NO_ACTIVE_RETURN, Skill
 from pipeline.statistics.inference import infer
 from pipeline.statistics.sharpe import SharpeInference, detectable_sharpe
-from pipeline.statistics.verdict import PlaceboLuck, verdict
+from pipeline.statistics.verdict import PlaceboLuck, least_repetitions, verdict
 from tests.pipeline.reporting.test_page import small_drift, small_record
 from tests.pipeline.statistics.test_inference import baseline
 
@@ -138,6 +138,19 @@ def test_a_placebo_can_only_make_it_stricter() -> None:
     ) in said
     assert "would be needed" not in said
     assert verdict(earned, skill, placebo=PlaceboLuck(0.0001, 9999)) == verdict(earned, skill)
+
+
+def test_a_placebo_of_few_repetitions_is_said_to_be_unable_to_confirm_anything() -> None:
+    """Without a repetition that does as well p is 1 / (m + 1): 19 reach 0.05; of 3 recipes each has to reach 0.017."""
+    assert (least_repetitions(1), least_repetitions(3), least_repetitions(6)) == (19, 58, 117)
+    for n_trials in (1, 2, 3, 6, 40):
+        least = least_repetitions(n_trials)
+        assert PlaceboLuck(1 / (least + 1), least).p_value_of_best(n_trials) <= 0.05 + 1e-12
+        assert PlaceboLuck(1 / least, least - 1).p_value_of_best(n_trials) > 0.05
+    said = verdict(*judged(3.10, 0.93), placebo=PlaceboLuck(0.25, 3))
+    assert "(p = 0.25 by 3 repetitions of the whole job without signal, of which at least 19 would be needed" in said
+    found = verdict(*judged(3.10, 0.93), placebo=PlaceboLuck(0.05, 19))
+    assert "more than luck alone would give (p = 0.050 by 19 repetitions" in found
 
 
 def test_a_nested_record_is_called_what_it_is() -> None:
