@@ -89,16 +89,27 @@ def models() -> None:
 def list_versions(path: str, overrides: Sequence[str], name: str) -> None:
     """List the versions.
 
-    With stage, aliases, holdout Sharpe, the last bar of the fit, and the MLflow run.
+    With stage, aliases, holdout Sharpe, whether its verdict finds skill beyond drift, the last bar of the fit, and the
+    MLflow run.
     """
     from rich.console import Console
     from rich.table import Table
 
+    from pipeline.registry.evidence import kept
     from pipeline.registry.versions import versions
 
     _, name = _model(path, overrides, name)
     table = Table(title=name)
-    for heading in ("version", "stage", "aliases", "holdout Sharpe", "fitted up to", "promoted at", "run"):
+    for heading in (
+        "version",
+        "stage",
+        "aliases",
+        "holdout Sharpe",
+        "skill found",
+        "fitted up to",
+        "promoted at",
+        "run",
+    ):
         table.add_column(heading)
     for one in versions(name):
         tags = one.tags
@@ -107,6 +118,7 @@ def list_versions(path: str, overrides: Sequence[str], name: str) -> None:
             one.current_stage or "",
             ", ".join(one.aliases),
             tags.get("oos_sharpe", ""),
+            "yes" if kept(name, str(one.version)).finds_skill else "no",
             tags.get("fit_end", ""),
             tags.get("promoted_at", ""),
             one.run_id or tags.get("run_id", ""),

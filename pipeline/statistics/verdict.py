@@ -142,7 +142,13 @@ def _against_baselines(rows: Sequence[BaselineRow]) -> str:
         return ""
     if not not_beaten:
         return f"; it beats {' and '.join(row.baseline for _, row in compared)}"
+    lower = [row for difference, row in not_beaten if difference <= 0.0]
+    unclear = [row for difference, row in not_beaten if difference > 0.0]
     difference, worst = not_beaten[0]
     error = "" if worst.difference_se_annual is None else f" ± {worst.difference_se_annual:.2f}"
-    names = [f"{worst.baseline} (difference {difference:z.2f}{error})", *(row.baseline for _, row in not_beaten[1:])]
-    return f"; it does not {'clearly ' if difference > 0.0 else ''}beat {listed(names, 'or')}"
+    names = {row.baseline: row.baseline for _, row in not_beaten}
+    names[worst.baseline] += f" (difference {difference:z.2f}{error})"
+    if not lower:
+        return f"; it does not clearly beat {listed([names[row.baseline] for row in unclear], 'or')}"
+    nor = f", nor clearly {listed([names[row.baseline] for row in unclear], 'or')}" if unclear else ""
+    return f"; it does not beat {listed([names[row.baseline] for row in lower], 'or')}{nor}"

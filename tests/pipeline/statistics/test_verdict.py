@@ -165,7 +165,7 @@ def test_a_nested_record_is_called_what_it_is() -> None:
         ([baseline("long only", 0.4)], "; it does not clearly beat long only (difference 0.40 ± 0.30)."),
         (
             [baseline("ridge", 0.4), baseline("long only", -0.1), baseline("MACD", 2.0)],
-            "; it does not beat long only (difference -0.10 ± 0.30) or ridge.",
+            "; it does not beat long only (difference -0.10 ± 0.30), nor clearly ridge.",
         ),
         ([baseline("ridge", 1.4), baseline("MACD", 2.0)], "; it beats ridge and MACD."),
         ([baseline("ridge", None), baseline("MACD", 0.2, None), baseline("ridge", -1.0, segment="development")], "."),
