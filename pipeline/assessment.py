@@ -105,14 +105,16 @@ def enter_look(job: Job, walked: Walked, *, run_id: str, key: str) -> Look | Non
     )
 
 
-def earlier_placebo(key: str) -> PlaceboLuck | None:
+def earlier_placebo(key: str, benchmark_sha256: str) -> PlaceboLuck | None:
     """What repetitions without signal have left of this evaluation before, in whichever run; None where none were made.
 
-    key: of the production phase, equal for the same record.
+    key: of the production phase, equal for the same record · benchmark_sha256: of what it is judged beside.
     """
     for run in finished_runs({PHASE_KEY: key}):
         if PLACEBO in run.data.tags:
-            return from_json(PlaceboLuck, run.data.tags[PLACEBO])
+            found = from_json(PlaceboLuck, run.data.tags[PLACEBO])
+            if found.benchmark_sha256 == benchmark_sha256:
+                return found
     return None
 
 
@@ -150,7 +152,7 @@ def assess(job: Job, chosen: Choice, walked: Walked, untuned: Record | None, loo
         look = enter(replace(look, sharpe=neutral.sharpe, n_bars=neutral.n_bars))
         (own,) = (one for one in looks if one.key == look.key)
         looks = [*(one for one in looks if one.key != look.key), replace(look, recipe=own.recipe)]
-        if placebo := earlier_placebo(look.evaluation):
+        if placebo := earlier_placebo(look.evaluation, job.data.benchmark_sha256):
             inference = inference.with_placebo(placebo)
     return Assessment(inference, tuple(looks), baselines, _comparable(job, walked, simple))
 

@@ -112,7 +112,7 @@ def _check_table(job: Job, recipe: FitRecipe, name: str, version: str) -> None:
 
 
 def _calibration(fitted: Refitted) -> Calibration:
-    """Of the validation block, as if it were a record of its own."""
+    """How the forecast distribution of the fit scores on its validation block, taken as a record of its own."""
     outcome, market = fitted.outcome, fitted.market
     positions = {outcome.fold.index: fitted.positions}
     record = stitch_by_fold([outcome.forecast], positions, market, n_development=0)

@@ -34,6 +34,13 @@ class Dataset:
     benchmark: NDArray[np.float64] | None = None
     """(T,) return of the configured benchmark over each bar."""
 
+    @property
+    def benchmark_sha256(self) -> str:
+        """Hash of the benchmark; empty without one. It decides on no record, and is no part of `sha256`."""
+        if self.benchmark is None:
+            return ""
+        return hashlib.sha256(np.where(np.isnan(self.benchmark), np.nan, self.benchmark + 0.0).tobytes()).hexdigest()
+
     def first_bars(self, n_bars: int) -> Dataset:
         """The table as it stood after its first `n_bars` bars."""
         panel = self.panel.first_bars(n_bars)

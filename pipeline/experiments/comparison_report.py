@@ -12,7 +12,7 @@ from pipeline.experiments.trained import Training
 from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice
 from pipeline.reporting.figures import bar_label
-from pipeline.statistics.paired import Arms, Compared, FoldPair, at_volatility, fold_pairs, mean_figures, p_value_text
+from pipeline.statistics.paired import Arms, Compared, FoldPair, fold_pairs, mean_figures, p_value_text
 from pipeline.statistics.seed_comparison import SeedDifference
 from pipeline.tracking.sink import Sink
 from tft.metrics import Performance
@@ -55,7 +55,7 @@ def in_one_sentence(kind: str, label: str, found: SeedDifference, segment: Compa
 
 def figures(arms: Arms, volatility_target: float) -> str:
     """Both arms' figures in a sentence, means over their trainings; what depends on size at one annual volatility."""
-    one, other = _at_one_volatility(arms, volatility_target)
+    one, other = (mean_figures(arm, volatility_target) for arm in arms.both)
     ranges = [sorted(each.figures.sharpe for each in arm) for arm in arms.both]
     spread = [f" ({each[0]:.2f} to {each[-1]:.2f})" if len(each) > 1 else "" for each in ranges]
     return (
@@ -65,11 +65,6 @@ def figures(arms: Arms, volatility_target: float) -> str:
         f"drawdown {one.max_drawdown:.1%} and {other.max_drawdown:.1%}, turnover {one.turnover:.0f} and "
         f"{other.turnover:.0f} a year."
     )
-
-
-def _at_one_volatility(arms: Arms, target: float) -> tuple[Performance, Performance]:
-    one, other = (mean_figures([at_volatility(each, target) for each in arm]) for arm in arms.both)
-    return one, other
 
 
 def on_segment(segment: Compared, n_trainings: int) -> str:
@@ -142,7 +137,7 @@ def log(run: Sink, arms: Arms, found: SeedDifference, volatility_target: float) 
     Return, drawdown and turnover, as `..._at_target`, are at the given annual volatility.
     """
     fields_of = [field.name for field in fields(Performance) if field.name != "n_bars"]
-    means = _at_one_volatility(arms, volatility_target)
+    means = [mean_figures(arm, volatility_target) for arm in arms.both]
     of_both = {
         f"{name}_at_target" if name in SCALED else name: [float(getattr(one, name)) for one in means]
         for name in fields_of

@@ -7,13 +7,11 @@ columns and parameters anew, so that whatever selection adds to a Sharpe ratio i
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.config.sections import PlaceboConfig
@@ -29,10 +27,6 @@ from pipeline.statistics.significance import monte_carlo_p_value, sequential_p_v
 from pipeline.statistics.verdict import PlaceboLuck, least_repetitions
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run
-from tft.metrics import sharpe
-from tft.positions import portfolio_return, position_path
-from tft.record import block_earnings
-from tft.volatility import ewm_volatility
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,8 @@ def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTarge
     real = neutral_sharpe(production)
     plan = replace(job.config.placebo, repetitions=null.most(job.config.placebo.repetitions))
     reporter.say(f"placebo: {null.description}; at most {plan.repetitions} repetitions of the whole job")
-    n_trials = round(production.client.get_run(production.run_id).data.metrics["n_configurations_looked"])
+    metrics = production.client.get_run(production.run_id).data.metrics
+    n_trials = round(metrics["n_configurations_looked"])
     if plan.repetitions < (least := least_repetitions(n_trials)):
         of_n = f", with {n_trials} recipes that have looked at this holdout," if n_trials > 1 else ""
         reporter.say(
@@ -112,12 +107,13 @@ def run(job: Job, own: Run, production: Run, reporter: Reporter, null: NullTarge
         repetitions=tuple(used),
         stopped_early=len(used) < plan.repetitions,
         n_computed=series.n_computed,
-        long_only_sharpe=long_only_sharpe(production, job),
+        long_only_sharpe=metrics["baseline_long_only_sharpe"],
         tuning_sharpe=tuning_sharpe(production),
     )
     for target in (own, production):
         _log(target, result)
-    reporter.say(f"placebo: {rewrite_verdict(production, PlaceboLuck(p_value, plan.repetitions))}")
+    luck = PlaceboLuck(p_value, plan.repetitions, job.data.benchmark_sha256)
+    reporter.say(f"placebo: {rewrite_verdict(production, luck)}")
     return result
 
 
@@ -126,30 +122,6 @@ def p_value_of(exceeds: Iterator[bool], plan: PlaceboConfig) -> float:
     if plan.exceedances:
         return sequential_p_value(exceeds, plan.exceedances, plan.repetitions).p_value
     return monte_carlo_p_value(sum(exceeds), plan.repetitions)
-
-
-def long_only_sharpe(production: Run, job: Job) -> float:
-    """Annual net Sharpe of being long all the time in the real market, on the holdout bars of a production run.
-
-    Scaled by volatility and at the costs of the model's own positions, flat before the record's first bar.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        record = pl.read_parquet(production.client.download_artifacts(production.run_id, "oos_record.parquet", scratch))
-    panel, config = job.data.panel, job.config
-    held = np.searchsorted(panel.times, record["time"].to_numpy().astype(panel.times.dtype))
-    bars = range(int(held.min()), int(held.max()) + 1)
-    in_holdout = np.zeros(len(bars), dtype=bool)
-    in_holdout[held[(record["segment"] == "holdout").to_numpy()] - bars.start] = True
-    rows = slice(bars.start, bars.stop)
-    position = position_path(
-        np.ones((len(bars), len(panel.symbols))),
-        ewm_volatility(panel.returns)[rows],
-        config.positions,
-        config.timing,
-        traded=np.isfinite(panel.returns[rows]),
-    ).position
-    earned = block_earnings(position, bars, panel.returns, config.positions, config.timing)
-    return sharpe(portfolio_return(earned.net)[in_holdout], periods_per_year=config.periods_per_year)
 
 
 def tuning_sharpe(production: Run) -> float:

@@ -88,6 +88,7 @@ class Repetitions(Generic[Result]):
             modules=[*RECORD_MODULES, computing],
             repetition=number,
             feature_lookback_bars=self.job.config.data.feature_lookback_bars,
+            benchmark=self.job.data.benchmark_sha256,
             **settings,
         )
 

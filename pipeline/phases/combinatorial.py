@@ -63,7 +63,7 @@ class Paths:
 
     @property
     def sharpes(self) -> tuple[float, ...]:
-        """Of the paths that have one."""
+        """The annual net Sharpe of each path that has one."""
         return tuple(row.sharpe.value for row in self.rows if row.sharpe)
 
 

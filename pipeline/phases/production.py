@@ -50,7 +50,7 @@ class Choice:
         return sha256_of(self.features, self.config)
 
     def under(self, config: Config) -> Choice:
-        """The same columns and tuned parameters in another configuration."""
+        """This choice of columns and tuned parameters, with everything else taken from another configuration."""
         return replace(self, config=config.with_tuned(self.tuned.best))
 
 

@@ -94,7 +94,7 @@ def _first(name: str, version: str) -> Decision:
 
 
 def _after_another(name: str, version: str, incumbent: str, rule: Rule, panel: Panel | None, force: bool) -> Decision:
-    """Where version `incumbent` has Production."""
+    """The decision on a version while version `incumbent` has Production: by the rule, then by the interface."""
     new = trained_version(name, version)
     differing = changes_for_live(name, new, incumbent)
     if rule == "always":

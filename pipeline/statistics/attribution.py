@@ -81,13 +81,13 @@ class Concentration:
 
     @property
     def share(self) -> float | None:
-        """Of the total earned in the best bars; None where nothing was earned."""
+        """Share of the total that was earned in the best bars; None where nothing was earned."""
         return self.best / self.total if self.total > 0.0 else None
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Where the net return of one segment comes from."""
+    """The net return of one segment, taken apart by several partitions, with its drawdowns and best bars."""
 
     segment: Judged
     first: str

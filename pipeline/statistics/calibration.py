@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.statistics.arguments import is_constant
 from pipeline.statistics.distributions import centre, crps, log_score, pit, unconditional
-from pipeline.statistics.estimate import Estimate, error_of_mean
+from pipeline.statistics.estimate import Estimate, mean_error
 from tft.backtest import FoldOutcome
 from tft.head import QUANTILE_LEVELS
 from tft.metrics import MIN_BARS
@@ -170,7 +170,7 @@ class _Cells:
     def mean(self, values: Array) -> Estimate:
         """Mean over instruments by bar, then over bars."""
         series = self.by_bar(values) / self.by_bar(np.ones(len(values)))
-        return Estimate(float(series.mean()), error_of_mean(series))
+        return Estimate(float(series.mean()), mean_error(series))
 
     def share(self, happened: NDArray[np.bool_], of: NDArray[np.bool_] | None = None) -> Estimate:
         """Share of the cells `of` (all of them by default) in which something happened."""
@@ -191,7 +191,7 @@ class _Cells:
     def _ratio_error(self, scores: Array, total: float) -> float | None:
         """Standard error of an estimate whose error is the sum of scores (M,) over `total`."""
         sums = self.by_bar(scores)
-        error = error_of_mean(sums)
+        error = mean_error(sums)
         return None if error is None else error * len(sums) / total
 
 

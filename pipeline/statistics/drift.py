@@ -16,13 +16,14 @@ from scipy import stats
 from pipeline.statistics.sharpe import (
     SIGNIFICANT,
     SharpeInference,
+    bars_needed,
     deflated_sharpe_ratio,
     expected_maximum,
     minimum_track_record_length,
     probabilistic_sharpe_ratio,
     sharpe_inference,
 )
-from pipeline.statistics.standard_errors import hac_standard_error
+from pipeline.statistics.standard_errors import error_of_mean, satterthwaite
 from tft.market import Market
 from tft.metrics import MIN_INFERENCE_BARS
 from tft.positions import PositionsConfig, portfolio_return, position_path
@@ -230,10 +231,7 @@ class _Fit:
     def standard_error(self, which: int) -> float:
         """HAC standard error of a coefficient. Raises ValueError where it is zero."""
         n = len(self.residual)
-        scale = float(self.influence[:, which].std())
-        if not scale > 0.0:
-            raise ValueError("the standard error is zero to first order, as few-valued returns can make it: use others")
-        return hac_standard_error(self.influence[:, which] / scale, None) * scale * math.sqrt(n / (n - self.k))
+        return error_of_mean(self.influence[:, which]) * math.sqrt(n / (n - self.k))
 
 
 def _least_squares(s: Array, market: Array, tilt: Array) -> _Fit:
@@ -255,12 +253,11 @@ def _least_squares(s: Array, market: Array, tilt: Array) -> _Fit:
 
 
 def _with_seeds(hac: float, freedom: int, seed_variance: float | None, n_seeds: int) -> tuple[float, float]:
-    """Standard error of a mean over seeds, and its degrees of freedom (Satterthwaite 1946)."""
+    """Standard error of a mean over seeds, and its degrees of freedom."""
     if seed_variance is None:
         return hac, float(freedom)
     of_seeds = seed_variance / n_seeds
-    variance = hac**2 + of_seeds
-    return math.sqrt(variance), variance**2 / (hac**4 / freedom + of_seeds**2 / (n_seeds - 1))
+    return math.hypot(hac, math.sqrt(of_seeds)), satterthwaite((hac**2, freedom), (of_seeds, n_seeds - 1))
 
 
 def _neutral(
@@ -295,8 +292,7 @@ def _neutral(
         psr=probabilistic_sharpe_ratio(per_bar, n_bars=n, **moments),
         dsr=deflated_sharpe_ratio(per_bar, n_bars=n, n_trials=n_trials, trial_variance=variance, **moments),
         min_trl_bars=minimum_track_record_length(per_bar, **moments) if positive else None,
-        # MinTRL for the test that the verdict makes: error and benchmark fall with sqrt(T).
-        bars_needed=1.0 + (n - 1) * ((critical * error + benchmark) / per_bar) ** 2 if positive else None,
+        bars_needed=bars_needed(per_bar, n, error, benchmark, critical=critical) if positive else None,
     )
 
 
@@ -313,10 +309,10 @@ def seed_skills(
     segment: Segment,
     benchmark: Array | None = None,
 ) -> tuple[float, ...]:
-    """The annual skill of each of K single-seed records beside its own mean positions; none where one is undefined."""
+    """The annual skill of each of K single-seed records, beside its own mean positions; 0 for one that stayed flat."""
     periods = market.timing.periods_per_year
     skills = [
         skill_inference(drift_of(record, market, positions, segment, benchmark), periods_per_year=periods).skill
         for record in records
     ]
-    return () if None in skills else tuple(skill for skill in skills if skill is not None)
+    return tuple(skill or 0.0 for skill in skills)

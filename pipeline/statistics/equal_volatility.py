@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tft.metrics import MIN_BARS, annual_volatility
+from tft.metrics import MIN_BARS, Performance, annual_volatility, max_drawdown
 from tft.record import Record
 
 
@@ -33,6 +33,21 @@ def at_volatility(record: Record, rows: NDArray[np.bool_], target: float) -> Rec
     where they have none. Raw positions stay, since they are forecasts."""
     realised = realised_volatility(record, rows)
     return record if realised is None else scaled(record, target / realised)
+
+
+def figures_at_volatility(figures: Performance, net: NDArray[np.float64], target: float) -> Performance:
+    """Figures of net returns (n,) as a book scaled to the annual volatility `target` would have shown them: return,
+    drawdown and turnover; `annual_volatility` stays the realised one. As they are where nothing moved.
+    """
+    if not figures.annual_volatility > 0.0:
+        return figures
+    factor = target / figures.annual_volatility
+    return replace(
+        figures,
+        annual_return=factor * figures.annual_return,
+        max_drawdown=max_drawdown(factor * net),
+        turnover=factor * figures.turnover,
+    )
 
 
 def scaled(record: Record, factor: float) -> Record:

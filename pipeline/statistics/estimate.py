@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.statistics.arguments import is_constant
-from pipeline.statistics.standard_errors import hac_standard_error, sharpe_standard_error
+from pipeline.statistics.standard_errors import error_of_mean, sharpe_standard_error
 from tft.metrics import MIN_INFERENCE_BARS, sharpe
 
 Array = NDArray[np.float64]
@@ -27,17 +27,16 @@ class Estimate:
         return None if self.standard_error is None else self.value / self.standard_error
 
 
-def error_of_mean(series: Array) -> float | None:
-    """HAC standard error of the mean of a series of bars (T,), in whatever unit."""
+def mean_error(series: Array) -> float | None:
+    """HAC standard error of the mean of a series of bars (T,), in whatever unit; None as in `Estimate`."""
     if len(series) < MIN_INFERENCE_BARS or is_constant(series):
         return None
-    deviation = series - series.mean()
-    return float(deviation.std()) * hac_standard_error(deviation / deviation.std(), None)
+    return error_of_mean(series - series.mean())
 
 
 def sum_estimate(series: Array) -> Estimate:
     """The sum of a series of bars (T,)."""
-    error = error_of_mean(series)
+    error = mean_error(series)
     return Estimate(float(series.sum()), None if error is None else error * len(series))
 
 

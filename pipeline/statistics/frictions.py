@@ -69,7 +69,8 @@ def sharpe_by_delay(
 
 
 def _gross_and_traded(record: Record, rows: Rows) -> tuple[Array, Array]:
-    """Of the portfolio, by bar of `rows` with a known return: gross return, and mean absolute change of position."""
+    """Gross returns of the portfolio (n,) and its mean absolute changes of position (n,), at the bars of `rows` whose
+    return is known."""
     known = np.isfinite(record.earned.net)
     gross = portfolio_return(record.earned.gross)[rows]
     traded = portfolio_return(np.where(known, record.earned.change, np.nan))[rows]

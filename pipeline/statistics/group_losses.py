@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.statistics.arguments import is_constant
-from pipeline.statistics.estimate import Estimate, error_of_mean
-from pipeline.statistics.standard_errors import hac_standard_error, per_bar_sharpe, sharpe_scores
+from pipeline.statistics.estimate import Estimate, mean_error
+from pipeline.statistics.standard_errors import error_of_mean, per_bar_sharpe, sharpe_scores
 from tft.metrics import MIN_INFERENCE_BARS
 
 Array = NDArray[np.float64]
@@ -65,12 +65,11 @@ def sharpe_loss(net: Array, permuted: Sequence[Array], *, periods_per_year: floa
     if np.abs(scores).max() <= 1e-9:
         return Estimate(0.0, None)
     annual = math.sqrt(periods_per_year)
-    deviation = float(scores.std())
-    return Estimate(loss * annual, hac_standard_error(scores / deviation, None) * deviation * annual)
+    return Estimate(loss * annual, error_of_mean(scores) * annual)
 
 
 def return_loss(net: Array, permuted: Sequence[Array], *, periods_per_year: float) -> Estimate:
     """Annual mean of net returns (n,) minus the mean of those of K permuted ones, on the same bars."""
     difference = np.mean([net - one for one in permuted], axis=0)  # exactly 0 where nothing changed
-    error = error_of_mean(difference)
+    error = mean_error(difference)
     return Estimate(float(difference.mean()) * periods_per_year, None if error is None else error * periods_per_year)

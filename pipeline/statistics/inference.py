@@ -74,7 +74,7 @@ class Inference:
         return self.p_value is not None and is_significant(self.p_value)
 
     def with_placebo(self, placebo: PlaceboLuck) -> Inference:
-        """The same with the verdict that repetitions of the whole job without signal leave."""
+        """This inference, with the verdict that is left when the whole job was repeated on targets without signal."""
         said = verdict(
             self.holdout,
             self.skill,

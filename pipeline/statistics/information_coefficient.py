@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from pipeline.statistics.arguments import is_constant
 from pipeline.statistics.attribution import Judged
-from pipeline.statistics.estimate import Estimate, error_of_mean
+from pipeline.statistics.estimate import Estimate, mean_error
 from tft.metrics import MIN_INFERENCE_BARS
 from tft.record import Record
 
@@ -83,5 +83,5 @@ def correlation(x: Array, y: Array, bar: NDArray[np.int64]) -> Estimate | None:
     z_x, z_y = ((each - each.mean()) / each.std() for each in (x, y))
     r = float((z_x * z_y).mean())
     influence = z_x * z_y - 0.5 * r * (z_x**2 + z_y**2)
-    error = error_of_mean(np.bincount(row, influence).astype(np.float64))
+    error = mean_error(np.bincount(row, influence).astype(np.float64))
     return Estimate(r, None if error is None else error * n_bars / len(x))

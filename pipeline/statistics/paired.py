@@ -6,14 +6,15 @@ Shapes: K trainings of an arm, n bars, A instruments. Sharpes are annual and net
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import reduce
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tft.metrics import MIN_BARS, Performance, max_drawdown, sharpe
+from pipeline.statistics.equal_volatility import figures_at_volatility
+from tft.metrics import MIN_BARS, Performance, sharpe
 from tft.record import Record
 
 Compared = Literal["development", "holdout"]
@@ -187,28 +188,10 @@ def fold_pairs(arms: Arms) -> tuple[FoldPair, ...]:
     return tuple(found)
 
 
-def at_volatility(one: Earned, target: float) -> Earned:
-    """What a book scaled ex post to the annual volatility `target` would have shown: return, drawdown and turnover are
-    scaled, Sharpes are the same, and `annual_volatility` stays the realised one. As it is where nothing moved.
-    """
-    realised = one.figures.annual_volatility
-    if not realised > 0.0:
-        return one
-    factor = target / realised
-    figures = replace(
-        one.figures,
-        annual_return=factor * one.figures.annual_return,
-        max_drawdown=max_drawdown(factor * np.array(one.net)),
-        turnover=factor * one.figures.turnover,
-    )
-    return replace(one, figures=figures)
-
-
-def mean_figures(arm: Sequence[Earned]) -> Performance:
-    """The mean over an arm's trainings of each figure."""
-    means = {
-        field.name: float(np.mean([getattr(one.figures, field.name) for one in arm])) for field in fields(Performance)
-    }
+def mean_figures(arm: Sequence[Earned], volatility_target: float) -> Performance:
+    """The mean over an arm's trainings of each figure, each training scaled to one annual volatility."""
+    every = [figures_at_volatility(one.figures, np.array(one.net), volatility_target) for one in arm]
+    means = {field.name: float(np.mean([getattr(one, field.name) for one in every])) for field in fields(Performance)}
     return Performance(**means | {"n_bars": arm[0].figures.n_bars})  # type: ignore[arg-type]
 
 

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
-from pipeline.statistics.standard_errors import automatic_lags, per_bar_sharpe, sharpe_scores
+from pipeline.statistics.arguments import is_constant
+from pipeline.statistics.standard_errors import (
+    automatic_lags,
+    long_run_variance,
+    per_bar_sharpe,
+    satterthwaite,
+    sharpe_scores,
+)
 from tft.metrics import MIN_INFERENCE_BARS
 
 Array = NDArray[np.float64]
@@ -84,7 +91,7 @@ def seed_difference(
         raise ValueError(f"the baseline has {n} bars and the candidate {arms[1].shape[1]}: compare the same bars")
     if not all(np.isfinite(arm).all() for arm in arms):
         raise ValueError("a return is missing or infinite: compare the bars on which all seeds have one")
-    still = [[_is_still(r) for r in arm] for arm in arms]
+    still = [[is_constant(r) for r in arm] for arm in arms]
     sharpes = [
         np.array([0.0 if flat else per_bar_sharpe(r) for r, flat in zip(arm, own, strict=True)])
         for arm, own in zip(arms, still, strict=True)
@@ -135,10 +142,8 @@ def welch(baseline: Array, candidate: Array, *, shared: float) -> tuple[float, f
     shared: variance of the difference that more seeds would not reduce, taken as known. With 0 this is Welch's test;
     where seeds do not differ at all, the degrees of freedom are infinite.
     """
-    own = [float(arm.var(ddof=1)) / len(arm) for arm in (baseline, candidate)]
-    variance = shared + sum(own)
-    spread = sum(each**2 / (len(arm) - 1) for each, arm in zip(own, (baseline, candidate), strict=True))
-    return variance, variance**2 / spread if spread > 0.0 else math.inf
+    own = [(float(arm.var(ddof=1)) / len(arm), len(arm) - 1.0) for arm in (baseline, candidate)]
+    return shared + sum(variance for variance, _ in own), satterthwaite((shared, math.inf), *own)
 
 
 def sampling_variances(baseline: Array, candidate: Array, lags: int | None = None) -> tuple[float, float]:
@@ -148,23 +153,15 @@ def sampling_variances(baseline: Array, candidate: Array, lags: int | None = Non
     means = [scores.mean(axis=0) for scores in (baseline, candidate)]
     paired = means[1] - means[0]
     lags = automatic_lags(paired) if lags is None else lags
-    of_bars = _long_run_variance(paired, lags)
+    of_bars = _of_the_mean(paired, lags)
     own = sum(
-        sum(_long_run_variance(one, lags) for one in scores - mean) / (len(scores) - 1) / len(scores)
+        sum(_of_the_mean(one, lags) for one in scores - mean) / (len(scores) - 1) / len(scores)
         for scores, mean in zip((baseline, candidate), means, strict=True)
         if len(scores) > 1
     )
     return of_bars, max(of_bars - own, 0.0)
 
 
-def _long_run_variance(scores: Array, lags: int) -> float:
-    """Variance of the mean of `scores` (T,), with Bartlett weights (Newey & West 1987); 0 for scores that vanish."""
-    n = len(scores)
-    sums = np.array([scores[k:] @ scores[: n - k] for k in range(lags + 1)])
-    weights = 2.0 * (1.0 - np.arange(lags + 1) / (lags + 1))
-    weights[0] = 1.0
-    return max(float(weights @ sums), 0.0) / n**2
-
-
-def _is_still(returns: Array) -> bool:
-    return bool(returns.std() <= 1e-12 * max(float(np.abs(returns).max()), 1e-12))
+def _of_the_mean(scores: Array, lags: int) -> float:
+    """Variance of the mean of `scores` (T,); 0 for scores that vanish."""
+    return max(long_run_variance(scores, lags), 0.0) / len(scores)

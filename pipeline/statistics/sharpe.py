@@ -207,14 +207,16 @@ def sharpe_inference(
         psr=probabilistic_sharpe_ratio(per_bar, n_bars=n, **moments),
         dsr=deflated,
         min_trl_bars=minimum_track_record_length(per_bar, **moments) if positive else None,
-        bars_needed=_bars_needed(per_bar, n, error, benchmark) if positive else None,
+        bars_needed=bars_needed(per_bar, n, error, benchmark) if positive else None,
     )
 
 
-def _bars_needed(per_bar: float, n_bars: int, error: float, benchmark: float) -> float:
-    """Minimum track record length (bars) for the test that the verdict makes.
+def bars_needed(
+    per_bar: float, n_bars: int, error: float, benchmark: float, *, critical: float = float(ndtri(1.0 - SIGNIFICANT))
+) -> float:
+    """Minimum track record length (bars) for the test that a verdict makes.
 
     Bailey & Lopez de Prado 2012, eq. 13, with the HAC error in place of the one for independent returns; error
     and benchmark both fall with sqrt(T). It exceeds `n_bars` exactly when the deflated p-value exceeds 0.05.
     """
-    return 1.0 + (n_bars - 1) * ((float(ndtri(1.0 - SIGNIFICANT)) * error + benchmark) / per_bar) ** 2
+    return 1.0 + (n_bars - 1) * ((critical * error + benchmark) / per_bar) ** 2

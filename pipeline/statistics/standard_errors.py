@@ -84,13 +84,40 @@ def hac_standard_error(scores: Array, lags: int | None) -> float:
     lags = automatic_lags(scores) if lags is None else lags
     if not 0 <= lags < n:
         raise ValueError(f"lags is {lags}, for {n} bars it lies in 0..{n - 1}: leave it None or choose there")
-    autocovariances = np.array([scores[k:] @ scores[: n - k] for k in range(lags + 1)]) / n
-    weights = 2.0 * (1.0 - np.arange(lags + 1) / (lags + 1))
-    weights[0] = 1.0
-    variance = float(weights @ autocovariances)
+    variance = long_run_variance(scores, lags)
     if variance <= 1e-12:
         raise ValueError("the standard error is zero to first order, as few-valued returns can make it: use others")
     return math.sqrt(variance / n)
+
+
+def long_run_variance(scores: Array, lags: int) -> float:
+    """T times the variance of the mean of `scores` (T,) of mean 0, with Bartlett weights (Newey & West 1987)."""
+    n = len(scores)
+    autocovariances = np.array([scores[k:] @ scores[: n - k] for k in range(lags + 1)]) / n
+    weights = 2.0 * (1.0 - np.arange(lags + 1) / (lags + 1))
+    weights[0] = 1.0
+    return float(weights @ autocovariances)
+
+
+def error_of_mean(deviations: Array) -> float:
+    """HAC standard error of the mean of a series of bars with these deviations (T,) from it, in whatever unit.
+
+    Raises ValueError where they are zero, or their error is.
+    """
+    scale = float(deviations.std())
+    if not scale > 0.0:
+        raise ValueError("the standard error of a mean is zero where nothing varies: use a series that does")
+    return scale * hac_standard_error(deviations / scale, None)
+
+
+def satterthwaite(*parts: tuple[float, float]) -> float:
+    """Degrees of freedom of a sum of independent variances, given as (variance, its degrees of freedom).
+
+    (sum V)^2 / sum(V^2 / degrees of freedom), infinite where all that is not known is zero: Satterthwaite 1946.
+    """
+    spread = sum(variance**2 / freedom for variance, freedom in parts)
+    total = sum(variance for variance, _ in parts)
+    return total**2 / spread if spread > 0.0 else math.inf
 
 
 def automatic_lags(scores: Array) -> int:

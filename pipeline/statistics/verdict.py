@@ -22,6 +22,8 @@ class PlaceboLuck:
     """Share of repetitions in which the neutral Sharpe was at least the run's, by (b + 1) / (m + 1)."""
     n_repetitions: int
     """As many as were computed, or planned where it stopped early."""
+    benchmark_sha256: str = ""
+    """Hash of the benchmark that stood for the market, in the run and in the repetitions; empty: long only."""
 
     def p_value_of_best(self, n_trials: int) -> float:
         """That one of `n_trials` independent configurations has so small a p-value by luck (Sidak 1967)."""

@@ -12,23 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from mlflow.entities import Run as MlflowRun
 
 from pipeline.config.reading import from_json, load_config
-from pipeline.experiments.placebo import Placebo, long_only_sharpe
+from pipeline.experiments.placebo import Placebo
 from pipeline.experiments.placebo_targets import PlaceboRepetition, repetition
 from pipeline.job import open_job
 from pipeline.registry.evidence import Evidence
 from pipeline.reporting import luck_figures
 from pipeline.tracking.progress import Quiet
-from pipeline.tracking.runs import Run
 from tests.conftest import MICRO
 from tests.pipeline.jobs import out_of_sample
 from tests.workplace import WholeJob, artifacts, copy_of, run_named
-from tft.metrics import sharpe
-from tft.volatility import ewm_volatility
 
 REPETITIONS = 3
 
@@ -126,7 +122,11 @@ def test_the_verdict_is_written_anew_everywhere_and_nothing_is_promoted(placebo_
     phase = work.child(production.info.run_id, "production")
     assert phase.data.tags["verdict"] == verdict
     stored = json.loads((artifacts(phase) / "result.json").read_text())["inference"]
-    assert stored["verdict"] == verdict and stored["placebo"] == {"p_value": placebo, "n_repetitions": REPETITIONS}
+    assert stored["verdict"] == verdict and stored["placebo"] == {
+        "p_value": placebo,
+        "n_repetitions": REPETITIONS,
+        "benchmark_sha256": "",
+    }
     for run in (production, phase):
         page = html.unescape((artifacts(run) / "report.html").read_text()).replace("−", "-")
         assert page.count(verdict) == 1
@@ -157,44 +157,6 @@ def test_every_repetition_is_a_run_below_the_production_run_and_nothing_else(
     for experiment in looks:
         for look in work.client.search_runs([experiment.experiment_id]):
             assert look.data.tags["run"] == production.info.run_id
-
-
-def test_long_only_is_the_naive_sum(placebo_job: WholeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held at equal weight on the holdout's bars: smoothed up to the cap long before, so that it is capped leverage."""
-    work = placebo_job
-    (production,) = runs_of(work, "production")
-    monkeypatch.chdir(work.folder)
-    config = load_config(MICRO)
-    job = open_job(config, Quiet().say)
-    judged = Run.__new__(Run)
-    judged.run_id, judged.client = production.info.run_id, work.client
-    record = pl.read_parquet(artifacts(production) / "oos_record.parquet")
-    panel, sigma = job.data.panel, ewm_volatility(job.data.panel.returns)
-    times = record.filter(pl.col("segment") == "holdout")["time"].unique().sort().to_numpy()
-    bars = np.searchsorted(panel.times, times.astype(panel.times.dtype))
-    # Position by position from the first bar of the record, in plain Python.
-    first = int(np.searchsorted(panel.times, record["time"].min()))  # type: ignore[call-overload]
-    settings, n_assets = config.positions, len(panel.symbols)
-    smoothed, held = np.zeros(n_assets), np.zeros(n_assets)
-    pnl = {}
-    for t in range(first, len(panel.times)):
-        costs, gained = [], []
-        for a in range(n_assets):
-            if np.isfinite(panel.returns[t, a]):
-                s = settings.position_smooth
-                smoothed[a] = s * smoothed[a] + (1 - s) * settings.max_position
-                target = smoothed[a] * min(settings.vol_target / (sigma[t, a] * 252**0.5), settings.max_leverage)
-            else:
-                target = held[a]
-            costs.append(settings.cost_bps * 1e-4 * abs(target - held[a]))
-            held[a] = target
-            if t + 2 < len(panel.times):
-                r = panel.returns[t + 2, a]
-                gained.append(target * r if np.isfinite(r) else 0.0)
-        if gained:
-            pnl[t] = float(np.mean(np.array(gained) - np.array(costs)))
-    expected = sharpe(np.array([pnl[t] for t in bars if t in pnl]), periods_per_year=252.0)
-    assert long_only_sharpe(judged, job) == pytest.approx(expected, abs=0.02)
 
 
 def test_a_longer_call_goes_on_from_a_shorter_one_and_from_one_that_was_killed(

@@ -56,12 +56,8 @@ class Cut(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_what_a_killed_process_left_the_next_command_completes(
-    client: MlflowClient, three: str, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    """Whichever call it was killed in: with its next move, or by itself; once."""
-    give(three, "1", "first")
+def killed_while_giving(three: str, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A process that gives Production to version 3 and ends in this call of the client."""
 
     def cut(*_: object, **__: object) -> None:
         raise Cut
@@ -70,6 +66,15 @@ def test_what_a_killed_process_left_the_next_command_completes(
         killed.setattr(moves.MlflowClient, step, cut)
         with pytest.raises(Cut):
             give(three, "3", "second")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_a_killed_process_left_the_next_command_completes(
+    client: MlflowClient, three: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whichever call it was killed in: with its next move, or by itself; once."""
+    give(three, "1", "first")
+    killed_while_giving(three, monkeypatch, step)
     mended = repair(three)
     assert mended is not None and (mended.version, mended.why) == ("3", "second")
     assert standing(client, three) == {"3": IN_PRODUCTION, "2": WAITS, "1": ARCHIVED}
@@ -82,14 +87,7 @@ def test_a_process_killed_before_it_began_changed_nothing(
     client: MlflowClient, three: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(three, "1", "first")
-
-    def cut(*_: object, **__: object) -> None:
-        raise Cut
-
-    with monkeypatch.context() as killed:
-        killed.setattr(moves.MlflowClient, "set_registered_model_tag", cut)
-        with pytest.raises(Cut):
-            give(three, "3", "second")
+    killed_while_giving(three, monkeypatch, "set_registered_model_tag")
     assert repair(three) is None
     assert standing(client, three) == {"3": CHALLENGES, "2": WAITS, "1": IN_PRODUCTION}
 
@@ -98,14 +96,7 @@ def test_a_rollback_mends_first_and_then_goes_back(
     client: MlflowClient, three: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(three, "1", "first")
-
-    def cut(*_: object, **__: object) -> None:
-        raise Cut
-
-    with monkeypatch.context() as killed:
-        killed.setattr(moves.MlflowClient, "set_registered_model_alias", cut)
-        with pytest.raises(Cut):
-            give(three, "3", "second")
+    killed_while_giving(three, monkeypatch, "set_registered_model_alias")
     assert rollback(three).version == "1"
     assert standing(client, three) == {"3": ARCHIVED, "2": WAITS, "1": IN_PRODUCTION}
 

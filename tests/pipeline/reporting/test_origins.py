@@ -115,8 +115,8 @@ def test_without_paths_and_groups_there_are_no_such_tables_or_figures() -> None:
 @pytest.mark.parametrize("n_bars", [40, 120, 700])
 def test_every_figure_can_be_drawn_however_short_the_record(n_bars: int) -> None:
     one = taken_apart(n_bars, n_bars // 2)
-    for draw in origins.figures(one).values():
-        drawn(draw())
+    for name, draw in origins.figures(one).items():
+        assert drawn(draw()).strip(), name
 
 
 def test_the_bars_of_each_panel_are_the_contributions_of_its_partition() -> None:

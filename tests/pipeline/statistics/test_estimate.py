@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from pipeline.statistics.estimate import error_of_mean, sharpe_estimate, sum_estimate
+from pipeline.statistics.estimate import mean_error, sharpe_estimate, sum_estimate
 from pipeline.statistics.standard_errors import automatic_lags, sharpe_standard_error
 from tft.metrics import sharpe
 
@@ -22,13 +22,13 @@ def test_the_error_of_a_mean_is_statsmodels_hac_error() -> None:
     lags = automatic_lags(x - x.mean())
     assert lags > 0
     fit = sm.OLS(x, np.ones(300)).fit(cov_type="HAC", cov_kwds={"maxlags": lags, "use_correction": False})
-    assert error_of_mean(x) == pytest.approx(float(fit.bse[0]), rel=1e-9)
+    assert mean_error(x) == pytest.approx(float(fit.bse[0]), rel=1e-9)
     total = sum_estimate(x)
     assert total.value == pytest.approx(x.sum()) and total.standard_error == pytest.approx(300 * float(fit.bse[0]))
 
 
 def test_there_is_no_error_for_few_bars_or_for_what_never_moves() -> None:
-    assert error_of_mean(series(62)) is None and error_of_mean(np.full(100, 0.3)) is None
+    assert mean_error(series(62)) is None and mean_error(np.full(100, 0.3)) is None
     assert sum_estimate(series(10)).standard_error is None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.statistics.equal_volatility import scaled
 from pipeline.statistics.paired import earned, fold_pairs, mean_figures, on_the_same_bars, pair
 from tests.pipeline.reporting.test_page import small_record
 from tft.metrics import sharpe
@@ -217,10 +218,24 @@ def test_a_record_with_too_few_bars_of_the_segment_is_refused() -> None:
 
 def test_figures_of_an_arm_are_means_over_its_trainings() -> None:
     own = [earned(noise(80, seed), "development") for seed in range(3)]
-    means = mean_figures(own)
+    means = mean_figures(own, 0.1)
     assert means.n_bars == 80
     assert means.sharpe == pytest.approx(sum(one.figures.sharpe for one in own) / 3)
-    assert means.turnover == pytest.approx(sum(one.figures.turnover for one in own) / 3)
+    assert means.annual_volatility == pytest.approx(sum(one.figures.annual_volatility for one in own) / 3)
+
+
+def test_what_depends_on_size_is_at_one_volatility() -> None:
+    """A training with three times the positions shows the same figures but for the volatility it realised."""
+    record = noise(80, 0)
+    found = [mean_figures([earned(one, "development")], 0.1) for one in (record, scaled(record, 3.0))]
+    assert found[1].annual_volatility == pytest.approx(3.0 * found[0].annual_volatility)
+    for name in ("annual_return", "max_drawdown", "turnover", "sharpe", "hit_rate"):
+        assert getattr(found[1], name) == pytest.approx(getattr(found[0], name)), name
+    net = np.array(earned(record, "development").net)
+    factor = 0.1 / (net.std(ddof=1) * np.sqrt(252.0))
+    wealth = np.cumprod(1.0 + factor * net)
+    assert found[0].max_drawdown == pytest.approx((wealth / np.maximum.accumulate(np.maximum(wealth, 1.0)) - 1.0).min())
+    assert found[0].annual_return == pytest.approx(factor * net.mean() * 252.0)
 
 
 # ---- what is said of them
