@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.statistics.equal_volatility import scaled
 from pipeline.statistics.paired import earned, fold_pairs, mean_figures, on_the_same_bars, pair
 from tests.pipeline.reporting.test_page import small_record
 from tft.metrics import sharpe
