@@ -53,11 +53,12 @@ def model_card(
         ]
     if inference.skill and inference.skill.skill_se is not None:
         skill = inference.skill
+        neutral = skill.neutral
         records.insert(
             1,
             f"- Of that Sharpe, drift {skill.drift:.2f} and skill {skill.skill:.2f} ± {skill.skill_se:.2f}; neutral "
-            f"Sharpe {skill.neutral.sharpe:.2f}, alpha {skill.alpha_annual:.1%} a year"
-            + (f", beta {skill.beta:.2f}" if skill.beta is not None else ""),
+            f"Sharpe {neutral.sharpe:.2f} ± {neutral.standard_error:.2f}, alpha {skill.alpha_annual:.1%} ± "
+            f"{skill.alpha_annual_se:.1%} a year",
         )
     if inference.calibration:
         records.append(f"- Calibration: {in_one_sentence(inference.calibration, nested=config.selection == 'nested')}")
