@@ -1,6 +1,7 @@
 """On pure noise, is a placebo's p-value uniform, and how much does selection inflate the tuning Sharpe?
 
-    python -m benchmarks.noise            # 20 seeds, 19 repetitions each: minutes on two cores
+    python -m benchmarks.noise              # 20 seeds, 19 repetitions each: half an hour on two cores
+    python -m benchmarks.noise --jobs 16    # the same, sixteen jobs at a time
 
 For each seed a table without any signal is generated and the whole job runs on it with configs/micro.yaml, and again on
 19 shifts of its targets, without early stopping and without MLflow; compared are the neutral Sharpes. Of 20 uniform
@@ -41,7 +42,6 @@ HERE = Path(__file__).resolve().parent
 SEEDS = tuple(range(401, 421))
 """Fixed beforehand."""
 REPETITIONS = 19
-PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def figure(
 @click.command()
 @click.option("--seeds", default=len(SEEDS), show_default=True, help="The first so many of the fixed seeds.")
 @click.option("--repetitions", default=REPETITIONS, show_default=True)
-def main(seeds: int, repetitions: int) -> None:
+@click.option("--jobs", default=2, show_default=True, help="At a time, each in a process of one thread.")
+def main(seeds: int, repetitions: int, jobs: int) -> None:
     started = time.perf_counter()
     chosen = SEEDS[:seeds]
     with tempfile.TemporaryDirectory() as folder, Reporter() as reporter:
@@ -120,7 +121,7 @@ def main(seeds: int, repetitions: int) -> None:
         def on_done(piece: Piece) -> None:
             reporter.step(f"seed {piece.seed} repetition {piece.repetition} in {piece.seconds:.1f} s")
 
-        pieces = list(in_processes(run, None, work, n_workers=PROCESSES, on_done=on_done))
+        pieces = list(in_processes(run, None, work, n_workers=jobs, on_done=on_done))
         os.chdir(HERE)
     p_values, real = [], [piece for piece in pieces if piece.repetition == 0]
     print("seed  p-value  holdout Sharpe net  neutral  gross  tuning Sharpe (unadjusted)  null: mean   sd  mean tuning")
@@ -139,7 +140,7 @@ def main(seeds: int, repetitions: int) -> None:
     print(f"p <= 0.05: {(p <= 0.05).sum()} of {len(p)} (at most 3 of 20); p <= 0.10: {(p <= 0.10).sum()} (at most 5)")
     print(f"tuning Sharpe {tuning.mean():+.2f}, holdout Sharpe {holdout.mean():+.2f} on average of {len(p)} tables")
     print(
-        f"{len(pieces)} jobs of {np.mean([piece.seconds for piece in pieces]):.1f} s each on {PROCESSES} processes, "
+        f"{len(pieces)} jobs of {np.mean([piece.seconds for piece in pieces]):.1f} s each on {jobs} processes, "
         f"{time.perf_counter() - started:.0f} s in all"
     )
     figure(chosen, p, tuning, holdout).savefig(HERE / "noise.png")

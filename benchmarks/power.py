@@ -5,7 +5,7 @@
     python benchmarks/power.py --seeds 1 --set "production.epochs=2"      # a try
 
 For each seed a table is generated (60 columns, 5 of them planted, AR(1) with 0.9, 3,500 bars) and the production job
-runs on it with configs/power.yaml, expanding windows, through the command line: two jobs at a time, each with one
+runs on it with configs/power.yaml, expanding windows, through the command line: --jobs at a time, each with one
 thread. Reported are the share of the planted columns that pruning keeps, the share of the others, the holdout Sharpe
 and what of it is beyond drift, before costs also in units of its HAC standard error, and the verdict. At a Sharpe of 6
 and above it should find the signal in at least 8 of 10 seeds; below 1, no sample of this size can, and it should say
@@ -33,8 +33,6 @@ from pipeline.statistics.significance import sharpe_standard_error
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "power.yaml"
 SEEDS = tuple(range(201, 211))
 """Fixed beforehand; configs/power.yaml was settled on others (101 to 104)."""
-JOBS = 2
-"""Runs at a time, each with one thread."""
 FOUND = "more than luck alone would give"
 SMALLEST = "the smallest Sharpe beyond drift that this sample could have detected"
 """What a verdict says."""
@@ -52,7 +50,7 @@ def run(seed: int, oracle_sharpe: float, folder: Path, overrides: str) -> float:
         env={
             **os.environ,
             "MLFLOW_TRACKING_URI": store,
-            "PYTHONPATH": str(CONFIG.parents[1]),
+            "PYTHONPATH": os.pathsep.join([str(CONFIG.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": "1",
         },
         stdout=subprocess.DEVNULL,
@@ -101,7 +99,8 @@ def measure(folder: Path, wall_s: float) -> tuple[dict[str, float], str]:
 @click.option("--oracle", "oracles", multiple=True, type=float, default=(6.0, 0.5), show_default=True)
 @click.option("--seeds", "n_seeds", default=len(SEEDS), show_default=True, help="The first so many of the ten.")
 @click.option("--set", "overrides", default="", help="Settings as for the phases, to try it with less.")
-def main(folder: str, oracles: tuple[float, ...], n_seeds: int, overrides: str) -> None:
+@click.option("--jobs", default=2, show_default=True, help="Runs at a time, each with one thread.")
+def main(folder: str, oracles: tuple[float, ...], n_seeds: int, overrides: str, jobs: int) -> None:
     root = Path(folder).resolve() if folder else Path(tempfile.mkdtemp(prefix="power-"))
     columns = "planted kept  others kept  holdout net  skill  gross  gross / HAC SE  wall s  verdict"
     print(f"oracle  seed  {columns}", flush=True)
@@ -110,7 +109,7 @@ def main(folder: str, oracles: tuple[float, ...], n_seeds: int, overrides: str) 
         seeds = SEEDS[:n_seeds]
         folders = [root / f"oracle-{oracle:g}-seed-{seed}" for seed in seeds]
         rows, verdicts = [], []
-        with ThreadPoolExecutor(JOBS) as pool:
+        with ThreadPoolExecutor(jobs) as pool:
             walls = pool.map(run, seeds, [oracle] * n_seeds, folders, [overrides] * n_seeds)
             for seed, own, wall_s in zip(seeds, folders, walls, strict=True):
                 row, verdict = measure(own, wall_s)

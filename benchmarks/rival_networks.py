@@ -122,7 +122,7 @@ def _fit_neuralforecast(task: Task, fold: Fold) -> FoldForecast:
 
 def _stand_in_for_ray() -> None:
     """neuralforecast imports ray with everything and needs it to search for parameters alone."""
-    if find_spec("ray") is None:
+    if "ray" not in sys.modules and find_spec("ray") is None:
         modules = ("", ".air", ".tune", ".tune.integration.pytorch_lightning", ".tune.search.basic_variant")
         stand_in: dict[str, Any] = {f"ray{name}": MagicMock() for name in modules}
         sys.modules.update(stand_in)

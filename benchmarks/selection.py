@@ -9,7 +9,8 @@ turn) and all others are autoregressive noise. Exploration runs once, on three e
 from the same weights:
 
     percentile   mean relative weight above the 95th percentile of the first 20 probes', and at least the threshold
-    rate         the false discovery rate, as pipeline/phases/pruning.py controls it, by all probes
+    rate         the false discovery rate, as pipeline/phases/pruning.py controls it: by all probes, or by probes and
+                 the other columns, whichever finds more
 
 Realised share of false ones: the mean over tables of false / kept, 0 for a table on which nothing passed. Power: the
 mean over tables of the share of planted columns that is kept. Both with standard errors over tables; the share of false

@@ -6,11 +6,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.config.sections import PruningConfig
 from pipeline.phases.exploration import Explored
 from pipeline.statistics.false_discovery import ProbeNull, benjamini_hochberg
+from pipeline.statistics.pooled_null import PooledNull, pooled_null
 from tft.panel import group_of
+
+Null = ProbeNull | PooledNull
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Pruned:
     probe_relative_weight: tuple[float, ...]
     """Mean relative weight of each probe."""
     probe_stability: tuple[float, ...]
+    n_censored: int | None
+    """Heaviest columns that the null leaves out, where it is fitted to probes and columns; None if to probes alone."""
     threshold: float
     """Mean relative weight that a column needed: the configured one, or what the probes ask for if that is higher."""
     false_discovery_rate: float
@@ -56,6 +62,16 @@ class Pruned:
     fold_correlation: float
     """Mean pairwise correlation between folds of the columns' relative weights; NaN with a single fold."""
     warning: str
+
+    @property
+    def null(self) -> Null | None:
+        """What the p-values come from; None without probes."""
+        if not np.isfinite(self.probe_relative_weight).any():
+            return None
+        if self.n_censored is None:
+            return ProbeNull.of(self.probe_relative_weight)
+        columns = np.array([row.relative_weight for row in self.ranked])
+        return PooledNull.fit(_known([*columns[self.n_censored :], *self.probe_relative_weight]), self.n_censored)
 
     @property
     def selected(self) -> tuple[str, ...]:
@@ -89,26 +105,26 @@ def prune(explored: Explored, config: PruningConfig) -> Pruned:
 
     order = np.argsort(-np.nan_to_num(mean_relative, nan=-1.0), kind="stable")
     good = known & (mean_relative >= config.weight_threshold) & (stability >= config.min_stability)
-    null = ProbeNull.of(probe_relative) if np.isfinite(probe_relative).any() else None
-    p_value, passed, needed = np.full(len(order), np.nan), good, 0.0
-    if null is not None:
-        p_value = null.p_values(mean_relative)
-        # A column that is light or unstable cannot pass: with a p-value of 1 it counts as one that was tested.
-        discovered, limit = benjamini_hochberg(np.where(good, p_value, 1.0)[known], config.false_discovery_rate)
-        passed = good.copy()
+    rate = config.false_discovery_rate
+    p_value, passed, needed, n_censored, remark = np.full(len(order), np.nan), good, 0.0, None, ""
+    if np.isfinite(probe_relative).any():
+        null, discovered, limit = _discover(mean_relative[known], probe_relative, good[known], rate)
+        p_value, passed = null.p_values(mean_relative), good.copy()
         passed[known] &= discovered
-        needed = null.weight_at(limit)
+        needed, remark = null.weight_at(limit), null.remark
+        n_censored = null.n_censored if isinstance(null, PooledNull) else None
     threshold = max(config.weight_threshold, needed)
     chosen = [column for column in order if passed[column]][: config.max_features]
     n_passed = int(passed.sum())
-    expected_false = None if null is None else config.false_discovery_rate * n_passed
-    if null is not None and n_passed > len(chosen) > 0:  # of noise columns, so many get a p-value like the last one's
+    with_probes = np.isfinite(probe_relative).any()
+    expected_false = rate * n_passed if with_probes else None
+    if with_probes and n_passed > len(chosen) > 0:  # of noise columns, so many get a p-value like the last one's
         expected_false = min(float(known.sum() * p_value[chosen[-1]]), float(len(chosen)))
-    warnings = [null.remark] if null is not None and null.remark else []
+    warnings = [remark] if remark else []
     if not chosen:
         chosen = [column for column in order if known[column]][: config.max_features]
         expected_false = float(len(chosen))
-        beyond = f" beyond what probes give at a false discovery rate of {config.false_discovery_rate}" if null else ""
+        beyond = f" beyond what probes give at a false discovery rate of {rate}" if with_probes else ""
         asked = f"at least {threshold:.3f}" if math.isfinite(threshold) else f"at least {config.weight_threshold}"
         warnings.append(
             f"no column has a mean relative weight of {asked} and a stability of at least {config.min_stability}"
@@ -136,8 +152,9 @@ def prune(explored: Explored, config: PruningConfig) -> Pruned:
         validation_end=explored.validation_end,
         probe_relative_weight=tuple(probe_relative.tolist()),
         probe_stability=tuple(probe_stability.tolist()),
+        n_censored=n_censored,
         threshold=threshold,
-        false_discovery_rate=config.false_discovery_rate,
+        false_discovery_rate=rate,
         n_passed=n_passed,
         n_expected_false=expected_false,
         fold_correlation=_fold_correlation(relative),
@@ -146,6 +163,27 @@ def prune(explored: Explored, config: PruningConfig) -> Pruned:
 
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+def _discover(
+    weights: Array, probes: Array, good: NDArray[np.bool_], rate: float
+) -> tuple[Null, NDArray[np.bool_], float]:
+    """The null, what is discovered by it, and the p-value up to which a column is; see benjamini_hochberg.
+
+    There are two nulls, probes alone and probes with the other columns, and the one by which more is discovered is
+    taken: the first finds more where many columns carry information, the second where few do. A column that is light
+    or unstable cannot pass: with a p-value of 1 it counts as one that was tested.
+    """
+    nulls: list[Null] = [ProbeNull.of(probes)]
+    if pooled := pooled_null(weights, _known(probes), good, rate):
+        nulls.append(pooled)
+    found = [(null, *benjamini_hochberg(np.where(good, null.p_values(weights), 1.0), rate)) for null in nulls]
+    return max(found, key=lambda each: int(each[1].sum()))
+
+
+def _known(values: ArrayLike) -> Array:
+    given = np.asarray(values, dtype=np.float64)
+    return given[np.isfinite(given)]
 
 
 def _summary(values: Array, threshold: float) -> tuple[Array, Array]:

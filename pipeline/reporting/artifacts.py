@@ -107,11 +107,12 @@ def pruning_figures(result: Pruned) -> dict[str, partial[Figure]]:
             result.threshold,
         ),
     }
-    if np.isfinite(result.probe_relative_weight).any():
+    if null := result.null:
         drawn["probe_null.png"] = partial(
             selection_figures.probe_null,
             result.ranked,
             result.probe_relative_weight,
+            null,
             result.threshold,
             result.false_discovery_rate,
         )

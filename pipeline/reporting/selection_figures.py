@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from pipeline.reporting.figures import BLUE, GREEN, GREY, VERMILION, empty_figure, label_ratios, thinned
 from pipeline.statistics.false_discovery import ProbeNull
+from pipeline.statistics.pooled_null import PooledNull
 
 HEATMAP_ROWS = 40
 NAMED_COLUMNS = 12
@@ -133,17 +134,21 @@ def stability_against_weight(
 
 
 def probe_null(
-    ranked: Sequence[RankedRow], probe_relative_weight: Sequence[float], threshold: float, rate: float
+    ranked: Sequence[RankedRow],
+    probe_relative_weight: Sequence[float],
+    null: ProbeNull | PooledNull,
+    threshold: float,
+    rate: float,
 ) -> Figure:
     """The share of columns that have at least a weight, of probes, and what the fitted null says of noise columns."""
-    null = ProbeNull.of(probe_relative_weight)
+    probes = np.sort([weight for weight in probe_relative_weight if np.isfinite(weight)])
     weights = np.sort([row.relative_weight for row in ranked if np.isfinite(row.relative_weight)])
     figure, (axes,) = empty_figure(5.0, (1,))
-    for values, colour, label in ((weights, BLUE, "columns"), (null.weights, VERMILION, "probes")):
+    for values, colour, label in ((weights, BLUE, "columns"), (probes, VERMILION, "probes")):
         share = np.arange(len(values), 0, -1) / len(values)
         axes.plot(values, share, marker=".", ls="none", color=colour, zorder=3, label=f"{label} ({len(values)})")
-    known = [*weights, *null.weights, *([threshold] if np.isfinite(threshold) else [])]
-    grid = np.geomspace(float(null.weights[0]), 1.05 * max(known), 400)
+    known = [*weights, *probes, *([threshold] if np.isfinite(threshold) else [])]
+    grid = np.geomspace(float(probes[0]), 1.05 * max(known), 400)
     axes.plot(grid, null.p_values(grid), color="black", lw=1.4, label="p-value: what noise gives")
     # A column passes where the share of columns is at least the p-value divided by the rate.
     axes.plot(
@@ -154,7 +159,7 @@ def probe_null(
     axes.set_xscale("log")
     label_ratios(axes)
     axes.set_yscale("log")
-    axes.set_ylim(0.5 / max(len(weights), len(null.weights)), 1.3)
+    axes.set_ylim(0.5 / max(len(weights), len(probes)), 1.3)
     axes.set_xlabel("mean selection weight relative to uniform (×)")
     axes.set_ylabel("share with at least this weight")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)

@@ -63,7 +63,7 @@ class ProbeNull:
         x = np.log(known)
         steps = np.diff(x[n - k - 1 :])  # x_(i) - x_(i-1) of the tail, the highest last
         below = np.arange(k, 0, -1.0)
-        total, fit = float((steps * (below + 1.0)).sum()), _heavier_p_value(steps * below)
+        total, fit = float((steps * (below + 1.0)).sum()), heavier_tail_p_value(steps * below)
         extrapolated = total > 1e-9 and not fit < FIT_LEVEL
         return cls(known, k, total / k if extrapolated else math.inf, max(1.0 / max(k, 1), MIN_SHAPE), fit)
 
@@ -130,7 +130,7 @@ def benjamini_hochberg(p_values: ArrayLike, rate: float) -> tuple[NDArray[np.boo
     return (p <= limit) & (r > 0), limit
 
 
-def _heavier_p_value(spacings: Array) -> float:
+def heavier_tail_p_value(spacings: Array) -> float:
     """One-sided p-value of normalised spacings (k,), lowest first, against growing ones; NaN for too few or no spread.
 
     If they are draws from one exponential distribution, their running totals divided by the whole are k - 1 ordered

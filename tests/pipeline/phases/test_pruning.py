@@ -121,6 +121,19 @@ def test_what_a_column_needs_is_worked_out_by_hand() -> None:
     assert result.probe_stability == (1.0, *(0.0,) * 8)
 
 
+def test_the_null_that_discovers_more_is_taken_and_can_be_had_again() -> None:
+    """Three probes know nothing of the far tail; the other columns do, so that the two far out are discoveries."""
+    rng = np.random.default_rng(6)
+    weights = np.exp(np.concatenate([[1.5, 1.8], 0.1 * rng.standard_normal(120)]))
+    table = {f"a_{i}": (float(weight),) * 4 for i, weight in enumerate(weights)}
+    result = prune(explored(table, {f"probe_{i}": (1.0 + 0.1 * i,) * 4 for i in range(3)}), CONFIG)
+    assert result.selected == ("a_1", "a_0") and result.n_censored == 2
+    assert result.null is not None
+    again = result.null.p_values([row.relative_weight for row in result.ranked])
+    assert again.tolist() == pytest.approx([row.p_value for row in result.ranked])
+    assert result.null.p_values([result.threshold])[0] == pytest.approx(0.1 * 2 / 122)
+
+
 def test_of_more_columns_than_may_stay_the_best_do() -> None:
     """Of ten noise columns, 10 p are expected to be as heavy as the last one kept."""
     table = {f"a_{i}": (math.exp(1.4 - 0.1 * i),) * 4 for i in range(3)} | {f"b_{i}": (0.5,) * 4 for i in range(7)}

@@ -11,6 +11,7 @@ from matplotlib.text import Text
 
 from pipeline.reporting import selection_figures
 from pipeline.statistics.false_discovery import ProbeNull
+from pipeline.statistics.pooled_null import PooledNull
 from tests.pipeline.reporting.test_figures import drawn
 from tests.pipeline.reporting.test_page import ranked_rows
 
@@ -67,14 +68,15 @@ def test_the_null_shows_columns_probes_the_fitted_tail_and_what_was_needed(thres
     ranked = ranked_rows(30, 6)
     ranked[-1] = replace(ranked[-1], relative_weight=float("nan"))
     probes = np.exp(np.random.default_rng(1).normal(0.0, 0.2, 20)).tolist()
-    figure = selection_figures.probe_null(ranked, [*probes, float("nan")], threshold, 0.1)
+    null = ProbeNull.of(probes) if threshold > 2.0 else PooledNull.fit(np.array([0.5, 0.7, *probes]), 1)
+    figure = selection_figures.probe_null(ranked, [*probes, float("nan")], null, threshold, 0.1)
     text = drawn(figure)
     assert "columns (29)" in text and "probes (20)" in text and "rate of 0.1" in text
     assert ("needed: 1.25×" in text) == np.isfinite(threshold)
     # The black line is the p-value, and what is needed is ten times as much.
     lines = {str(line.get_label()): line for line in figure.axes[0].lines}
     p_value, needed = lines["p-value: what noise gives"], lines["share needed at a rate of 0.1"]
-    expected = ProbeNull.of(probes).p_values(p_value.get_xdata())
+    expected = null.p_values(p_value.get_xdata())
     np.testing.assert_allclose(np.asarray(p_value.get_ydata()), expected)
     np.testing.assert_allclose(np.asarray(needed.get_ydata()), 10.0 * expected)
 
