@@ -24,11 +24,13 @@ def changed_settings(settings: Mapping[str, Any]) -> list[Changed]:
     return list(_changed(settings, to_mapping(Config()), ""))
 
 
-def without_nulls(value: Any) -> Any:
-    """Plain values less the keys that are null, at every depth."""
+def brief(value: Any) -> Any:
+    """Plain values less the keys that are null, with numbers to four digits, at every depth."""
     if isinstance(value, Mapping):
-        return {name: without_nulls(each) for name, each in value.items() if each is not None}
-    return value
+        return {name: brief(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [brief(each) for each in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str) -> list[Changed]:
@@ -44,7 +46,5 @@ def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any], prefix: s
 
 def _text(value: Any) -> str:
     """A value as one writes it in YAML, on one line."""
-    text: str = yaml.safe_dump(
-        without_nulls(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000
-    )
+    text: str = yaml.safe_dump(brief(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
     return text.removesuffix("\n").removesuffix("...").strip()

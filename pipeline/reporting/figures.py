@@ -160,7 +160,9 @@ def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
         below.annotate("n/a", (i, 0.0), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=7)
     if np.isfinite(gap).any():
         mean = float(np.nanmean(gap))
-        below.axhline(mean, color=BLUE, lw=1.4, ls="--", label=f"mean difference {mean:+.2f}")
+        below.axhline(
+            mean, color=BLUE, lw=1.4, ls="--", label="mean difference " + f"{mean:+.2f}".replace("-", "\N{MINUS SIGN}")
+        )
         below.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
     below.set_ylabel("kept epoch\nminus test")
     shown = thinned(len(rows))

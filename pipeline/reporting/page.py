@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from pipeline.config.schema import Selection
 from pipeline.data.findings import Finding
 from pipeline.reporting import origins as origins_of
-from pipeline.reporting.changed_settings import changed_settings, without_nulls
+from pipeline.reporting.changed_settings import brief, changed_settings
 from pipeline.reporting.figures import bar_label, bar_unit, is_clean
 from pipeline.reporting.selection_figures import RankedRow
 from pipeline.reporting.svg import inline_svg
@@ -163,7 +163,7 @@ def render(
         model=dict(zip(("name", "version", "promoted", "reason"), model, strict=True)),
         figures={name: inline_svg(figure, name, LABELS[name]) for name, figure in figures.items()},
         changed=changed_settings(job.settings),
-        settings=yaml.safe_dump(without_nulls(job.settings), sort_keys=False, allow_unicode=True, width=60),
+        settings=yaml.safe_dump(brief(job.settings), sort_keys=False, allow_unicode=True, width=60),
         unit=bar_unit(record.times),
     )
 
@@ -200,6 +200,11 @@ def _number(value: float | None, form: str = "z.2f") -> str:
     return format(value, form).replace("-", "−")
 
 
+def _p_value(value: float | None) -> str:
+    """A p-value to three digits; never 0."""
+    return "< 0.001" if value is not None and value < 0.001 else _number(value, ".3f")
+
+
 def _prose(sentence: str) -> str:
     """A sentence with proper minus signs before its numbers."""
     return re.sub(r"(?<![\w-])-(?=\d)", "−", sentence)
@@ -229,7 +234,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "plain": _plain, "prose": _prose, "contents": _contents}
+    environment.filters |= {"number": _number, "plain": _plain, "prose": _prose, "p": _p_value, "contents": _contents}
     environment.filters |= {"bar": _bar, "minute": partial(bar_label, unit="m")}
     environment.tests["clean"] = is_clean
     environment.globals |= {"missing": MISSING, "symbols_shown": SYMBOLS_SHOWN, "rows_shown": ROWS_SHOWN}

@@ -513,7 +513,7 @@ def test_baselines_are_a_table_with_a_figure_of_its_own() -> None:
     first, second = table(html, "baselines")
     assert first == [
         *["long only", "78", "1.50", "1.75"],
-        *["-0.10 ± 0.30", "-0.70 to 0.50", "0.77", "0.84"],
+        *["-0.10 ± 0.30", "-0.70 to 0.50", "0.770", "0.84"],
     ]
     assert second[4:] == ["n/a"] * 4
     assert "MACD: It has no position." in html

@@ -108,3 +108,10 @@ def test_the_page_is_as_legible_in_the_dark() -> None:
     for name in ("ink", "ink-quiet", "grey", "blue", "vermilion", "green"):
         for theme in (light, dark):
             assert contrast(theme[name], theme["paper"]) > 3.0, name
+
+
+def test_no_p_value_is_shown_as_zero() -> None:
+    record = small_record(160, holdout_bars=80)
+    sure = replace(baseline("long only", 0.1), p_value=0.0002)
+    html = page(record=record, inference=inference(record, baselines=[sure, baseline("MACD", None)]))
+    assert [row[6] for row in table(html, "baselines")] == ["&lt; 0.001", "n/a"]
