@@ -35,7 +35,7 @@ from pipeline.registry.evidence import evidence_of
 from pipeline.registry.recipe import FitRecipe
 from pipeline.registry.registering import register_and_promote
 from pipeline.reporting import artifacts, page, produced
-from pipeline.reporting.figures import bar_label
+from pipeline.reporting.figures import bar_label, bar_unit
 from pipeline.reporting.model_card import model_card
 from pipeline.reporting.produced import Produced
 from pipeline.tracking.kept import Kept
@@ -262,7 +262,8 @@ def out_of_sample(
 
 def _choose_before(job: Job, reporter: Reporter, fold: Fold, end: int, n_folds: int) -> Choice:
     """The choice of one of `n_folds` folds, made on the bars before bar `end`."""
-    before = f"the bars before {bar_label(str(job.data.panel.times[end]))}"
+    times = job.data.panel.times
+    before = f"the bars before {bar_label(str(times[end]), bar_unit(times))}"
     inner = job.on(job.data.first_bars(end), n_selection_bars=end)
     try:
         choice = choose(inner, Silent(Kept()), Quiet()).choice

@@ -415,10 +415,10 @@ def test_the_report_opens_without_a_network(whole_job: WholeJob) -> None:
 
     Loads().feed(page)
     n_figures = len(list(artifacts(whole_job.parent).glob("*.png")))
-    assert sum(value.startswith("data:image/png;base64,") for value in loaded) == n_figures > 0
+    assert page.count("<svg") == n_figures > 0
     assert not [value for value in loaded if value.lstrip().lower().startswith(("http:", "https:", "//"))]
     assert "@import" not in page
-    assert not [part for part in page.split("url(")[1:] if not part.lstrip("'\" ").startswith("data:")]
+    assert not [part for part in page.split("url(")[1:] if not part.startswith("#")]
     assert whole_job.run_id not in page  # the same page is logged to two runs
 
 

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from pipeline.cli import data, experiments, looks, models, phases
+from pipeline.cli import data, experiments, looks, models, phases, report
 from pipeline.cli.errors import plain
 from tft.runtime.heap import keep_freed_memory
 
@@ -32,5 +32,6 @@ def main() -> None:
     keep_freed_memory()
 
 
-for _command in (*phases.COMMANDS, *experiments.COMMANDS, *data.COMMANDS, *models.COMMANDS, *looks.COMMANDS):
-    main.add_command(plain(_command))
+for _commands in (phases, report, experiments, data, models, looks):
+    for _command in _commands.COMMANDS:
+        main.add_command(plain(_command))

@@ -11,7 +11,7 @@ from pipeline.experiments.production_runs import ProductionRun
 from pipeline.experiments.trained import Training
 from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice
-from pipeline.reporting.figures import bar_label
+from pipeline.reporting.figures import bar_label, bar_unit
 from pipeline.statistics.paired import Arms, Compared, FoldPair, fold_pairs, mean_figures, p_value_text
 from pipeline.statistics.seed_comparison import SeedDifference
 from pipeline.tracking.sink import Sink
@@ -58,8 +58,9 @@ def figures(arms: Arms, volatility_target: float) -> str:
     one, other = (mean_figures(arm, volatility_target) for arm in arms.both)
     ranges = [sorted(each.figures.sharpe for each in arm) for arm in arms.both]
     spread = [f" ({each[0]:.2f} to {each[-1]:.2f})" if len(each) > 1 else "" for each in ranges]
+    first, last = (bar_label(str(time), bar_unit(arms.times)) for time in (arms.times[0], arms.times[-1]))
     return (
-        f"Baseline and candidate from {bar_label(str(arms.times[0]))} to {bar_label(str(arms.times[-1]))}: annual net "
+        f"Baseline and candidate from {first} to {last}: annual net "
         f"Sharpe {one.sharpe:.2f}{spread[0]} and {other.sharpe:.2f}{spread[1]}; scaled to a volatility of "
         f"{volatility_target:.0%} (realised {one.annual_volatility:.1%} and {other.annual_volatility:.1%}), worst "
         f"drawdown {one.max_drawdown:.1%} and {other.max_drawdown:.1%}, turnover {one.turnover:.0f} and "

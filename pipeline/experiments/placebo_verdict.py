@@ -21,8 +21,6 @@ from pipeline.statistics.verdict import PlaceboLuck
 from pipeline.tracking.runs import Run
 from pipeline.tracking.sink import RESULT
 
-REPORT = "report.html"
-
 
 def produced_by(production: Run) -> tuple[Run, Produced]:
     """The phase run of a production run, and its result. Raises ValueError if it is gone."""
@@ -52,7 +50,7 @@ def rewrite_verdict(production: Run, placebo: PlaceboLuck) -> str:
     for run in (phase, production):
         run.tags({"verdict": after, PLACEBO: to_json(placebo)})
         run.metrics(metrics(result.inference))
-        run.text(REPORT, page.with_verdict(run.read_text(REPORT), after))
+        run.text(page.REPORT, page.with_verdict(run.read_text(page.REPORT), after))
     if result.model_version:
         client = MlflowClient()
         card = client.get_model_version(result.model_name, result.model_version).description or ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from matplotlib import colormaps, dates
@@ -27,6 +28,8 @@ WIDTH_IN, DPI = 10.0, 150
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
 SEGMENT_COLOURS: dict[Segment, str] = {"development": "#FFFFFF", "between": "#CFCFCF", "holdout": "#FCEBCF"}
 
+BarUnit = Literal["D", "m", "s"]
+
 MAX_LEGEND = 12
 _MAX_TICKS = 32
 
@@ -45,11 +48,24 @@ def empty_figure(height: float, ratios: Sequence[float], *, sharex: bool = True)
     return figure, below
 
 
-def bar_label(time: str | None) -> str:
-    """A bar's ISO time as text: without seconds, and without the time of day at midnight."""
+def bar_unit(times: NDArray[np.datetime64]) -> BarUnit:
+    """The coarsest unit that tells bars apart: days unless a day has several of them, else minutes, else seconds."""
+    n_bars = len(np.unique(times))
+    units: tuple[BarUnit, ...] = ("D", "m")
+    return next((unit for unit in units if len(np.unique(times.astype(f"datetime64[{unit}]"))) == n_bars), "s")
+
+
+def bar_label(time: str | None, unit: BarUnit) -> str:
+    """A bar's ISO time as text, to the unit."""
     if time is None:
         return "no test"
-    return str(np.datetime64(time, "m")).replace("T", " ").removesuffix(" 00:00")
+    return str(np.datetime64(time).astype(f"datetime64[{unit}]")).replace("T", " ")
+
+
+def is_clean(segment: str | None) -> bool:
+    """Whether all scored bars of a fold lie in the holdout: a fold across the border has bars of development too."""
+    parts = (segment or "").split("/")
+    return "holdout" in parts and "development" not in parts
 
 
 def thinned(n: int) -> range:
@@ -87,9 +103,12 @@ def compounded(returns: NDArray[np.float64]) -> NDArray[np.float64]:
 def training_curves(
     fold_indices: Sequence[int], train_loss: Sequence[Sequence[float]], validation_score: Sequence[Sequence[float]]
 ) -> Figure:
-    """Loss and validation score by epoch, a line a fold, early folds dark and late ones light, and their median."""
+    """Loss and validation score by epoch, a line a fold, early folds dark and late ones light, and their median.
+
+    In the median a fold that has stopped keeps its last value, so that no step of it comes from folds that leave.
+    """
     figure, panels = empty_figure(6.5, (1, 1))
-    shades = colormaps["viridis"](np.linspace(0.0, 0.88, len(fold_indices)))
+    shades = colormaps["viridis"](np.linspace(0.25, 0.8, len(fold_indices)))  # seen on white and on black
     alpha = 0.85 if len(fold_indices) <= MAX_LEGEND else 0.5
     for axes, curves in zip(panels, (train_loss, validation_score), strict=True):
         for fold, curve, shade in zip(fold_indices, curves, shades, strict=True):
@@ -98,7 +117,9 @@ def training_curves(
                 np.arange(1, len(curve) + 1), curve, style, color=shade, lw=1.2, alpha=alpha, label=f"fold {fold}"
             )
         if len(curves) > 2:
-            axes.plot(*_median_curve(curves), color="black", lw=2.2, label="median of the folds")
+            median = _median_curve(curves)
+            label = "median (a stopped fold keeps its last value)"
+            axes.plot(np.arange(1, len(median) + 1), median, color="black", lw=2.2, label=label)
     panels[0].set_ylabel("training loss")
     panels[1].set_ylabel("validation score\n(lower is better)")
     panels[1].set_xlabel("epoch")
@@ -111,27 +132,24 @@ def training_curves(
     return figure
 
 
-def _median_curve(curves: Sequence[Sequence[float]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Epochs (from 1) that more than half of the curves reach, and the median over those that do."""
-    n_epochs = sorted(len(curve) for curve in curves)[(len(curves) - 1) // 2]
-    medians = [np.median([curve[epoch] for curve in curves if len(curve) > epoch]) for epoch in range(n_epochs)]
-    return np.arange(1, n_epochs + 1), np.array(medians, dtype=np.float64)
+def _median_curve(curves: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """The median over curves by epoch, up to the end of the longest; one that has ended keeps its last value."""
+    n_epochs = max(len(curve) for curve in curves)
+    held = [[*curve, *[curve[-1]] * (n_epochs - len(curve))] for curve in curves]
+    return np.asarray(np.median(np.array(held, dtype=np.float64), axis=0), dtype=np.float64)
 
 
 def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
     """Validation and test Sharpe by fold, and their difference below; `n/a` where one of them is missing."""
-    figure, (above, below) = empty_figure(7.0, (2, 1))
+    figure, (above, below) = empty_figure(5.5, (2, 1))
     x = np.arange(len(rows))
     best, kept, oos, gap = (
         np.array([np.nan if (value := getattr(row, name)) is None else value for row in rows], dtype=np.float64)
         for name in ("val_sharpe_best_epoch", "val_sharpe", "oos_sharpe", "val_oos_gap")
     )
-    in_holdout = [i for i, row in enumerate(rows) if "holdout" in (row.segment or "")]
     for axes in (above, below):
         axes.axhline(0.0, color="black", lw=0.8)
-        for i in in_holdout:
-            label = "fold with holdout bars" if i == in_holdout[0] and axes is above else None
-            axes.axvspan(i - 0.5, i + 0.5, color=SEGMENT_COLOURS["holdout"], lw=0, zorder=0, label=label)
+        _shade_holdout(axes, rows, "holdout" if axes is above else None)
     above.vlines(x, kept, oos, color=GREY, lw=1.2, zorder=2)
     above.scatter(x, best, marker="^", s=34, facecolor="none", edgecolor=GREY, zorder=3, label="validation, best epoch")
     above.scatter(x, kept, marker="o", s=38, color=BLUE, zorder=4, label="validation, kept epoch")
@@ -142,16 +160,30 @@ def validation_against_oos(rows: Sequence[FoldRow]) -> Figure:
         below.annotate("n/a", (i, 0.0), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=7)
     if np.isfinite(gap).any():
         mean = float(np.nanmean(gap))
-        below.axhline(mean, color=BLUE, lw=1.4, ls="--", label=f"mean difference {mean:+.2f}")
+        below.axhline(
+            mean, color=BLUE, lw=1.4, ls="--", label="mean difference " + f"{mean:+.2f}".replace("-", "\N{MINUS SIGN}")
+        )
         below.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
     below.set_ylabel("kept epoch\nminus test")
     shown = thinned(len(rows))
-    labels = [f"{rows[i].fold}: {bar_label(rows[i].test_end)}" for i in shown]
+    unit = bar_unit(np.array([row.test_end for row in rows if row.test_end], dtype="datetime64[us]"))
+    labels = [f"{rows[i].fold}: {bar_label(rows[i].test_end, unit)}" for i in shown]
     below.set_xticks(shown, labels, rotation=55, ha="right", rotation_mode="anchor", fontsize=9)
     below.set_xlabel("fold: last bar of its test block")
     below.set_xlim(-0.6, len(rows) - 0.4)
     figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
+
+
+def _shade_holdout(axes: Axes, rows: Sequence[FoldRow], label: str | None) -> None:
+    """Shade a fold of the holdout, and half of one that has bars of development too; nothing where all are clean."""
+    if all(is_clean(row.segment) for row in rows):
+        return
+    for i, row in enumerate(rows):
+        if "holdout" in (row.segment or ""):
+            start = i - 0.5 if is_clean(row.segment) else i
+            axes.axvspan(start, i + 0.5, color=SEGMENT_COLOURS["holdout"], lw=0, zorder=0, label=label)
+            label = None
 
 
 def volatility_label(volatility_target: float, realised: float | None) -> str:

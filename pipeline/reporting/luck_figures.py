@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
@@ -17,16 +18,14 @@ from pipeline.reporting.figures import (
     BLUE,
     GREEN,
     GREY,
-    SEGMENT_COLOURS,
     VERMILION,
-    compounded,
     date_numbers,
     empty_figure,
     label_dates,
 )
 from pipeline.statistics.baseline_comparison import BaselineRow
 from pipeline.statistics.comparable import MODEL
-from pipeline.statistics.equal_volatility import at_volatility, realised_volatility
+from pipeline.statistics.equal_volatility import at_volatility
 from tft.record import Record
 
 ORANGE, PURPLE, SKY, PALE = "#E69F00", "#CC79A7", "#56B4E9", "#E9E9E9"
@@ -37,19 +36,45 @@ STYLES = ((GREY, "-"), (ORANGE, "-"), (VERMILION, "--"), (GREEN, "-"), (PURPLE, 
 def baselines(
     model: Record, records: Mapping[str, Record], rows: Sequence[BaselineRow], *, volatility_target: float
 ) -> Figure:
-    """Compounded net return of the model and of each baseline, the holdout shaded, each scaled ex post to an annual
-    volatility of `volatility_target` over its own bars; below, the paired differences.
+    """Net returns of the model and of each baseline, added up over the bars on which they are compared; each scaled ex
+    post to an annual volatility of `volatility_target` on these bars.
 
-    A line is the 95 % interval of a difference, a pale bar the true differences that so few bars are likely to miss.
+    Sums at one volatility end in the order of the Sharpes, which compounded curves or other bars need not.
     """
-    height = 0.42 * len(rows) + 0.9
-    figure, (above, *below) = (
-        empty_figure(4.5 + height, (3.4, height), sharex=False) if rows else empty_figure(4.5, (1,))
-    )
-    _cumulative(above, model, records, volatility_target)
-    if rows:
-        _differences(below[0], rows)
-    figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure, (axes,) = empty_figure(3.5, (1,))
+    judged = (model.segment == rows[0].segment) & np.isfinite(model.net())
+    if not judged.any():
+        axes.text(0.5, 0.5, "no bar with a known return", transform=axes.transAxes, ha="center")
+        return figure
+    time = date_numbers(model.times[judged])
+    compared_on = {row.baseline: row for row in rows}
+    for i, (name, record) in enumerate(records.items()):
+        colour, line = STYLES[i % len(STYLES)]
+        if np.isfinite(record.net()[judged]).any():  # a baseline that needs more history than there is has no bar
+            summed = _summed(record, judged, volatility_target)
+            label = _with_sharpe(name, compared_on[name].sharpe_annual)
+            if compared_on[name].n_bars < judged.sum():
+                label += f" on {compared_on[name].n_bars} bars"
+            axes.plot(time, summed, line, color=colour, lw=1.3, label=label)
+    performance = model.performance_of(judged)
+    label = _with_sharpe(MODEL, performance.sharpe if performance else None)
+    axes.plot(time, _summed(model, judged, volatility_target), color=BLUE, lw=2.4, label=label)
+    axes.axhline(0.0, color="black", lw=0.8)
+    axes.set_ylabel(f"sum of net returns\nat {volatility_target:.0%} volatility")
+    axes.set_xlabel("bar of decision")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.margins(x=0.0)
+    label_dates(axes)
+    lines = sorted(axes.get_lines()[:-1], key=_last_point, reverse=True)  # the last one is at 0
+    figure.legend(lines, [str(line.get_label()) for line in lines], loc="outside right center", frameon=False)
+    return figure
+
+
+def baseline_differences(rows: Sequence[BaselineRow]) -> Figure:
+    """The paired differences of the Sharpes. A line is the 95 % interval of a difference, a pale bar the true
+    differences that so few bars are likely to miss."""
+    figure, (axes,) = empty_figure(0.42 * len(rows) + 1.1, (1,))
+    _differences(axes, rows)
     return figure
 
 
@@ -122,43 +147,22 @@ def planted(
     return figure
 
 
-def _cumulative(axes: Axes, model: Record, records: Mapping[str, Record], volatility_target: float) -> None:
-    known = np.flatnonzero(np.isfinite(model.net()))
-    stop = int(known[-1]) + 1 if len(known) else 0  # the last bars have no return yet
-    if not stop:
-        axes.text(0.5, 0.5, "no bar with a known return", transform=axes.transAxes, ha="center")
-        return
-    time = date_numbers(model.times[:stop])
-    holdout = np.flatnonzero(model.segment[:stop] == "holdout")
-    if len(holdout):
-        axes.axvspan(time[holdout[0]], time[-1], color=SEGMENT_COLOURS["holdout"], lw=0, zorder=0, label="holdout")
-    for i, (name, record) in enumerate(records.items()):
-        colour, line = STYLES[i % len(STYLES)]
-        net, label = _at_volatility(name, record, volatility_target)
-        if np.isfinite(net[:stop]).any():  # a baseline that needs more history than there is has no bar
-            axes.plot(time, _from_its_start(net[:stop]), line, color=colour, lw=1.3, label=label)
-    net, label = _at_volatility(MODEL, model, volatility_target)
-    axes.plot(time, _from_its_start(net[:stop]), color=BLUE, lw=2.2, label=label)
-    axes.axhline(0.0, color="black", lw=0.8)
-    axes.set_ylabel(f"cumulative net return\nat {volatility_target:.0%} volatility")
-    axes.set_xlabel("bar of decision")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.margins(x=0.0)
-    label_dates(axes)
-
-
-def _at_volatility(name: str, record: Record, volatility_target: float) -> tuple[NDArray[np.float64], str]:
-    """Net returns (n,) scaled over all of the record's bars, and the label that names the realised volatility."""
-    everywhere = np.ones(len(record.bars), dtype=bool)
-    realised = realised_volatility(record, everywhere)
-    label = f"{name} (not scaled)" if realised is None else f"{name} (realised {realised:.1%})"
-    return at_volatility(record, everywhere, volatility_target).net(), label
-
-
-def _from_its_start(net: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compounded from the first known bar on; nothing is drawn before it."""
+def _summed(record: Record, rows: NDArray[np.bool_], volatility_target: float) -> NDArray[np.float64]:
+    """Net returns added up over `rows`, at one volatility; NaN before the first known one."""
+    net = at_volatility(record, rows, volatility_target).net()[rows]
     started = np.maximum.accumulate(np.isfinite(net))
-    return np.where(started, compounded(net), np.nan)
+    return np.where(started, np.cumsum(np.nan_to_num(net)), np.nan)
+
+
+def _with_sharpe(name: str, sharpe: float | None) -> str:
+    """The label of a line: a name, and its Sharpe if it has one."""
+    if sharpe is None or not np.isfinite(sharpe):
+        return f"{name} (no Sharpe)"
+    return f"{name} " + f"{sharpe:z.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _last_point(line: Line2D) -> float:
+    return float(np.asarray(line.get_ydata(), dtype=np.float64)[-1])
 
 
 def _differences(axes: Axes, rows: Sequence[BaselineRow]) -> None:

@@ -37,6 +37,9 @@ PARTITIONS: dict[By, str] = {
     "volatility": "market\nvolatility",
 }
 Z95 = 1.96
+ON_PALE, ON_DARK = "#111111", "#FDFDFD"
+"""Of text and frames on coloured cells: whoever shows the figure on another ground must not turn them as he turns black
+and white."""
 
 
 def contributions(one: Attribution) -> Figure:
@@ -99,7 +102,7 @@ def months(attributions: Sequence[Attribution]) -> Figure:
         if np.isfinite(value):
             dark = abs(value) > 0.6 * limit
             text = f"{value:+.1%}".replace("-", "\N{MINUS SIGN}")
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ON_DARK if dark else ON_PALE)
         if f"{years[row]}-{column + 1:02d}" in clean:
             axes.add_patch(_frame(row, column))
     axes.set_xticks(range(12), ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"])
@@ -113,7 +116,7 @@ def months(attributions: Sequence[Attribution]) -> Figure:
 
 
 def _frame(row: int, column: int) -> Rectangle:
-    return Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor="black", lw=1.2)
+    return Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor=ON_PALE, lw=1.2)
 
 
 def course(one: Course) -> Figure:

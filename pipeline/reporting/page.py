@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, pass_context
+from jinja2.runtime import Context
 from matplotlib.figure import Figure
 
 from pipeline.config.schema import Selection
 from pipeline.data.findings import Finding
 from pipeline.reporting import origins as origins_of
-from pipeline.reporting.figures import bar_label
+from pipeline.reporting.changed_settings import brief, changed_settings
+from pipeline.reporting.figures import bar_label, bar_unit, is_clean
 from pipeline.reporting.selection_figures import RankedRow
+from pipeline.reporting.svg import inline_svg
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics.calibration_in_words import in_one_sentence
 from pipeline.statistics.comparable import MODEL, Comparable
@@ -38,49 +40,27 @@ SYMBOLS_SHOWN = 12
 ROWS_SHOWN = 40
 """Of one partition of the record"""
 MISSING = "n/a"
-BASELINES = "baselines.png"
-"""The figure that stands beside the table of baselines."""
-FRICTIONS = "frictions.png"
-"""The figure of Sharpes by cost and by delay."""
-CALIBRATION = "calibration.png"
-"""The figure that stands beside the table of forecast distributions."""
-
-CAPTIONS = {
-    "equity.png": (
-        "Equity and drawdown",
-        "Compounded portfolio return, with the loss since its last high below it, as a book scaled ex post to the "
-        "portfolio's volatility target would have earned it. Be suspicious of a climb that ends "
-        "where the shaded holdout begins, of a gain made in very few bars, and of a wide gap between the two lines, "
-        "which is what trading costs.",
-    ),
-    "validation_vs_oos.png": (
-        "Validation against test Sharpe",
-        "Each fold's Sharpe on its validation block, at the kept and at the best epoch, and on the test bars after it. "
-        "Positive differences in nearly every fold mean that the validation Sharpe promises too much, as that of the "
-        "best epoch always does. Test bars of development took part in choosing columns and parameters.",
-    ),
-    "training_curves.png": (
-        "Training curves",
-        "Loss and validation score by epoch. If the validation score rises from the first epochs while the loss "
-        "falls, the network memorises; if the score never moves, it does not learn.",
-    ),
-    "vsn_heatmap.png": (
-        "Variable selection over folds",
-        "The share of the selection weight that each column had in each fold of exploration. A good column is dark "
-        "from left to right; one that is dark in a single fold owes it to luck or to a regime.",
-    ),
-    "stability_against_weight.png": (
-        "Stability against weight",
-        "Selected columns should stand clear of the probes, which are columns shifted in time; where "
-        "columns and probes mix, the ranking is noise.",
-    ),
-    "probe_null.png": (
-        "Columns against noise",
-        "How many columns have at least a weight, and how many would if none of them mattered. Columns pass where the "
-        "blue points lie above the green line; where they follow the black one, they are noise.",
-    ),
+REPORT = "report.html"
+"""The file it is kept as."""
+LABELS = {
+    "baselines.png": "Net returns of the model and of simple rules at one volatility",
+    "validation_vs_oos.png": "Validation and test Sharpe by fold",
+    "baseline_differences.png": "Sharpe of the model minus that of each simple rule",
+    "frictions.png": "Net Sharpe by cost and by delay",
+    "equity.png": "Equity and drawdown",
+    "contributions.png": "What each part added to the net return",
+    "months.png": "Net return by month",
+    "course.png": "Sharpe of the past year, exposure and turnover",
+    "information_coefficient.png": "Information coefficient by lag",
+    "group_losses.png": "Weight of each group of columns, and what is lost without it",
+    "paths.png": "Sharpe of each path",
+    "calibration.png": "PIT histogram and reliability",
+    "training_curves.png": "Loss and validation score by epoch",
+    "vsn_heatmap.png": "Selection weight by column and fold",
+    "stability_against_weight.png": "Stability of each column against its weight",
+    "probe_null.png": "Weights of columns beside those of probes",
 }
-"""Heading and caption of each figure by file name, in the order of the page."""
+"""What each figure is, to those who do not see it, by file name and in the order of the page."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +124,8 @@ def render(
     nested = job.selection == "nested"
     clean = [one for one in comparable if one.segment == "holdout"]
     selected = [row for row in ranked if row.selected]
-    known = [name for name in CAPTIONS if name in figures]
-    apart = (*CAPTIONS, BASELINES, FRICTIONS, CALIBRATION, *origins_of.FIGURES)
-    rest = [name for name in figures if name not in apart]
+    gaps = [row.val_oos_gap for row in folds if row.val_oos_gap is not None]
+    severities = Counter(finding.severity for finding in findings)
     return _PAGE.render(
         job=job,
         verdict=inference.verdict,
@@ -161,17 +140,15 @@ def render(
         looks=looks,
         prior_looks=job.settings.get("prior_looks", 0),
         findings=findings,
+        doubts={severity: severities[severity] for severity in ("error", "warning") if severities[severity]},
+        gap=sum(gaps) / len(gaps) if gaps else None,
         baselines=inference.baselines,
         baselines_verdict=baseline_comparison.verdict(inference.baselines),
-        baselines_figure=_png(figures[BASELINES]) if BASELINES in figures else "",
         comparable=clean,
         target=clean[0].volatility_target if clean else None,
-        frictions_figure=_png(figures[FRICTIONS]) if FRICTIONS in figures else "",
         calibration=inference.calibration,
         calibration_sentence=in_one_sentence(inference.calibration, nested=nested) if inference.calibration else "",
-        calibration_figure=_png(figures[CALIBRATION]) if CALIBRATION in figures else "",
         origins=origins,
-        origin_figures={name: _png(figures[name]) for name in origins_of.FIGURES if name in figures},
         counts=(n_initial, n_prefiltered, n_selected),
         features=selected[:FEATURES_SHOWN],
         n_more=max(0, len(selected) - FEATURES_SHOWN),
@@ -184,8 +161,10 @@ def render(
         folds=folds,
         luck={one.fold: one for one in inference.folds},
         model=dict(zip(("name", "version", "promoted", "reason"), model, strict=True)),
-        figures=[(*CAPTIONS.get(name, (name, "")), _png(figures[name])) for name in [*known, *rest]],
-        settings=yaml.safe_dump(dict(job.settings), sort_keys=False, allow_unicode=True, width=60),
+        figures={name: inline_svg(figure, name, LABELS[name]) for name, figure in figures.items()},
+        changed=changed_settings(job.settings),
+        settings=yaml.safe_dump(brief(job.settings), sort_keys=False, allow_unicode=True, width=60),
+        unit=bar_unit(record.times),
     )
 
 
@@ -214,12 +193,6 @@ def _groups(ranked: Sequence[RankedRow]) -> list[tuple[str, int, int]]:
     return [(group, total[group], chosen[group]) for group in sorted(total, key=lambda g: (-chosen[g], -total[g], g))]
 
 
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
 def _number(value: float | None, form: str = "z.2f") -> str:
     """A number with a proper minus sign, never before a zero; `n/a` where there is none."""
     if value is None or not math.isfinite(value):
@@ -227,9 +200,25 @@ def _number(value: float | None, form: str = "z.2f") -> str:
     return format(value, form).replace("-", "−")
 
 
+def _p_value(value: float | None) -> str:
+    """A p-value to three digits; never 0."""
+    return "< 0.001" if value is not None and value < 0.001 else _number(value, ".3f")
+
+
 def _prose(sentence: str) -> str:
     """A sentence with proper minus signs before its numbers."""
     return re.sub(r"(?<![\w-])-(?=\d)", "−", sentence)
+
+
+def _contents(body: str) -> list[tuple[str, str, str]]:
+    """Level, id and title of each chapter and section of the body."""
+    return _HEADING.findall(body)
+
+
+@pass_context
+def _bar(context: Context, time: str | None) -> str:
+    """A bar's ISO time, as briefly as the bars of the record can be told apart."""
+    return bar_label(time, context["unit"])
 
 
 def _plain(value: Any) -> str:
@@ -239,16 +228,19 @@ def _plain(value: Any) -> str:
 
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "bar": bar_label, "plain": _plain, "prose": _prose}
+    environment.filters |= {"number": _number, "plain": _plain, "prose": _prose, "p": _p_value, "contents": _contents}
+    environment.filters |= {"bar": _bar, "minute": partial(bar_label, unit="m")}
+    environment.tests["clean"] = is_clean
     environment.globals |= {"missing": MISSING, "symbols_shown": SYMBOLS_SHOWN, "rows_shown": ROWS_SHOWN}
     return environment.get_template("page.html.jinja")
 
 
 _PAGE = _template()
+_HEADING = re.compile(r'<h([23]) id="([^"]+)">(.*?)</h')
 _VERDICT = re.compile(r'(<p class="verdict">)(.*?)(</p>)', re.DOTALL)

@@ -113,7 +113,7 @@ def production(
             choices(sink, walked)
         for name, figure in drawn.items():
             sink.figure(name, figure)
-        sink.text("report.html", html)
+        sink.text(page.REPORT, html)
         with tempfile.TemporaryDirectory() as scratch:
             for name, columns in tables.items():
                 pl.DataFrame(dict(columns)).write_parquet(Path(scratch) / name)
@@ -138,18 +138,19 @@ def _figures(
     }
     if rows := result.inference.baselines:
         simple = {name: one.record for name, one in baselines.items()}
-        drawn[page.BASELINES] = partial(
+        drawn["baselines.png"] = partial(
             luck_figures.baselines, walked.record, simple, rows, volatility_target=config.positions.vol_target
         )
+        drawn["baseline_differences.png"] = partial(luck_figures.baseline_differences, rows)
     if clean := [one for one in result.comparable if one.segment == "holdout"]:
-        drawn[page.FRICTIONS] = partial(
+        drawn["frictions.png"] = partial(
             frictions_figure.frictions,
             clean,
             cost_bps=config.positions.cost_bps,
             delay_bars=config.execution_delay_bars,
         )
     if (fit := result.inference.calibration) and fit.segment:
-        drawn[page.CALIBRATION] = partial(calibration_figure.calibration, fit)
+        drawn["calibration.png"] = partial(calibration_figure.calibration, fit)
     return drawn
 
 

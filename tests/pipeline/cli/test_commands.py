@@ -26,6 +26,7 @@ from tests.workplace import WholeJob, Workplace, artifacts
 COMMANDS = (
     *PHASES,
     "refit",
+    "report",
     "compare",
     "placebo",
     "planted",

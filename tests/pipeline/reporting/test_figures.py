@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from pipeline.reporting import figures
@@ -44,10 +45,13 @@ def test_training_curves_draw_every_fold_over_its_own_epochs(lengths: Sequence[i
     assert f"fold {folds[-1]}" in text
 
 
-def test_the_median_curve_ends_where_half_of_the_folds_have_ended() -> None:
-    epochs, median = figures._median_curve([[1.0, 1.0], [2.0, 4.0, 9.0], [3.0, 5.0, 9.0, 9.0]])
-    np.testing.assert_array_equal(epochs, [1, 2, 3])
-    np.testing.assert_array_equal(median, [2.0, 4.0, 9.0])
+def test_a_fold_that_stops_does_not_move_the_median() -> None:
+    """It keeps its last value, up to the end of the longest training."""
+    np.testing.assert_array_equal(
+        figures._median_curve([[1.0, 1.0], [2.0, 4.0, 9.0], [3.0, 5.0, 9.0, 9.0]]), [2.0, 4.0, 9.0, 9.0]
+    )
+    flat = [[5.0] * 2, [3.0] * 4, [1.0] * 9]
+    np.testing.assert_array_equal(figures._median_curve(flat), [3.0] * 9)
 
 
 def test_validation_against_oos_names_each_fold_by_the_date_its_test_ends() -> None:
@@ -68,6 +72,23 @@ def test_a_missing_sharpe_is_shown_as_missing() -> None:
     text = drawn(figures.validation_against_oos(rows))
     assert text.count("n/a") == 2
     assert "3: no test" in text
+
+
+def shaded(segments: Sequence[str]) -> list[tuple[float, float]]:
+    """Where the upper panel of folds of these segments is shaded, by fold."""
+    rows = [replace(row, segment=each) for row, each in zip(fold_rows(len(segments)), segments, strict=True)]
+    figure = figures.validation_against_oos(rows)
+    assert drawn(figure).split("\n").count("holdout") == (len(set(segments)) > 1)
+    spans = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    return [(span.get_x(), span.get_x() + span.get_width()) for span in spans]
+
+
+def test_only_the_folds_of_the_holdout_are_shaded_whole() -> None:
+    """A fold across the border, which has bars of development too, is shaded by half."""
+    assert shaded(["development", "development/between/holdout", "holdout"]) == [(1.0, 1.5), (1.5, 2.5)]
+    assert shaded(["development/between", "between/holdout"]) == [(0.5, 1.5)]
+    # Where all folds are clean there is nothing to tell apart.
+    assert shaded(["holdout", "holdout"]) == []
 
 
 @pytest.mark.parametrize("n_folds", [1, 60])
@@ -110,12 +131,15 @@ def test_equity_without_a_known_return_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("time", "label"),
+    ("times", "labels"),
     [
-        ("2024-03-01T00:00:00.000000", "2024-03-01"),
-        ("2024-03-01T09:15:00.000000", "2024-03-01 09:15"),
-        (None, "no test"),
+        (["2024-03-01T00:00", "2024-03-04T00:00"], ["2024-03-01", "2024-03-04"]),
+        (["2024-03-01T21:00", "2024-03-11T20:00"], ["2024-03-01", "2024-03-11"]),
+        (["2024-03-01T00:00", "2024-03-01T09:15"], ["2024-03-01 00:00", "2024-03-01 09:15"]),
+        (["2024-03-01T09:15:00", "2024-03-01T09:15:10"], ["2024-03-01 09:15:00", "2024-03-01 09:15:10"]),
     ],
 )
-def test_a_bar_is_written_without_what_says_nothing(time: str | None, label: str) -> None:
-    assert figures.bar_label(time) == label
+def test_bars_are_written_as_briefly_as_they_can_be_told_apart(times: list[str], labels: list[str]) -> None:
+    bars = np.array(times, dtype="datetime64[us]")
+    assert [figures.bar_label(str(bar), figures.bar_unit(bars)) for bar in bars] == labels
+    assert figures.bar_label(None, "D") == "no test"

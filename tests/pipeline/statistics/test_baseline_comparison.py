@@ -14,7 +14,7 @@ from pipeline.statistics.baseline_comparison import BaselineRow, against, metric
 from pipeline.statistics.baselines import LONG_ONLY, MACD, MOMENTUM
 from pipeline.statistics.significance import sharpe_difference
 from tests.pipeline.reporting.test_figures import drawn
-from tests.pipeline.statistics.test_baselines import FOLDS, N_BARS, TIMING, market, model_record, stitching
+from tests.pipeline.statistics.test_baselines import FOLDS, N_BARS, market, model_record, stitching
 from tests.pipeline.statistics.test_baselines import records_of as run
 from tft.metrics import sharpe
 from tft.positions import PositionsConfig
@@ -158,23 +158,42 @@ def test_metrics_are_named_after_the_baselines() -> None:
 # ---- the figure
 
 
-def test_the_figure_shows_every_record_and_every_difference() -> None:
+def test_the_curves_end_in_the_order_of_the_sharpes() -> None:
+    """Each is the sum of the net returns at a volatility of 15 % on the bars compared, from the first known return on;
+    the legend goes from the highest line to the lowest, with the Sharpes of the table. MACD begins later, which its
+    label says; all others have the same bars."""
     panel = market()
     model, records = model_record(panel), run(panel)
     rows = against(model, records, "holdout")
     figure = luck_figures.baselines(model, records, rows, volatility_target=0.15)
-    above, below = figure.axes
-    lines = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=np.float64) for line in above.lines}
+    judged = (model.segment == "holdout") & np.isfinite(model.net())
+    lines = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=np.float64) for line in figure.axes[0].lines}
+    labels = {}
     for name, record in {"model": model, **records}.items():
-        net = record.net()[np.isfinite(record.net())]
-        realised = net.std(ddof=1) * math.sqrt(252.0)
-        # Every curve ends where its net return, scaled to a volatility of 15 %, has compounded to; the label names the
-        # realised one.
-        curve = lines[f"{name} (realised {realised:.1%})"]
-        assert curve[-1] == pytest.approx(np.prod(1.0 + net * 0.15 / realised) - 1.0)
-        # A curve begins with its first known return.
-        assert np.isnan(curve).sum() == (~np.isfinite(record.net())).sum() - TIMING.label_bars
-    points = [np.asarray(line.get_xdata(), dtype=np.float64)[0] for line in below.lines if line.get_marker() == "o"]
+        net = record.net()[judged & np.isfinite(record.net())]
+        annual = net.mean() / net.std(ddof=1) * math.sqrt(252.0)
+        late = " on 105 bars" if name == MACD else ""
+        labels[name] = f"{name} " + f"{annual:z.2f}".replace("-", "\N{MINUS SIGN}") + late
+        curve = lines[labels[name]]
+        assert curve[-1] == pytest.approx(net.sum() * 0.15 / (net.std(ddof=1) * math.sqrt(252.0)))
+        assert np.isnan(curve).sum() == judged.sum() - len(net) == (3 if name == MACD else 0)
+    (legend,) = figure.legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    ends = [lines[label][-1] for label in shown]
+    assert sorted(shown) == sorted(labels.values()) and ends == sorted(ends, reverse=True)
+    full = [label.replace("\N{MINUS SIGN}", "-") for label in shown if label != labels[MACD]]
+    sharpes = [float(label.rsplit(" ", 1)[1]) for label in full]
+    assert sharpes == sorted(sharpes, reverse=True)
+    drawn(figure)
+
+
+def test_every_difference_is_drawn_with_its_p_value() -> None:
+    panel = market()
+    rows = against(model_record(panel), run(panel), "holdout")
+    figure = luck_figures.baseline_differences(rows)
+    points = [
+        np.asarray(line.get_xdata(), dtype=np.float64)[0] for line in figure.axes[0].lines if line.get_marker() == "o"
+    ]
     assert points == [row.difference_annual for row in rows]
     text = drawn(figure)
     for row in rows:
@@ -182,13 +201,13 @@ def test_the_figure_shows_every_record_and_every_difference() -> None:
     assert "holdout" in text
 
 
-def test_the_figure_survives_what_is_missing() -> None:
-    """No row, rows without figures, a record without a known bar."""
+def test_the_figures_survive_what_is_missing() -> None:
+    """A rule without a figure, a model without a known bar."""
     panel = market()
     model, records = model_record(panel), run(panel)
-    assert len(luck_figures.baselines(model, records, (), volatility_target=0.15).axes) == 1
     nothing = replace(records[MACD], earned=replace(records[MACD].earned, net=np.full_like(model.earned.net, NAN)))
     rows = against(model, {MACD: nothing}, "holdout")
-    text = drawn(luck_figures.baselines(model, {MACD: nothing}, rows, volatility_target=0.15))
-    assert "n/a" in text and text.count(MACD) == 1  # a name beside the missing difference, and no line
-    assert "no bar with a known return" in drawn(luck_figures.baselines(nothing, {}, (), volatility_target=0.15))
+    text = drawn(luck_figures.baseline_differences(rows))
+    assert "n/a" in text and text.count(MACD) == 1
+    assert MACD not in drawn(luck_figures.baselines(model, {MACD: nothing}, rows, volatility_target=0.15))
+    assert "no bar with a known return" in drawn(luck_figures.baselines(nothing, {}, rows, volatility_target=0.15))
