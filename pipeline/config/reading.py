@@ -107,7 +107,8 @@ def _apply(document: dict[str, Any], override: str, faults: list[str]) -> None:
         faults.append(f"--set {override!r} lacks an equals sign: write section.key=value")
         return
     try:
-        value = yaml.load(text, _Loader)
+        # A time format such as %Y%m%d is text; no YAML begins so.
+        value = text if text.startswith("%") else yaml.load(text, _Loader)
     except yaml.YAMLError:
         faults.append(f"--set {override!r} has a value that is not YAML: quote it")
         return
