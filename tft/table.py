@@ -74,7 +74,7 @@ def find_keys(
 
 
 def read_symbols(values: NDArray[np.generic]) -> NDArray[np.str_]:
-    """Names of instruments (R,) as text without blanks around it, empty where missing: 700, 700.0 and "700 " are "700"."""
+    """Names of instruments (R,) as text without blanks around it: 700 and 700.0 are "700". Empty where missing."""
     if values.dtype.kind in "iu":
         return values.astype(str)
 

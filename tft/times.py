@@ -126,7 +126,7 @@ def _parser(time_format: str | None) -> Callable[[str], Any]:
         return lambda text: _in_utc(datetime.fromisoformat(text)) if _ISO.fullmatch(text) else np.datetime64("NaT")
     if time_format in EPOCH_UNITS:
         unit = time_format.removeprefix("epoch_")
-        return lambda text: np.datetime64(int(text), unit)
+        return lambda text: np.array(int(text)).astype(f"datetime64[{unit}]")[()]
     return lambda text: _in_utc(datetime.strptime(text, time_format))
 
 

@@ -23,6 +23,9 @@ from pipeline.config.sections import nearest
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""The folder `configs` of the project, which is a link here and a folder of the package where it is installed."""
+
 T = TypeVar("T")
 Keys = tuple[str | int, ...]
 """The path of a value in nested mappings and lists."""
@@ -42,12 +45,15 @@ EXPECTED = {
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply `a.b=value` overrides, check everything. Raises ConfigError with all faults."""
+    """Read a YAML file or a shipped configuration, apply `a.b=value` overrides, check everything.
+
+    Raises ConfigError with all faults.
+    """
     try:
-        document = yaml.load(Path(path).read_text(), _Loader)
+        document = yaml.load(find_config(path).read_text(), _Loader)
     except FileNotFoundError:
         raise ConfigError(
-            [f"{path} does not exist: give --config a YAML file such as configs/quickstart.yaml"]
+            [f"{path} does not exist: give --config a YAML file, or one of those shipped: {', '.join(shipped())}"]
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         reason = " ".join(str(error).split())
@@ -65,6 +71,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def find_config(path: str | Path) -> Path:
+    """The file at `path`; where there is none, the shipped configuration that it names, from whatever folder:
+    `quickstart`, `quickstart.yaml` or `configs/quickstart.yaml`."""
+    path = Path(path)
+    if not path.exists() and path.parent in (Path(), Path("configs")) and path.stem in shipped():
+        return SHIPPED / f"{path.stem}.yaml"
+    return path
+
+
+def shipped() -> list[str]:
+    """The names of the shipped configurations."""
+    return sorted(file.stem for file in SHIPPED.glob("*.yaml"))
 
 
 def split_overrides(texts: Sequence[str]) -> list[str]:

@@ -16,7 +16,8 @@ from tft.table import SYMBOL, TIME, find_keys
 def read_table(config: DataConfig) -> pl.DataFrame:
     """The rows of all files that `config.source` names, joined in the order of the files' names. Raises DataError.
 
-    Where files disagree on the type of time or symbol, these are kept as text, so that what mixes them is found with the rest.
+    Where files disagree on the type of time or symbol, it is kept as text, so that what mixes them is found with the
+    rest.
     """
     source = config.source
     if source.startswith("s3://"):
