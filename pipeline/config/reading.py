@@ -62,6 +62,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         document = {}
     if not isinstance(document, dict):
         raise ConfigError([f"{path} holds a {type(document).__name__}, it must hold keys such as `seed: 7`"])
+    return config_from(document, overrides)
+
+
+def config_from(document: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The configuration of nested settings with these overrides put into them. Raises ConfigError with all faults."""
     faults: list[str] = []
     for override in overrides:
         _apply(document, override, faults)
@@ -71,6 +76,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def settings_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """The nested settings that `a.b=value` texts stand for. Raises ConfigError."""
+    document: dict[str, Any] = {}
+    faults: list[str] = []
+    for override in overrides:
+        _apply(document, override, faults)
+    if faults:
+        raise ConfigError(faults)
+    return document
 
 
 def find_config(path: str | Path) -> Path:

@@ -21,6 +21,8 @@ OPTIONS = {TIME: "time_column", SYMBOL: "symbol_column", "close": "close_column"
 ROLES = {TIME: "time", SYMBOL: "instrument", "close": "close", RETURN: "return"}
 INDEX_NAME = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|)", re.IGNORECASE)
 """What a table's row index is called where a program wrote it as a column."""
+LEFT_OUT = "left out"
+"""The check that leaves a column out of the features."""
 LEAST_ROWS = 4
 """Fewer rows count by accident."""
 MOST_ROUNDING = 1e-3
@@ -77,7 +79,7 @@ def left_out(name: str, why: str) -> Finding:
     """The finding on a column that is no feature, though nobody has excluded it."""
     called = f"column {name}" if name.strip() else "a column without a name"
     remedy = "rename it to make it a feature" if not name.strip() else f"to keep it, data.accept=[{_quoted(name)}]"
-    return Finding("note", "left out", called, f"left out, {why}; {remedy}", name)
+    return Finding("note", LEFT_OUT, called, f"left out, {why}; {remedy}", name)
 
 
 def counts_rows(values: Numbers, times: NDArray[np.datetime64], asset: NDArray[np.int64]) -> str:
