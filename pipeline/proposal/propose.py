@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -82,5 +83,5 @@ def _read(asked: DataConfig) -> tuple[DataConfig, Panel, list[str]]:
     read = read_frame(frame, data)
     said += [f"{note.where}: {note.message}" for note in read.notes]
     left_out = [note.column for note in read.notes if note.check == LEFT_OUT]
-    keys = {OPTIONS[key]: name for key, name in read.format.columns.items()}
+    keys: dict[str, Any] = {OPTIONS[key]: name for key, name in read.format.columns.items()}
     return replace(data, exclude=(*data.exclude, *left_out), **keys), read.panel, said

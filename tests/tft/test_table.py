@@ -170,6 +170,19 @@ def test_symbols_are_text_whatever_they_were() -> None:
     assert read_symbols(np.array(["0700"])).tolist() == ["0700"]
 
 
+def test_where_no_symbol_is_known_those_of_the_table_are_named() -> None:
+    """Of a CSV that another library read, 0700 is 700."""
+    with pytest.raises(ValueError, match=r"^the table holds no row of 0700: its symbols are 700, 5$"):
+        panel_from_table(
+            {**USUAL, "symbol": np.array([700, 5, 700, 5])},
+            table_format=TableFormat(),
+            feature_names=["px_x"],
+            symbols=["0700"],
+            known=(),
+            lead_bars=2,
+        )
+
+
 def test_times_are_read_by_the_format_of_training() -> None:
     own = TableFormat(OWN, "%m/%d/%Y")
     text = np.array(["01/01/2024", "01/01/2024", "01/02/2024", "01/02/2024"])

@@ -30,6 +30,7 @@ COMMANDS = (
     "placebo",
     "planted",
     "check-lookahead",
+    "init",
     "sample-data",
     "predict",
     "models",
