@@ -61,7 +61,7 @@ def windows_for(n_bars: int) -> Windows:
         enough += 1
     raise ValueError(
         f"{n_bars} bars are too few, {enough} are needed: of the {windows.n_development} before the holdout a fold "
-        f"takes {windows.train} to train and validate, {LEAST_TESTED} to be tested on, and {OUTSIDE} for look-back and gaps"
+        f"takes {windows.train} to train and validate, {LEAST_TESTED} to be tested on, {OUTSIDE} are look-back and gaps"
     )
 
 
