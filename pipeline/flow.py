@@ -65,13 +65,13 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
         n_holdout_bars=n_holdout if config.selection != "nested" else None,
         accept=config.data.accept,
     )
-    artifacts.findings(sink, found)
+    artifacts.findings(sink, (*found, *job.data.notes))
     for line in summary([finding for finding in found if finding.severity != "error"]):
         reporter.say(line)
     errors = [f"{finding.where}: {finding.message}" for finding in found if finding.severity == "error"]
     if errors:
         raise DataError(job.data.source, errors)
-    return found
+    return (*found, *job.data.notes)
 
 
 # ---- phases 1 to 4, on development bars
@@ -312,7 +312,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         development, holdout = record.performance("development"), record.performance("holdout")
         metrics = {"oos_sharpe": holdout.sharpe} if holdout else {}
         assert walked.final is not None
-        trained = producing.trained_model(panel, job.data.sha256, choice, walked.final, metrics)
+        trained = producing.trained_model(panel, job.data.sha256, job.data.format, choice, walked.final, metrics)
         folder, trouble = save_checkpoint(trained, key)
         registered = register_and_promote(
             folder,

@@ -139,6 +139,8 @@ def open_job(config: Config, say: Callable[[str], None], *, fresh: bool = False,
         config.data, min_bars=min_bars or bars.min_bars(config), execution_delay_bars=config.execution_delay_bars
     )
     n_bars, n_symbols, n_features = data.panel.features.shape
+    for note in data.notes:
+        say(f"{note.where}: {note.message}")
     say(f"{data.source}: {n_bars} bars, {n_symbols} instruments, {n_features} columns; training on {device.type}")
     return Job(config, data, device, fresh)
 

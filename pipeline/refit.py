@@ -64,7 +64,7 @@ def refresh(job: Job, sink: Run, reporter: Reporter, recipe: FitRecipe, version:
     found = check_data(
         panel.select(recipe.features), timing=config.timing, n_holdout_bars=None, accept=config.data.accept
     )
-    artifacts.findings(sink, found)
+    artifacts.findings(sink, (*found, *job.data.notes))
     for line in summary(found):
         reporter.say(line)
     kept = Kept()
@@ -79,7 +79,7 @@ def refresh(job: Job, sink: Run, reporter: Reporter, recipe: FitRecipe, version:
         store=kept.folds(key),
         on_epoch=reporter.epochs(epochs),
     )
-    trained = producing.trained_model(panel, job.data.sha256, recipe, fitted.final, {})
+    trained = producing.trained_model(panel, job.data.sha256, job.data.format, recipe, fitted.final, {})
     fit = _calibration(fitted)
     sink.metrics({f"validation_{metric}": value for metric, value in calibration_in_words.metrics(fit).items()})
     folder, trouble = save_checkpoint(trained, key)

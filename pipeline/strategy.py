@@ -157,17 +157,10 @@ class TFTStrategy:
 
 
 def as_columns(bars: Any) -> dict[str, NDArray[np.generic]]:
-    """Arrays by column name of a polars or pandas frame or a mapping; times with a zone become UTC."""
+    """Arrays by column name of a polars or pandas frame or a mapping."""
     if isinstance(bars, pl.DataFrame):
         return {name: bars[name].to_numpy() for name in bars.columns}
-    columns = {}
-    for name in bars:
-        values = bars[name]
-        zone = getattr(getattr(values, "dtype", None), "tz", None)
-        if zone is not None:
-            values = values.dt.tz_convert("UTC").dt.tz_localize(None)
-        columns[str(name)] = np.asarray(values)
-    return columns
+    return {str(name): np.asarray(bars[name]) for name in bars}
 
 
 def _bars_later(times: NDArray[np.datetime64], n_bars: int) -> np.datetime64:

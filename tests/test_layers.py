@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 # one room. Inside a room the order is free, without circles.
 PIPELINE = """
     cli + __main__ > experiments, live > flow + phase_run + refit, strategy > assessment, origins > job
-    > reporting, registry > tracking, execution > phases > data > statistics > config > tft
+    > reporting, registry > tracking, execution, proposal > phases > data > statistics > config > tft
 """
 TFT = """
     predict, backtest + record > train + fold_stack + objectives + recipe + market > fold_store > checkpoint > forecast
     > loss, blocks, portfolio, recalibration > model > direct_term, head > windows, positions, cross_section, table
-    > panel + folds + scaling + volatility + metrics > kernels > runtime
+    > panel + folds + scaling + volatility + metrics > kernels, times > runtime
 """
 # What is narrower than the order: TFTStrategy is what a live process loads.
 ONLY = {"pipeline.strategy": {"pipeline.registry", "pipeline.data", "pipeline.config", "tft"}}

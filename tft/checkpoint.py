@@ -25,6 +25,7 @@ from tft.head import LossMode
 from tft.model import ModelConfig, TemporalFusionTransformer
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.scaling import Scaler
+from tft.table import TableFormat
 from tft.volatility import MEMORY_BARS, Timing
 from tft.windows import CONTEXT_POOL_BARS
 
@@ -61,8 +62,8 @@ class TrainedModel:
     fit_end: str
     """ISO time of the last bar that any label used for fitting or for model selection reaches"""
     data_sha256: str
-    key_columns: Mapping[str, str] = field(default_factory=dict)
-    """The training table's own names for `date`, `symbol`, `close` and `ret_1d`, where they differ"""
+    table_format: TableFormat = field(default_factory=TableFormat)
+    """How the training table was read: a live table is read in the same way"""
     fold_bounds: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -168,7 +169,9 @@ class CheckpointManager:
             "fit_end": trained.fit_end,
             "min_history_bars": trained.min_history_bars,
             "data_sha256": trained.data_sha256,
-            "key_columns": dict(trained.key_columns),
+            "key_columns": dict(trained.table_format.columns),
+            "time_format": trained.table_format.time_format,
+            "offsets": dict(trained.table_format.offsets),
             "fold_bounds": dict(trained.fold_bounds),
             "metrics": dict(trained.metrics),
         }
@@ -230,7 +233,8 @@ def load_checkpoint(folder: str | Path) -> TrainedModel:
         seed=meta["seed"],
         fit_end=meta["fit_end"],
         data_sha256=meta["data_sha256"],
-        key_columns=meta["key_columns"],
+        # A checkpoint from before these were kept needs neither.
+        table_format=TableFormat(meta["key_columns"], meta.get("time_format"), meta.get("offsets", {})),
         fold_bounds=meta["fold_bounds"],
         metrics=meta["metrics"],
     )

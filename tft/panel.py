@@ -85,7 +85,8 @@ class Panel:
         asset = np.array([code.get(name, -1) for name in names.tolist()], dtype=np.int64)
         rows = np.flatnonzero(asset >= 0)
         if not len(rows):
-            raise ValueError(f"the table holds no row of {', '.join(kept_symbols[:12])}: check its symbols")
+            held = ", ".join(dict.fromkeys(names.tolist()[:12]))
+            raise ValueError(f"the table holds no row of {', '.join(kept_symbols[:12])}: its symbols are {held}")
         asset = asset[rows]
         times, bar = np.unique(np.asarray(columns[time_key])[rows].astype("datetime64[us]"), return_inverse=True)
         n_bars, n_assets = len(times), len(kept_symbols)

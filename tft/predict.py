@@ -172,7 +172,7 @@ class Predictor:
         trained = self.trained
         return panel_from_table(
             columns,
-            key_columns=trained.key_columns,
+            table_format=trained.table_format,
             feature_names=trained.feature_names,
             symbols=trained.symbols,
             known=trained.known,

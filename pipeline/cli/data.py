@@ -1,4 +1,4 @@
-"""Commands about tables: a generated one, and whether feature code looks ahead."""
+"""Commands about tables: a configuration for one, a generated one, and whether feature code looks ahead."""
 
 from __future__ import annotations
 
@@ -51,6 +51,38 @@ def sample_data(path: str, overrides: Sequence[str], out: str | None, **sizes: f
     click.echo(f"Wrote {file} and {file.with_suffix('.truth.json')}{planted}")
 
 
+@click.command("init")
+@click.option("--data", "source", required=True, help="The feature table: file, glob or s3://bucket/key.")
+@click.option("--out", default="", help="The YAML file to write (the table's name, in this folder).")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting that is not to be chosen. As for the phases.",
+)
+def init(source: str, out: str, overrides: Sequence[str]) -> None:
+    """Write a configuration that fits a table, with a comment on every line.
+
+    Column names, frequency, windows and holdout are taken from the table. A few optimiser steps are timed to say what
+    the job would cost here.
+    """
+    from pipeline.config.reading import split_overrides
+    from pipeline.proposal.propose import propose
+
+    stem = Path(source.rpartition("/")[2]).stem.replace("*", "").strip("-_.") or "table"
+    file = Path(out or f"{stem}.yaml")
+    if file.exists():
+        raise ValueError(f"{file} exists: give another file by --out, or remove it")
+    proposal = propose(source, split_overrides(overrides))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(proposal.text)
+    for line in proposal.said:
+        click.echo(line)
+    click.echo(f"Wrote {file}. The whole job would take {proposal.cost} on this machine.")
+    click.echo(f"Look it over, then run: tft-pipeline production --config {file}")
+
+
 @click.command("check-lookahead")
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.option("--data", "source", required=True, help="The price table: file, glob or s3://bucket/key.")
@@ -96,4 +128,4 @@ def check_lookahead(function: str, source: str, n_prefixes: int, out: str) -> No
     raise click.exceptions.Exit(EXIT_LOOKAHEAD)
 
 
-COMMANDS = (sample_data, check_lookahead)
+COMMANDS = (init, sample_data, check_lookahead)

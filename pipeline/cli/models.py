@@ -38,12 +38,15 @@ def predict(
     from pipeline.data.files import read_table
     from pipeline.strategy import TFTStrategy
     from pipeline.tracking.runs import configure
+    from tft.table import SYMBOL, TIME
 
     configure()
     config = config_of(path, overrides) or Config()
     name = name or config.registry.name
     strategy = TFTStrategy.from_registry(name, stage, alias=alias or None, version=version or None)
-    signals = strategy.decide(read_table(replace(config.data, source=source)))
+    keys = strategy.trained.table_format.columns
+    data = replace(config.data, source=source, time_column=keys.get(TIME), symbol_column=keys.get(SYMBOL))
+    signals = strategy.decide(read_table(data))
     rows = [
         {
             "symbol": signal.symbol,

@@ -23,6 +23,9 @@ from pipeline.config.sections import nearest
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+SHIPPED = Path(__file__).parents[1] / "configs"
+"""The folder `configs` of the project, which is a link here and a folder of the package where it is installed."""
+
 T = TypeVar("T")
 Keys = tuple[str | int, ...]
 """The path of a value in nested mappings and lists."""
@@ -42,12 +45,15 @@ EXPECTED = {
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply `a.b=value` overrides, check everything. Raises ConfigError with all faults."""
+    """Read a YAML file or a shipped configuration, apply `a.b=value` overrides, check everything.
+
+    Raises ConfigError with all faults.
+    """
     try:
-        document = yaml.load(Path(path).read_text(), _Loader)
+        document = yaml.load(find_config(path).read_text(), _Loader)
     except FileNotFoundError:
         raise ConfigError(
-            [f"{path} does not exist: give --config a YAML file such as configs/quickstart.yaml"]
+            [f"{path} does not exist: give --config a YAML file, or one of those shipped: {', '.join(shipped())}"]
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         reason = " ".join(str(error).split())
@@ -56,6 +62,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         document = {}
     if not isinstance(document, dict):
         raise ConfigError([f"{path} holds a {type(document).__name__}, it must hold keys such as `seed: 7`"])
+    return config_from(document, overrides)
+
+
+def config_from(document: dict[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The configuration of nested settings with these overrides put into them. Raises ConfigError with all faults."""
     faults: list[str] = []
     for override in overrides:
         _apply(document, override, faults)
@@ -65,6 +76,31 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def settings_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """The nested settings that `a.b=value` texts stand for. Raises ConfigError."""
+    document: dict[str, Any] = {}
+    faults: list[str] = []
+    for override in overrides:
+        _apply(document, override, faults)
+    if faults:
+        raise ConfigError(faults)
+    return document
+
+
+def find_config(path: str | Path) -> Path:
+    """The file at `path`; where there is none, the shipped configuration that it names, from whatever folder:
+    `quickstart`, `quickstart.yaml` or `configs/quickstart.yaml`."""
+    path = Path(path)
+    if not path.exists() and path.parent in (Path(), Path("configs")) and path.stem in shipped():
+        return SHIPPED / f"{path.stem}.yaml"
+    return path
+
+
+def shipped() -> list[str]:
+    """The names of the shipped configurations."""
+    return sorted(file.stem for file in SHIPPED.glob("*.yaml"))
 
 
 def split_overrides(texts: Sequence[str]) -> list[str]:
@@ -107,7 +143,8 @@ def _apply(document: dict[str, Any], override: str, faults: list[str]) -> None:
         faults.append(f"--set {override!r} lacks an equals sign: write section.key=value")
         return
     try:
-        value = yaml.load(text, _Loader)
+        # A time format such as %Y%m%d is text; no YAML begins so.
+        value = text if text.startswith("%") else yaml.load(text, _Loader)
     except yaml.YAMLError:
         faults.append(f"--set {override!r} has a value that is not YAML: quote it")
         return

@@ -13,6 +13,8 @@ from math import comb
 from typing import Any, Literal
 
 from pipeline.config.space import SECTION_OF, Range
+from tft.table import CLOSE, RETURN, SYMBOL, TIME
+from tft.times import EPOCH_UNITS, known_format
 
 MAX_REPETITIONS = 99
 """The most repetitions of a placebo or of a planted signal."""
@@ -50,24 +52,35 @@ class DataConfig:
     feature_lookback_bars: int = 252
     """Bars of history that went into a feature, at most."""
     time_column: str | None = None
-    """Column of the bar's time; null: `date` or `timestamp`, whichever is there."""
-    symbol_column: str = "symbol"
-    close_column: str = "close"
-    return_column: str = "ret_1d"
+    """Column of the bar's time; null, here and for the next three: the column that has a usual name (tft/table.py)."""
+    time_format: str | None = None
+    """How times are written that are no dates and no ISO text: a strptime pattern such as %m/%d/%Y or %Y%m%d, or
+    epoch_s, epoch_ms, epoch_us, epoch_ns."""
+    symbol_column: str | None = None
+    close_column: str | None = None
+    return_column: str | None = None
     benchmark: str | None = None
     """Column of a benchmark's return over each bar, the same for all instruments; no feature. The verdict takes it for
     the market in place of the long-only portfolio."""
     sample: SampleConfig | None = None
 
     def key_columns(self) -> dict[str, str]:
-        """Name in the table of each renamed key column, by its usual name."""
+        """The columns that are named here, by key."""
         named = {
-            "timestamp": self.time_column or "timestamp",
-            "symbol": self.symbol_column,
-            "close": self.close_column,
-            "ret_1d": self.return_column,
+            TIME: self.time_column,
+            SYMBOL: self.symbol_column,
+            CLOSE: self.close_column,
+            RETURN: self.return_column,
         }
-        return {usual: name for usual, name in named.items() if name != usual and name != "date"}
+        return {key: name for key, name in named.items() if name is not None}
+
+    def faults(self) -> list[str]:
+        if self.time_format is None or known_format(self.time_format):
+            return []
+        return [
+            f"data.time_format is {self.time_format!r}, it must be a pattern with year, month and day such as "
+            f"%m/%d/%Y, or one of {', '.join(EPOCH_UNITS)}"
+        ]
 
 
 @dataclass(frozen=True)

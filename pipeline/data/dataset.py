@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.sections import DataConfig
 from pipeline.data.files import read_table
-from pipeline.data.frame import benchmark_from_frame, panel_from_frame
+from pipeline.data.findings import Finding
+from pipeline.data.frame import benchmark_from_frame, read_frame
 from tft.panel import Panel
+from tft.table import TableFormat
 from tft.volatility import MIN_RETURNS
 
 
@@ -33,6 +35,10 @@ class Dataset:
     """(T, A) volatility per bar that scales labels and positions; None: that of the panel's own returns."""
     benchmark: NDArray[np.float64] | None = None
     """(T,) return of the configured benchmark over each bar."""
+    format: TableFormat = field(default_factory=TableFormat)
+    """How the table was read, for the tables of live."""
+    notes: tuple[Finding, ...] = ()
+    """What was taken for what, left out or centred when it was read."""
 
     @property
     def benchmark_sha256(self) -> str:
@@ -64,7 +70,7 @@ def load_panel(
     Raises DataError.
     """
     frame = read_table(config)
-    panel = panel_from_frame(
+    read = read_frame(
         frame,
         config,
         min_bars=min_bars,
@@ -72,11 +78,13 @@ def load_panel(
         execution_delay_bars=execution_delay_bars,
     )
     return Dataset(
-        panel=panel,
-        sha256=panel_sha256(panel),
+        panel=read.panel,
+        sha256=panel_sha256(read.panel),
         source=config.source,
         n_rows=frame.height,
-        benchmark=benchmark_from_frame(frame, config, panel),
+        benchmark=benchmark_from_frame(frame, config, read.panel),
+        format=read.format,
+        notes=read.notes,
     )
 
 

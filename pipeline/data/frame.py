@@ -6,6 +6,7 @@ Shapes: R rows of the frame, one per (bar, instrument).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -14,72 +15,78 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.config.sections import DataConfig
+from pipeline.data.columns import centred, counts_rows, left_out, offset_of, roles_of
 from pipeline.data.errors import DataError
+from pipeline.data.findings import Finding
 from tft.panel import AHEAD, Panel
+from tft.table import CLOSE, RETURN, SYMBOL, TIME, TableFormat, read_symbols
+from tft.times import read_times
 from tft.volatility import MIN_RETURNS
 
-RESERVED = frozenset({"date", "timestamp", "symbol", "close", "ret_1d"})
-"""Column names that are never features, whichever columns the configuration makes the keys."""
+
+@dataclass(frozen=True, eq=False)
+class TableRead:
+    """A checked table as a panel, how it was read, and what there is to say about that."""
+
+    panel: Panel
+    format: TableFormat
+    notes: tuple[Finding, ...]
 
 
-def panel_from_frame(
+def read_frame(
     frame: pl.DataFrame,
     config: DataConfig,
     *,
     min_bars: int = 1,
     min_symbol_bars: int = MIN_RETURNS,
     execution_delay_bars: int = 1,
-) -> Panel:
+) -> TableRead:
     """Check a long table, one row per (bar, instrument), and pivot it.
 
     `min_bars` is the fewest bars the table may have, `min_symbol_bars` the fewest returns an instrument may have. For
     the columns in `config.known` the model also sees the value at the bar in which the position is held, which is
     1 + execution_delay_bars bars ahead. Raises DataError with every finding.
     """
-    table = _TableCheck(frame)
-    if config.symbol_column in frame.columns:
-        table.symbols = frame[config.symbol_column].cast(pl.String).str.strip_chars().replace("", None)
-    else:
-        table.report_missing(config.symbol_column, "the instrument of each row")
-    time_column = config.time_column or next((n for n in ("timestamp", "date") if n in frame.columns), "date")
-    if time_column in frame.columns:
-        table.read_times(time_column)
-    else:
-        table.report_missing(time_column if config.time_column else "date (or timestamp)", "the time of each bar")
-    if len(table.symbols):
-        table.require(config.symbol_column, table.symbols.is_not_null(), "are empty: every row needs an instrument")
+    roles = roles_of(frame.columns, config)
+    table = _TableCheck(frame, findings=[*roles.faults])
+    keys, unclear = roles.keys, bool(roles.faults)
+    table.read_keys(roles.keys, config, complain=not unclear)
     table.check_order()
-
-    key_names = {"close": config.close_column, "ret_1d": config.return_column}
-    prices = {key: table.numbers(name) for key, name in key_names.items() if name in frame.columns}
-    if not prices:
-        table.report_missing(f"{config.return_column} (or {config.close_column})", "the return of each bar")
-    if "close" in prices:
-        table.require(config.close_column, ~(prices["close"] <= 0.0), "are 0 or negative: a price is above 0")
-    if "ret_1d" in prices:
-        table.require(config.return_column, ~(prices["ret_1d"] <= -1.0), "are -1 or less: a loss cannot exceed 100 %")
+    prices = {key: table.numbers(keys[key]) for key in (CLOSE, RETURN) if key in keys}
+    if CLOSE in prices:
+        table.require(keys[CLOSE], ~(prices[CLOSE] <= 0.0), "are 0 or negative: a price is above 0")
+    if RETURN in prices:
+        table.require(keys[RETURN], ~(prices[RETURN] <= -1.0), "are -1 or less: a loss cannot exceed 100 %")
     table.check_length(prices, min_bars, min_symbol_bars)
 
     table.check_listed(config)
-    not_features = RESERVED | {
-        time_column,
-        config.symbol_column,
-        *key_names.values(),
-        *config.exclude,
-        config.benchmark,
-    }
-    names = [name for name in frame.columns if name not in not_features]
-    if not names:
+    if not roles.features:
         table.findings.append(f"no feature column is left of the table's {frame.width} columns")
-    for name in names:
+    for name in roles.features:
         if name.endswith(AHEAD):
             table.findings.append(f"column {name} ends in {AHEAD}, which is kept for data.known: rename it")
-    features = {name: table.numbers(name).astype(np.float32) for name in names}
+    numbers = {name: table.numbers(name) for name in roles.features}
     if table.findings:
         raise DataError(config.source, table.findings)
-    keys = {"timestamp": table.times.to_numpy(), "symbol": table.symbols.to_numpy().astype(str)}
-    columns: dict[str, NDArray[np.generic]] = {**keys, **prices, **features}
-    return Panel.from_columns(columns, known=config.known, lead_bars=1 + execution_delay_bars)
+
+    _, asset = np.unique(table.symbols, return_inverse=True)
+    notes = [*roles.notes]
+    offsets: dict[str, float] = {}
+    features: dict[str, NDArray[np.float32]] = {}
+    for name, values in numbers.items():
+        if name not in (*config.accept, *config.known) and (counts := counts_rows(values, table.times, asset)):
+            notes.append(left_out(name, counts))
+            continue
+        if offset := offset_of(values, asset):
+            offsets[name] = offset
+            notes.append(centred(name, values, offset, asset))
+        features[name] = (values - offset if offset else values).astype(np.float32)
+    if not features:
+        reasons = [f"{note.where}: {note.message}" for note in notes]
+        raise DataError(config.source, ["no feature column is left", *reasons])
+    columns: dict[str, NDArray[np.generic]] = {TIME: table.times, SYMBOL: table.symbols, **prices, **features}
+    panel = Panel.from_columns(columns, known=config.known, lead_bars=1 + execution_delay_bars)
+    return TableRead(panel, TableFormat(dict(keys), config.time_format, offsets), tuple(notes))
 
 
 def benchmark_from_frame(frame: pl.DataFrame, config: DataConfig, panel: Panel) -> NDArray[np.float64] | None:
@@ -91,8 +98,7 @@ def benchmark_from_frame(frame: pl.DataFrame, config: DataConfig, panel: Panel) 
     if name is None:
         return None
     table = _TableCheck(frame)
-    table.symbols = frame[config.symbol_column].cast(pl.String).str.strip_chars()
-    table.read_times(config.time_column or next(n for n in ("timestamp", "date") if n in frame.columns))
+    table.read_keys(roles_of(frame.columns, config).keys, config)
     values = table.numbers(name)
     table.require(name, ~(values <= -1.0), "are -1 or less: a loss cannot exceed 100 %")
     rows = pl.DataFrame({"time": table.times, "value": pl.Series(values).fill_nan(None)})
@@ -122,9 +128,26 @@ class _TableCheck:
     """A table being checked, and the findings so far. Each method checks one thing."""
 
     frame: pl.DataFrame
-    times: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.Datetime("us")))
-    symbols: pl.Series = field(default_factory=lambda: pl.Series([], dtype=pl.String))
+    times: NDArray[np.datetime64] = field(default_factory=lambda: np.array([], dtype="datetime64[us]"))
+    """Empty as long as it is not known, as are the symbols"""
+    symbols: NDArray[np.str_] = field(default_factory=lambda: np.array([], dtype=str))
     findings: list[str] = field(default_factory=list)
+
+    def read_keys(self, keys: Mapping[str, str], config: DataConfig, *, complain: bool = True) -> None:
+        """Fill `symbols` and `times`, and report those of the keys that are absent unless there is another reason."""
+        if SYMBOL in keys:
+            self.symbols = read_symbols(self.frame[keys[SYMBOL]].to_numpy())
+        elif complain:
+            self.report_missing(config.symbol_column or "symbol", "the instrument of each row")
+        if TIME in keys:
+            self.read_times(keys[TIME], config.time_format)
+        elif complain:
+            self.report_missing(config.time_column or "date (or timestamp)", "the time of each bar")
+        if SYMBOL in keys:
+            self.require(keys[SYMBOL], self.symbols != "", "are empty: every row needs an instrument")
+        if complain and not {CLOSE, RETURN} & keys.keys():
+            names = f"{config.return_column or RETURN} (or {config.close_column or CLOSE})"
+            self.report_missing(names, "the return of each bar")
 
     def report_missing(self, name: str, what: str) -> None:
         """Report that the table has no column `name`, and which of its columns is called most like it."""
@@ -134,7 +157,7 @@ class _TableCheck:
     def row_name(self, row: int) -> str:
         """How a message names a row: its symbol and bar, as far as they are known, and its number."""
         symbol = f"{self.symbols[row]} " if len(self.symbols) and self.symbols[row] else ""
-        bar = f"at {str(self.times[row]).removesuffix(' 00:00:00')} " if len(self.times) and self.times[row] else ""
+        bar = f"at {_shown(self.times[row])} " if len(self.times) and not np.isnat(self.times[row]) else ""
         return f"{symbol}{bar}(row {row + 1})" if symbol or bar else f"row {row + 1}"
 
     def require(self, name: str, good: NDArray[np.bool_] | pl.Series, wrong: str) -> None:
@@ -146,35 +169,26 @@ class _TableCheck:
                 f"column {name}: {len(bad)} of {len(good)} values {verb}; first {self.row_name(int(bad[0]))}"
             )
 
-    def read_times(self, name: str) -> None:
-        """Fill `times` from column `name`: dates, times (in UTC where they have a zone), or either as text."""
-        column = self.frame[name]
-        if column.dtype == pl.String:
-            days = column.str.to_date("%Y-%m-%d", strict=False)
-            spaced = column.str.replace("T", " ", literal=True)
-            moments = spaced.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
-            self.times = days.cast(pl.Datetime("us")).fill_null(moments)
-            if days.count() and moments.count():
-                self.findings.append(
-                    f"column {name} mixes time types: {days.count()} rows are days, first {days.drop_nulls()[0]}, and "
-                    f"{moments.count()} are moments, first {moments.drop_nulls()[0]}: write all in one way"
-                )
-            unread = self.times.is_null() & column.is_not_null()
-            self.require(name, ~unread, "are not times such as 2026-02-10 or 2026-02-10 09:15:00")
-        elif isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone:
-            self.times = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None).cast(pl.Datetime("us"))
-        elif column.dtype.is_temporal() and column.dtype not in (pl.Time, pl.Duration):
-            self.times = column.cast(pl.Datetime("us"))
-        else:
-            self.findings.append(f"column {name} holds {column.dtype}: it must hold dates or times")
+    def read_times(self, name: str, time_format: str | None) -> None:
+        """Fill `times` from column `name`, unless it cannot be read: nothing else is then said about the bars."""
+        column = self.frame[name].to_numpy()
+        read = read_times(column, time_format)
+        if read.fault:
+            self.findings.append(f"column {name} {read.fault}")
             return
-        self.require(name, column.is_not_null(), "are empty: every row needs a time")
+        if read.unread.any():
+            first = int(np.flatnonzero(read.unread)[0])
+            like = f"written as {time_format}" if time_format else "times such as 2026-02-10 or 2026-02-10 09:15:00"
+            self.require(name, ~read.unread, f"are not {like} (such as {column[first]!r})")
+            return
+        self.times = read.values
+        self.require(name, ~np.isnat(read.values), "are empty: every row needs a time")
 
     def check_order(self) -> None:
         """Report rows that repeat a bar of their instrument, or go back in time."""
         if not len(self.times) or not len(self.symbols):
             return
-        rows = pl.DataFrame({"time": self.times, "symbol": self.symbols}).with_row_index("row").drop_nulls()
+        rows = self._keys().with_row_index("row").drop_nulls()
         repeated = rows.filter(~pl.struct("time", "symbol").is_first_distinct())["row"]
         back = rows.filter(pl.col("time").diff().over("symbol").dt.total_microseconds() < 0)["row"]
         if len(repeated):
@@ -185,6 +199,9 @@ class _TableCheck:
             rows_are = "1 row is" if len(back) == 1 else f"{len(back)} rows are"
             what = f"{rows_are} earlier than the row before of the same symbol"
             self.findings.append(f"{what}; first {self.row_name(back[0])}: sort the table by time")
+
+    def _keys(self) -> pl.DataFrame:
+        return pl.DataFrame({"time": self.times, "symbol": pl.Series(self.symbols.tolist()).replace("", None)})
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """A column as floats (R,). Missing values are NaN; so are values that are not finite, which are reported."""
@@ -217,9 +234,9 @@ class _TableCheck:
         """Report too few bars for a fold, and instruments with too few returns. A first close gives no return."""
         if not len(self.times) or not len(self.symbols) or not prices:
             return
-        moved = np.isfinite(prices["ret_1d"] if "ret_1d" in prices else prices["close"])
-        spare = 0 if "ret_1d" in prices else 1
-        rows = pl.DataFrame({"time": self.times, "symbol": self.symbols, "moved": moved}).drop_nulls()
+        moved = np.isfinite(prices[RETURN] if RETURN in prices else prices[CLOSE])
+        spare = 0 if RETURN in prices else 1
+        rows = self._keys().with_columns(moved=moved).drop_nulls()
         counts = rows.group_by("symbol").agg(pl.col("time").filter("moved").n_unique()).sort("symbol")
         for symbol, count in counts.iter_rows():
             if max(count - spare, 0) < min_symbol_bars:
@@ -247,3 +264,8 @@ class _TableCheck:
             self.findings.append(f"column {name} is listed in both data.known and data.exclude: take it out of one")
         for name in sorted({*benchmark} & {*config.known}):
             self.findings.append(f"column {name} is listed in both data.known and data.benchmark: take it out of one")
+
+
+def _shown(time: np.datetime64) -> str:
+    """A time without what says nothing: 2024-01-03, or 2024-01-03 09:15:00."""
+    return str(time.astype("datetime64[s]")).replace("T", " ").removesuffix(" 00:00:00")

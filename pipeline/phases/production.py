@@ -30,6 +30,7 @@ from tft.panel import AHEAD, Panel
 from tft.positions import PositionsConfig
 from tft.record import Record
 from tft.runtime.store import Store
+from tft.table import TableFormat
 from tft.train import EpochReport, Recipe
 
 
@@ -270,11 +271,16 @@ def recipes(config: Config) -> list[Recipe]:
 
 
 def trained_model(
-    panel: Panel, data_sha256: str, choice: Deployable, final: Final, metrics: Mapping[str, float]
+    panel: Panel,
+    data_sha256: str,
+    table_format: TableFormat,
+    choice: Deployable,
+    final: Final,
+    metrics: Mapping[str, float],
 ) -> TrainedModel:
     """The model to deploy: the final fit of every seed, and all that a live process needs.
 
-    panel: all columns and bars of the table.
+    panel: all columns and bars of the table · table_format: how it was read.
     """
     config, last = choice.config, final.fits[0].fold
     return TrainedModel(
@@ -295,7 +301,14 @@ def trained_model(
         seed=config.seed,
         fit_end=str(panel.times[-1]),
         data_sha256=data_sha256,
-        key_columns=config.data.key_columns(),
+        table_format=replace(
+            table_format,
+            offsets={
+                name: offset
+                for name, offset in table_format.offsets.items()
+                if {name, name + AHEAD} & {*choice.features}
+            },
+        ),
         fold_bounds={
             "train_start": str(panel.times[last.train.start]),
             "train_end": str(panel.times[last.train.stop - 1]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.registry.versions import ARTIFACT, download
 from tft.checkpoint import CheckpointError, TrainedModel, load_checkpoint
 from tft.panel import AHEAD
+from tft.table import CONTRACT, TableFormat
 from tft.volatility import Timing
 
 
@@ -20,6 +21,7 @@ class Interface:
     """Columns whose value has to be there in advance."""
     key_columns: tuple[tuple[str, str], ...]
     """(usual name, the table's own) of renamed key columns."""
+    time_format: str | None
     timing: Timing
 
     @classmethod
@@ -29,7 +31,8 @@ class Interface:
             frozenset(trained.symbols),
             frozenset((*plain, *trained.known)),
             frozenset(trained.known),
-            tuple(sorted(trained.key_columns.items())),
+            tuple(sorted(renamed_keys(trained.table_format).items())),
+            trained.table_format.time_format,
             trained.timing,
         )
 
@@ -37,6 +40,11 @@ class Interface:
     def market(self) -> tuple[frozenset[str], Timing]:
         """Two versions whose returns can be compared bar by bar agree in this."""
         return self.symbols, self.timing
+
+
+def renamed_keys(table_format: TableFormat) -> dict[str, str]:
+    """The table's own name of each key that has none of its contract, by its usual name."""
+    return {key: own for key, own in table_format.columns.items() if own not in CONTRACT[key]}
 
 
 def changes(old: Interface, new: Interface) -> list[str]:
@@ -49,6 +57,9 @@ def changes(old: Interface, new: Interface) -> list[str]:
     if old.key_columns != new.key_columns:
         named = [", ".join(f"{name} from {own}" for name, own in one.key_columns) for one in (old, new)]
         said.append(f"key columns are read by other names ({named[0] or 'the usual ones'} -> {named[1] or 'those'})")
+    if old.time_format != new.time_format:
+        formats = [one.time_format or "as dates, times or ISO text" for one in (old, new)]
+        said.append(f"times are written otherwise ({formats[0]} -> {formats[1]})")
     for what, before, after in (
         ("bars a year", old.timing.periods_per_year, new.timing.periods_per_year),
         ("execution delay in bars", old.timing.delay_bars, new.timing.delay_bars),

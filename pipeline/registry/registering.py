@@ -24,6 +24,7 @@ from pipeline.registry.versions import ARTIFACT, DIGEST, folder_sha256, quiet_ml
 from pipeline.tracking.runs import Run
 from tft.checkpoint import TrainedModel
 from tft.panel import AHEAD, Panel
+from tft.table import CONTRACT
 
 OUTPUT_NUMBERS = (
     *("position", "raw_position", "probability_up", "mu", "sigma"),
@@ -140,10 +141,13 @@ def signature(trained: TrainedModel) -> ModelSignature:
     Types of the input are left open: a table's whole numbers, flags and dates are read as they were in training.
     """
     plain = [name for name in trained.feature_names if not name.endswith(AHEAD)]
-    usual = ("date", "timestamp", "symbol", "ret_1d", "close")
+    # The table's own names of the keys, and the usual ones, by which they are found as well.
+    keys = dict.fromkeys(
+        (*trained.table_format.columns.values(), *(name for names in CONTRACT.values() for name in names))
+    )
     inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name) for name in dict.fromkeys((*plain, *trained.known))]
     # The model itself says which of these it lacks: one of the first two, the symbol, and one of the last two.
-    inputs += [ColSpec(AnyType(), trained.key_columns.get(name, name), required=False) for name in usual]
+    inputs += [ColSpec(AnyType(), name, required=False) for name in keys]
     outputs: list[ColSpec | TensorSpec] = [
         ColSpec("string", "symbol"),
         ColSpec("datetime", "time"),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
@@ -172,7 +172,8 @@ class Run:
 
 @contextmanager
 def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
-    """The run of the whole command, in experiment `tft-production`.
+    """The run of the whole command, in experiment `tft-production` or the one that MLFLOW_EXPERIMENT_NAME or
+    MLFLOW_EXPERIMENT_ID names.
 
     `run_id` resumes that run. Started by `mlflow run`, its run is taken if it is in an experiment the user chose;
     the experiment `Default`, where MLflow puts a project's run otherwise, only gets a pointer to ours.
@@ -183,13 +184,19 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
     if given and not run_id and client.get_run(given).info.experiment_id == "0":
         pointer, given = given, None
     os.environ.pop("MLFLOW_RUN_ID", None)
-    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    experiment_id = os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    if given or pointer:
+        experiment_id = None  # of the run that `mlflow run` made
     if given:  # MLflow refuses a run of another experiment than the active one
         mlflow.set_experiment(experiment_id=client.get_run(given).info.experiment_id)
     else:
-        chosen = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+        chosen = _chosen_experiment(experiment_id)
         # The UI opens such an experiment with its runs, not with the pages for language models.
         client.set_experiment_tag(chosen.experiment_id, "mlflow.experimentKind", "custom_model_development")
+    # There MLflow notes the active experiment for processes it starts; the next command here has to choose for itself.
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    if experiment_id is not None:
+        os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
     with _run(name, run_id=given) as run:
         if given and not run_id:
             client.update_run(given, name=name)  # `mlflow run` gives it a name of its own invention
@@ -199,6 +206,20 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
             )
             client.set_tag(pointer, "production_run", run.run_id)
         yield run
+
+
+def _chosen_experiment(experiment_id: str | None) -> Experiment:
+    """The experiment that the environment names, by id or by name, made active; `tft-production` without either."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if experiment_id is None:
+        return mlflow.set_experiment(name or EXPERIMENT)
+    found = MlflowClient().get_experiment(experiment_id)
+    if name is not None and name != found.name:
+        raise ValueError(
+            f"MLFLOW_EXPERIMENT_ID={experiment_id} is the experiment {found.name}, but MLFLOW_EXPERIMENT_NAME says "
+            f"{name}: set one of them"
+        )
+    return mlflow.set_experiment(experiment_id=experiment_id)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tft.checkpoint import META, WEIGHTS, CheckpointError, CheckpointManager, Tr
 from tft.model import ModelConfig
 from tft.positions import PositionsConfig, RegimeConfig
 from tft.scaling import Scaler
+from tft.table import TableFormat
 from tft.volatility import Timing
 
 
@@ -39,6 +40,7 @@ def trained_model(*, seeds: int = 2, seed: int = 0, n_context: int = 2) -> Train
         seed=11,
         fit_end="2024-03-01T00:00:00.000000",
         data_sha256="ab" * 32,
+        table_format=TableFormat({"timestamp": "Date"}, "%m/%d/%Y", {"a_x": 1e10 + 1}),
         fold_bounds={"train_start": "2023-01-01"},
         metrics={"oos_sharpe": 0.1 + 0.2},
     )

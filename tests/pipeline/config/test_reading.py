@@ -74,6 +74,18 @@ def test_every_shipped_configuration_loads_and_holds_what_it_says(path: Path) ->
         assert config.data.sample.n_bars >= bars.min_bars(config)
 
 
+@pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "configs/quickstart.yaml"])
+def test_a_shipped_configuration_is_found_by_name_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of one's own with that name comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert load_config(name) == load_config(CONFIGS / "quickstart.yaml")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("seed: 1234")
+    assert load_config(name).seed == 1234
+
+
 def test_the_reference_configuration_is_the_default() -> None:
     """configs/default.yaml spells out every default but for its training, which is the reference run's; it adds a
     search space, and the table to generate without one."""

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.config.reading import load_config, to_mapping
 from pipeline.config.schema import Config, ConfigError, sha256_of
-from pipeline.config.sections import TuningConfig
+from pipeline.config.sections import DataConfig, TuningConfig
 from pipeline.config.space import SECTION_OF, Range
 from tests.pipeline.config.documents import CONFIGS, faults, load
 from tft.positions import PositionsConfig
@@ -191,12 +191,16 @@ def test_the_hash_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
     assert len(hashes) == len(changes) + 1
 
 
-def test_key_columns_names_only_what_is_called_otherwise() -> None:
+def test_key_columns_are_those_that_are_named() -> None:
     config = Config()
     assert config.data.key_columns() == {}
-    renamed = replace(config.data, time_column="when", symbol_column="ticker", close_column="last")
-    assert renamed.key_columns() == {"timestamp": "when", "symbol": "ticker", "close": "last"}
-    assert replace(config.data, time_column="date").key_columns() == {}
+    named = replace(config.data, time_column="date", symbol_column="ticker", close_column="last")
+    assert named.key_columns() == {"timestamp": "date", "symbol": "ticker", "close": "last"}
+
+
+def test_a_time_format_that_cannot_say_a_day_is_a_fault() -> None:
+    (said,) = replace(Config(), data=DataConfig(time_format="%H:%M")).faults()
+    assert said.startswith("data.time_format is '%H:%M', it must be a pattern with year, month and day")
 
 
 def test_the_twins_differ_by_the_purge_gap_and_their_windows_alone() -> None:

@@ -12,14 +12,14 @@ import pytest
 from pipeline.config.sections import DataConfig
 from pipeline.data.dataset import panel_sha256
 from pipeline.data.errors import DataError
-from pipeline.data.frame import panel_from_frame
+from pipeline.data.frame import read_frame
 from tft.panel import Panel
 
 N_BARS = 30
 
 
 def good_table(n_bars: int = N_BARS, symbols: tuple[str, ...] = ("A", "B")) -> pl.DataFrame:
-    """Rows by date, then symbol; px_x counts rows, so that every value says where it comes from."""
+    """Rows by date, then symbol; px_x is another in every row, so that every value says where it comes from."""
     n = n_bars * len(symbols)
     return pl.DataFrame(
         {
@@ -27,7 +27,7 @@ def good_table(n_bars: int = N_BARS, symbols: tuple[str, ...] = ("A", "B")) -> p
             "symbol": [symbols[i % len(symbols)] for i in range(n)],
             "close": [100.0 + i for i in range(n)],
             "ret_1d": [0.001 * (i % 7 - 3) for i in range(n)],
-            "px_x": [float(i) for i in range(n)],
+            "px_x": [float(i + i % 3) for i in range(n)],
             "vix_y": [i % 5 for i in range(n)],
         }
     )
@@ -41,6 +41,10 @@ def put(frame: pl.DataFrame, column: str, row: int, value: Any) -> pl.DataFrame:
 
 def config(source: Path | str = "table.parquet", **options: Any) -> DataConfig:
     return DataConfig(source=str(source), **options)
+
+
+def panel_from_frame(frame: pl.DataFrame, data: DataConfig, **options: Any) -> Panel:
+    return read_frame(frame, data, **options).panel
 
 
 def findings(frame: pl.DataFrame, *, min_bars: int = 1, **options: Any) -> tuple[str, ...]:

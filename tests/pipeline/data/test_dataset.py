@@ -11,18 +11,17 @@ import pytest
 
 from pipeline.data.dataset import load_panel
 from pipeline.data.errors import DataError
-from pipeline.data.frame import panel_from_frame
-from tests.pipeline.data.tables import config, good_table, put, same
+from tests.pipeline.data.tables import config, good_table, panel_from_frame, put, same
 
 REAL_TABLE = Path(__file__).resolve().parents[4] / "shared" / "data" / "panel.parquet"
 
 
 def test_panel_holds_the_table(tmp_path: Path) -> None:
-    """px_x counts the rows of a table sorted by date and symbol: bar t of symbol a is row 2t + a."""
+    """In a table sorted by date and symbol bar t of symbol a is row i = 2t + a, where px_x is i + i % 3."""
     good_table().write_parquet(tmp_path / "t.parquet")
     panel = load_panel(config(tmp_path / "t.parquet")).panel
     assert panel.feature_names == ("px_x", "vix_y")
-    np.testing.assert_array_equal(panel.features[:, :, 0], np.arange(60.0).reshape(30, 2))
+    np.testing.assert_array_equal(panel.features[:, :, 0], (np.arange(60.0) + np.arange(60) % 3).reshape(30, 2))
     np.testing.assert_array_equal(panel.features[:, :, 1], np.arange(60).reshape(30, 2) % 5)
     np.testing.assert_allclose(panel.returns, 0.001 * (np.arange(60).reshape(30, 2) % 7 - 3), atol=1e-15)
 

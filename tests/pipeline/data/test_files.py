@@ -10,8 +10,7 @@ import pytest
 
 from pipeline.data.dataset import load_panel, panel_sha256
 from pipeline.data.errors import DataError
-from pipeline.data.frame import panel_from_frame
-from tests.pipeline.data.tables import config, good_table, put
+from tests.pipeline.data.tables import config, good_table, panel_from_frame, put
 
 
 def test_every_format_gives_the_same_panel(tmp_path: Path) -> None:
@@ -49,5 +48,5 @@ def test_files_of_a_glob_must_agree_on_the_type_of_time(tmp_path: Path) -> None:
     frame = good_table()
     frame[:20].write_parquet(tmp_path / "1.parquet")
     frame[20:].with_columns(pl.col("date").cast(pl.Datetime)).write_parquet(tmp_path / "2.parquet")
-    with pytest.raises(DataError, match=r"column date mixes time types: 20 rows are days, .* 40 are moments"):
+    with pytest.raises(DataError, match=r"column date mixes time types: days such as 2024-01-01, and moments such as"):
         load_panel(config(tmp_path / "*.parquet"))

@@ -9,8 +9,7 @@ import polars as pl
 import pytest
 
 from pipeline.data.errors import DataError
-from pipeline.data.frame import panel_from_frame
-from tests.pipeline.data.tables import config, findings, good_table, put, same
+from tests.pipeline.data.tables import config, findings, good_table, panel_from_frame, put, same
 
 
 def test_key_columns_can_be_renamed_and_columns_excluded() -> None:
@@ -81,14 +80,19 @@ def test_times_with_a_zone_are_utc_and_text_is_read() -> None:
         ),
         (
             good_table().with_columns(pl.col("date").cast(pl.String).str.replace("2024-01-03", "2024-01-03 09:15:00")),
-            "column date mixes time types: 58 rows are days, first 2024-01-01, and 2 are moments, "
-            "first 2024-01-03 09:15:00: write all in one way",
+            "column date mixes time types: days such as 2024-01-01, and moments such as 2024-01-03 09:15:00: "
+            "write all in one way",
         ),
         (
             good_table().with_columns(pl.col("date").cast(pl.String).str.replace("2024-01-03", "3 Jan")),
-            "column date: 2 of 60 values are not times such as 2026-02-10 or 2026-02-10 09:15:00; first A (row 5)",
+            "column date: 2 of 60 values are not times such as 2026-02-10 or 2026-02-10 09:15:00 "
+            "(such as '3 Jan'); first A (row 5)",
         ),
-        (good_table().with_columns(date=pl.int_range(60)), "column date holds Int64: it must hold dates or times"),
+        (
+            good_table().with_columns(date=pl.int_range(60)),
+            "column date holds whole numbers such as 9, which is no ISO date or time: say how it is written: "
+            "--set data.time_format=PATTERN, such as %m/%d/%Y or epoch_s",
+        ),
         (
             good_table().with_columns(px_x=pl.lit("high")),
             "column px_x is not numeric: 60 of 60 values are text; first 'high', A at 2024-01-01 (row 1): "

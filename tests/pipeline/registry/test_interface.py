@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.registry.interface import Interface, changes
 from tft.checkpoint import TrainedModel
+from tft.table import TableFormat
 from tft.volatility import Timing
 
 
@@ -28,7 +29,14 @@ def test_the_same_inputs_in_another_order_are_the_same(good: TrainedModel) -> No
         ({"timing": Timing(252.0 * 375)}, "bars a year 252 -> 94500"),
         ({"timing": Timing(delay_bars=0)}, "execution delay in bars 1 -> 0"),
         ({"timing": Timing(horizon=5)}, "horizon in bars 1 -> 5"),
-        ({"key_columns": {"close": "px"}}, "key columns are read by other names (the usual ones -> close from px)"),
+        (
+            {"table_format": TableFormat(time_format="epoch_s")},
+            "times are written otherwise (as dates, times or ISO text -> epoch_s)",
+        ),
+        (
+            {"table_format": TableFormat({"timestamp": "date", "close": "px"})},
+            "key columns are read by other names (the usual ones -> close from px)",
+        ),
     ],
 )
 def test_each_difference_is_named(good: TrainedModel, given: dict[str, object], said: str) -> None:

@@ -126,7 +126,7 @@ def test_the_signature_names_the_columns(whole_job: WholeJob, registered: tuple[
     _, folder = registered
     trained = load_checkpoint(next((folder / "artifacts").iterdir()))
     declared = mlflow.models.Model.load(str(folder)).signature
-    keys = ["date", "timestamp", "symbol", "ret_1d", "close"]
+    keys = ["date", "symbol", "close", "ret_1d", "timestamp"]  # the table's own, then the usual ones
     assert declared.inputs.input_names() == [*trained.feature_names, *keys]
     assert declared.inputs.optional_input_names() == keys  # the model itself says which of them it lacks
     outputs = declared.outputs.input_names()

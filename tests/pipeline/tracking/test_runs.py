@@ -16,6 +16,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.tracking import runs as tracking
@@ -215,6 +216,31 @@ def test_a_run_in_an_experiment_the_user_chose_is_taken(client: MlflowClient, mo
     assert client.get_run(child.run_id).info.experiment_id == mine
     assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == given
     assert client.get_run(given).info.status == "FINISHED"
+
+
+def test_the_environment_names_the_experiment_by_id_or_by_name(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same experiment either way, again for the next command of the process, and the usual one without."""
+    mine = client.create_experiment("by id or name")
+
+    def of_a_run() -> str:
+        with parent_run("test", None) as run:
+            return str(client.get_run(run.run_id).info.experiment_id)
+
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", mine)
+    assert [of_a_run(), of_a_run()] == [mine, mine]
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by id or name")
+    assert of_a_run() == mine
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    with pytest.raises(ValueError, match=rf"^MLFLOW_EXPERIMENT_ID={mine} is the experiment by id or name, but MLFLOW_"):
+        of_a_run()
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "987654321")
+    with pytest.raises(MlflowException, match="987654321"):
+        of_a_run()
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+    assert client.get_experiment(of_a_run()).name == tracking.EXPERIMENT
 
 
 def test_a_run_is_resumed_by_its_id(client: MlflowClient) -> None:

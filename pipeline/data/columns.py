@@ -1,0 +1,150 @@
+"""What each column of a table is: a key, a feature, or something that is left out and said.
+
+Shapes: R rows of the table, A instruments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.sections import DataConfig
+from pipeline.data.findings import Finding
+from tft.table import CONTRACT, RETURN, SYMBOL, TIME, find_keys, usual_key
+
+OPTIONS = {TIME: "time_column", SYMBOL: "symbol_column", "close": "close_column", RETURN: "return_column"}
+"""The setting in `data` that names the column of each key."""
+ROLES = {TIME: "time", SYMBOL: "instrument", "close": "close", RETURN: "return"}
+INDEX_NAME = re.compile(r"(unnamed: ?\d+|__index_level_\d+__|)", re.IGNORECASE)
+"""What a table's row index is called where a program wrote it as a column."""
+LEFT_OUT = "left out"
+"""The check that leaves a column out of the features."""
+LEAST_ROWS = 4
+"""Fewer rows count by accident."""
+MOST_ROUNDING = 1e-3
+"""Largest error of a column as float32, as a share of its standard deviation within instruments."""
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns of a table are keys and which are features, by their names alone."""
+
+    keys: Mapping[str, str]
+    """The column of each key, as far as it was found."""
+    features: tuple[str, ...]
+    faults: tuple[str, ...]
+    notes: tuple[Finding, ...]
+
+
+def roles_of(names: Sequence[str], config: DataConfig) -> Roles:
+    """Tell the columns `names` apart. A key that is absent is none of the faults."""
+    named = config.key_columns()
+    keys, unclear = find_keys(names, named)
+    for key, own in named.items():
+        if own not in names:  # what was asked for is not silently something else
+            keys.pop(key, None)
+            unclear.pop(key, None)
+    faults = []
+    for key, candidates in unclear.items():
+        lines = " or ".join(f"--set data.{OPTIONS[key]}={_quoted(name)}" for name in candidates)
+        faults.append(f"{_listed(candidates)} could each be the {ROLES[key]}: choose by {lines}")
+    undecided = {name for candidates in unclear.values() for name in candidates}
+    apart = {*keys.values(), *config.exclude, config.benchmark, *undecided}
+    rest = [name for name in names if name not in apart]
+    index = [name for name in rest if INDEX_NAME.fullmatch(name.strip()) and name not in config.accept]
+    spare = [name for name in rest if usual_key(name) and name not in config.accept]
+    notes = []
+    renamed = {key: name for key, name in keys.items() if name not in (*CONTRACT[key], named.get(key))}
+    if renamed:
+        taken = ", ".join(f"{name} for the {ROLES[key]}" for key, name in renamed.items())
+        notes.append(Finding("note", "columns", "table", f"by their names, {taken} of each row was taken"))
+    notes += [left_out(name, "a row index that some program wrote as a column") for name in index]
+    notes += [
+        left_out(
+            name, f"its name is usual for the {ROLES[str(usual_key(name))]} of a row, which is another column here"
+        )
+        for name in spare
+    ]
+    features = tuple(name for name in rest if name not in (*index, *spare))
+    return Roles(keys, features, tuple(faults), tuple(notes))
+
+
+def left_out(name: str, why: str) -> Finding:
+    """The finding on a column that is no feature, though nobody has excluded it."""
+    called = f"column {name}" if name.strip() else "a column without a name"
+    remedy = "rename it to make it a feature" if not name.strip() else f"to keep it, data.accept=[{_quoted(name)}]"
+    return Finding("note", LEFT_OUT, called, f"left out, {why}; {remedy}", name)
+
+
+def counts_rows(values: Numbers, times: NDArray[np.datetime64], asset: NDArray[np.int64]) -> str:
+    """Why a column (R,) is no feature but a count of rows or of time, by its values; empty where it is not.
+
+    times (R,), asset (R,): bar and instrument of each row, rows of an instrument in the order of time.
+    """
+    if len(values) < LEAST_ROWS or not np.isfinite(values).all():
+        return ""
+    ordered = np.sort(values)
+    if (np.diff(ordered) == 1.0).all():
+        return "it numbers the table's rows"
+    rows = np.argsort(asset, kind="stable")
+    step, same = np.diff(values[rows]), np.diff(asset[rows]) == 0
+    if same.sum() >= LEAST_ROWS and step[same][0] != 0.0 and (step[same] == step[same][0]).all():
+        return "it numbers the bars of every instrument"
+    _, first, bar = np.unique(times, return_index=True, return_inverse=True)
+    of_bar = values[first]
+    if len(first) < LEAST_ROWS or len(np.unique(asset)) < 2:
+        return ""
+    whole = (np.floor(values) == values).all()
+    if whole and (values == of_bar[bar]).all() and (np.diff(of_bar) > 0.0).all():
+        return "it counts time: the same whole number for all instruments, higher at every bar"
+    return ""
+
+
+def offset_of(values: Numbers, asset: NDArray[np.int64]) -> float:
+    """What to subtract from a column (R,) before it becomes float32; 0 where that holds its variation.
+
+    It is the first value that is there: one that does not change when bars are added.
+    """
+    lost, spread = rounding(values, asset)
+    present = values[np.isfinite(values)]
+    return float(present[0]) if lost > MOST_ROUNDING * spread > 0.0 else 0.0
+
+
+def rounding(values: Numbers, asset: NDArray[np.int64]) -> tuple[float, float]:
+    """Largest error of a column (R,) as float32, and its standard deviation within instruments."""
+    there = np.isfinite(values)
+    if not there.any():
+        return 0.0, 0.0
+    present, of = values[there], asset[there]
+    lost = float(np.abs(present.astype(np.float32).astype(np.float64) - present).max())
+    if lost == 0.0:
+        return 0.0, 0.0
+    level = np.bincount(of, present - present[0]) / np.maximum(np.bincount(of), 1)
+    return lost, float(np.std(present - present[0] - level[of]))
+
+
+def centred(name: str, values: Numbers, offset: float, asset: NDArray[np.int64]) -> Finding:
+    """The finding on a column (R,) from which `offset` is subtracted, and whether that is enough."""
+    lost, _ = rounding(values, asset)
+    still, spread = rounding(values - offset, asset)
+    why = f"{offset:.12g} is subtracted, as float32 holds seven digits and would round its values by up to {lost:.3g}"
+    if still <= MOST_ROUNDING * spread:
+        return Finding("note", "large numbers", f"column {name}", why, name)
+    beyond = (
+        f"they still differ too much between instruments (by up to {still:.3g}): give differences or ratios instead"
+    )
+    return Finding("warning", "large numbers", f"column {name}", f"{why}; {beyond}", name)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}"
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"\w+", name) else f'"{name}"'
