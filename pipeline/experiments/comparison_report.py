@@ -11,9 +11,11 @@ from pipeline.experiments.production_runs import ProductionRun
 from pipeline.experiments.trained import Training
 from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice
+from pipeline.reporting import links
 from pipeline.reporting.figures import bar_label
 from pipeline.statistics.paired import Arms, Compared, FoldPair, fold_pairs, mean_figures, p_value_text
 from pipeline.statistics.seed_comparison import SeedDifference
+from pipeline.tracking.experiment import HEADLINE, bar, curve, view
 from pipeline.tracking.sink import Sink
 from tft.metrics import Performance
 
@@ -190,19 +192,49 @@ def differing(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict
 
 def link(run: ProductionRun) -> str:
     """A Markdown link to a run in the UI."""
-    return f"[{run.name} {run.run_id[:8]}](#/experiments/{run.experiment_id}/runs/{run.run_id})"
+    return links.run(run.experiment_id, run.run_id, f"{run.name} {run.run_id[:8]}")
 
 
-def note(sentences: Sequence[str], settings: Mapping[str, tuple[Any, Any]], trainings: Sequence[Sequence[str]]) -> str:
-    """The comparison run's description in the UI (Markdown): the result, the trainings, how the arms differ."""
+def trainings_view(run_id: str) -> str:
+    """What the UI shows of a comparison's trainings, the mean of each gap's: `run_id` is the comparison's."""
+    figures = ("oos_sharpe", "oos_sharpe_neutral")
+    return view(
+        search=f"tags.mlflow.parentRunId = '{run_id}' and tags.purge_gap LIKE '%' and tags.arm LIKE '%'",
+        columns=("tags.`purge_gap`", "metrics.`seed`", *(f"metrics.`{name}`" for name in figures)),
+        charts={"Performance": [bar(name) for name in figures]},
+        group_by_tag="purge_gap",
+    )
+
+
+def runs_view(ids: Sequence[str]) -> str:
+    """What the UI shows of production runs that are compared."""
+    return view(
+        search=f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in ids)})",
+        charts={
+            "Performance": [bar(name) for name in HEADLINE],
+            "By fold": [curve(name) for name in ("fold_oos_sharpe", "fold_val_sharpe", "fold_val_oos_gap")],
+        },
+    )
+
+
+def note(
+    sentences: Sequence[str],
+    settings: Mapping[str, tuple[Any, Any]],
+    trainings: Sequence[Sequence[str]],
+    shown: Sequence[str] = (),
+    picture: str = "",
+) -> str:
+    """The comparison run's description in the UI (Markdown): the result, where to look at it, the trainings, how the
+    arms differ."""
     baseline, candidate = (", ".join(own) for own in trainings)
-    lines = [f"**{sentences[0]}**", "", f"Baseline: {baseline}. Candidate: {candidate}.", ""]
+    lines = [f"**{sentences[0]}**", "", " · ".join(shown), "", picture, ""]
+    lines += [f"Baseline: {baseline}. Candidate: {candidate}.", ""]
     lines += [*(f"- {sentence}" for sentence in sentences[1:]), ""]
     if not settings:
         return "\n".join([*lines, "The configurations are the same."])
     lines += ["| parameter | baseline | candidate |", "|---|---|---|"]
-    shown = list(settings.items())[:PARAMETERS_SHOWN]
-    lines += [f"| {name} | {values[0]} | {values[1]} |" for name, values in shown]
-    if len(shown) < len(settings):
-        lines += ["", f"And {len(settings) - len(shown)} more, in differing_parameters.json."]
+    rows = list(settings.items())[:PARAMETERS_SHOWN]
+    lines += [f"| {name} | {values[0]} | {values[1]} |" for name, values in rows]
+    if len(rows) < len(settings):
+        lines += ["", f"And {len(settings) - len(rows)} more, in differing_parameters.json."]
     return "\n".join(lines)

@@ -120,6 +120,10 @@ class Repetitions(Generic[Result]):
         """The name of a finished repetition's run."""
         return f"{self.name} {result.repetition}"
 
+    def tags(self, result: Result) -> dict[str, str]:
+        """Further tags of a finished repetition's run."""
+        return {}
+
     @cached_property
     def found(self) -> dict[int, Result]:
         """Repetitions by number that were finished before; those that only the disk knows of are delivered."""
@@ -146,10 +150,12 @@ class Repetitions(Generic[Result]):
                 "phase": f"{self.name} repetition",
                 "data_sha256": self.job.data.sha256,
                 "git_commit": git_commit(),
-            },
+            }
+            | self.tags(result),
         )
         run = Run(created.info.run_id)
-        run.metrics({name: value for name, value in asdict(result).items() if isinstance(value, (int, float))})  # type: ignore[call-overload]
+        numbers = {name: value for name, value in asdict(result).items() if isinstance(value, (int, float))}  # type: ignore[call-overload]
+        run.metrics({"oos_sharpe": result.oos_sharpe} | numbers)  # first, as the UI compares runs by the first
         run.finish(to_json(result), key)
         client.set_terminated(run.run_id)
         self.kept.drop_result(key)

@@ -77,6 +77,9 @@ class Trainings(Repetitions[Training]):
     def title(self, result: Training) -> str:
         return f"purge gap {result.purge_gap} seed {result.seed}"
 
+    def tags(self, result: Training) -> dict[str, str]:
+        return {"purge_gap": str(result.purge_gap), "arm": ("baseline", "candidate")[result.arm]}
+
     def look(self, result: Training) -> ledger.Look:
         """A training's look at the holdout, without its number."""
         _, config = arm_and_config(self.arms, result.repetition)

@@ -14,6 +14,7 @@ from pipeline.tracking.kept import RESULT as RESULT
 from pipeline.tracking.kept import Kept
 
 if TYPE_CHECKING:
+    import polars as pl
     from matplotlib.figure import Figure
 
 
@@ -42,12 +43,14 @@ class Sink(Protocol):
         """A figure, or what draws it, which a sink that shows nothing does not call."""
 
     def file(self, path: Path, folder: str | None = None) -> None: ...
-    def dataset(self, name: str, source: str, digest: str) -> None: ...
+    def dataset(
+        self, name: str, source: str, digest: str, first: pl.DataFrame | None = None, n_rows: int = 0
+    ) -> None: ...
     def child(self, name: str) -> AbstractContextManager[Self]:
         """A run nested below this one."""
 
-    def phase(self, name: str) -> AbstractContextManager[Self]:
-        """A child run of a phase, with its wall time and memory peaks."""
+    def phase(self, name: str, title: str = "") -> AbstractContextManager[Self]:
+        """A child run of a phase, with its wall time and memory peaks. `title`: its name in the UI."""
 
     def find_result(self, key: str) -> Found | None:
         """The newest result that was finished under this key."""
@@ -89,7 +92,7 @@ class Silent:
     def file(self, path: Path, folder: str | None = None) -> None:
         pass
 
-    def dataset(self, name: str, source: str, digest: str) -> None:
+    def dataset(self, name: str, source: str, digest: str, first: pl.DataFrame | None = None, n_rows: int = 0) -> None:
         pass
 
     @contextmanager
@@ -97,7 +100,7 @@ class Silent:
         yield self
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[Self]:
+    def phase(self, name: str, title: str = "") -> Iterator[Self]:
         yield self
 
     def find_result(self, key: str) -> Found | None:
