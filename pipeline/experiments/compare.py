@@ -82,7 +82,7 @@ def compare_purge_gaps(
         _say_overlaps(arms, reporter)
         with parent_run(run_name(job, path, "compare", purge_gap=f"{gaps[0]}, {gaps[1]}"), None) as parent:
             log_inputs(job, parent, command="compare", config=path, comparison=kind)
-            artifacts.findings_counts(parent, flow.check(baseline, parent, reporter))
+            findings = flow.check(baseline, parent, reporter)
             chosen = _chosen_once(kind, baseline, parent, reporter)
             trainings = Trainings(kind, arms, segment, job, parent, reporter, n_seeds, chosen)
             trainings.announce()
@@ -95,7 +95,7 @@ def compare_purge_gaps(
                 for one in done:
                     ledger.enter(replace(trainings.look(one), sharpe=one.oos_sharpe_neutral), trainings.seen(one))
             beside = (report.selection(by_arm, chosen, segment), report.equal_folds(arms, n_bars))
-            return _conclude(
+            concluded = _conclude(
                 parent,
                 paired,
                 kind.replace("-", " "),
@@ -103,8 +103,10 @@ def compare_purge_gaps(
                 beside,
                 [[f"seed {one.seed}" for one in own] for own in by_arm],
                 [flattened(to_mapping(arm)) for arm in arms],
-                report.trainings_view(parent.run_id),
+                report.trainings_view([trainings.runs[one.repetition] for one in done]),
             )
+            artifacts.findings_counts(parent, findings)  # last: the UI shows first what was logged first
+            return concluded
 
 
 def _chosen_once(kind: Kind, baseline: Job, parent: Run, reporter: Reporter) -> Choice | None:

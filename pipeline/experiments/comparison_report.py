@@ -144,10 +144,6 @@ def log(run: Sink, arms: Arms, found: SeedDifference, volatility_target: float) 
         f"{name}_at_target" if name in SCALED else name: [float(getattr(one, name)) for one in means]
         for name in fields_of
     }
-    names = list(of_both)
-    for name, values in of_both.items():
-        run.metrics({f"{name}_{arm}": value for arm, value in zip(ARMS, values, strict=True)})
-    run.metric_steps({f"seed_sharpe_{arm}": dict(enumerate(own)) for arm, own in zip(ARMS, found.sharpes, strict=True)})
     low, high = found.interval or (None, None)
     of_difference = {
         "standard_error": found.standard_error,
@@ -159,9 +155,14 @@ def log(run: Sink, arms: Arms, found: SeedDifference, volatility_target: float) 
         "p_value": found.p_value,
         "detectable": found.detectable,
     }
-    run.metrics({"n_bars": found.n_bars, "n_seeds_baseline": found.n_seeds[0], "n_seeds_candidate": found.n_seeds[1]})
     run.metrics({"sharpe_difference": found.difference})
     run.metrics({f"sharpe_difference_{name}": value for name, value in of_difference.items()})
+    run.metrics({f"sharpe_{arm}": value for arm, value in zip(ARMS, of_both["sharpe"], strict=True)})
+    run.metrics({"n_bars": found.n_bars, "n_seeds_baseline": found.n_seeds[0], "n_seeds_candidate": found.n_seeds[1]})
+    names = list(of_both)
+    for name, values in of_both.items():
+        run.metrics({f"{name}_{arm}": value for arm, value in zip(ARMS, values, strict=True)})
+    run.metric_steps({f"seed_sharpe_{arm}": dict(enumerate(own)) for arm, own in zip(ARMS, found.sharpes, strict=True)})
     table: dict[str, list[Any]] = {
         "figure": names,
         "baseline": [values[0] for values in of_both.values()],
@@ -195,12 +196,12 @@ def link(run: ProductionRun) -> str:
     return links.run(run.experiment_id, run.run_id, f"{run.name} {run.run_id[:8]}")
 
 
-def trainings_view(run_id: str) -> str:
-    """What the UI shows of a comparison's trainings, the mean of each gap's: `run_id` is the comparison's."""
+def trainings_view(ids: Sequence[str]) -> str:
+    """What the UI shows of a comparison's trainings: each, and in the charts the mean of each gap's."""
     figures = ("oos_sharpe", "oos_sharpe_neutral")
     return view(
-        search=f"tags.mlflow.parentRunId = '{run_id}' and tags.purge_gap LIKE '%' and tags.arm LIKE '%'",
-        columns=("tags.`purge_gap`", "metrics.`seed`", *(f"metrics.`{name}`" for name in figures)),
+        search=_runs_with(ids),
+        columns=(*(f"metrics.`{name}`" for name in figures), "metrics.`seed`", "tags.`purge_gap`"),
         charts={"Performance": [bar(name) for name in figures]},
         group_by_tag="purge_gap",
     )
@@ -209,12 +210,17 @@ def trainings_view(run_id: str) -> str:
 def runs_view(ids: Sequence[str]) -> str:
     """What the UI shows of production runs that are compared."""
     return view(
-        search=f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in ids)})",
+        search=_runs_with(ids),
         charts={
             "Performance": [bar(name) for name in HEADLINE],
             "By fold": [curve(name) for name in ("fold_oos_sharpe", "fold_val_sharpe", "fold_val_oos_gap")],
         },
     )
+
+
+def _runs_with(ids: Sequence[str]) -> str:
+    """A filter of runs by their ids, of which the UI takes a hundred."""
+    return f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in ids[:100])})"
 
 
 def note(
@@ -227,9 +233,9 @@ def note(
     """The comparison run's description in the UI (Markdown): the result, where to look at it, the trainings, how the
     arms differ."""
     baseline, candidate = (", ".join(own) for own in trainings)
-    lines = [f"**{sentences[0]}**", "", " · ".join(shown), "", picture, ""]
+    lines = [f"**{sentences[0]}**", "", " · ".join(shown), ""]
     lines += [f"Baseline: {baseline}. Candidate: {candidate}.", ""]
-    lines += [*(f"- {sentence}" for sentence in sentences[1:]), ""]
+    lines += [*(f"- {sentence}" for sentence in sentences[1:]), "", picture, ""]
     if not settings:
         return "\n".join([*lines, "The configurations are the same."])
     lines += ["| parameter | baseline | candidate |", "|---|---|---|"]

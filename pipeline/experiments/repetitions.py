@@ -78,6 +78,8 @@ class Repetitions(Generic[Result]):
         if chosen:
             settings |= {"chosen": sha256_of(list(chosen.features), chosen.tuned.best)}
         self.keys = {number: self._key(number, settings) for number in range(1, count + 1)}
+        self.runs: dict[int, str] = {}
+        """The run of each repetition that is finished, by its number."""
         self.n_computed = 0
         """Repetitions computed by this process."""
 
@@ -133,6 +135,7 @@ class Repetitions(Generic[Result]):
         for number, key in self.keys.items():
             if delivered := self.production.find_result(key):
                 found[number] = from_json(self.kind, delivered.text)
+                self.runs[number] = delivered.source
             elif kept := self.kept.result(key):
                 found[number] = from_json(self.kind, kept)
                 self._deliver(found[number])
@@ -154,6 +157,7 @@ class Repetitions(Generic[Result]):
             | self.tags(result),
         )
         run = Run(created.info.run_id)
+        self.runs[result.repetition] = run.run_id
         numbers = {name: value for name, value in asdict(result).items() if isinstance(value, (int, float))}  # type: ignore[call-overload]
         run.metrics({"oos_sharpe": result.oos_sharpe} | numbers)  # first, as the UI compares runs by the first
         run.finish(to_json(result), key)

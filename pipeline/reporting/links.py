@@ -9,6 +9,9 @@ import json
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote, urlencode
 
+PICTURE_WIDTH = 720
+"""Pixels: figures are drawn for paper, and twice as wide as a description."""
+
 
 def run_page(experiment_id: str, run_id: str) -> str:
     """The address of a run's page."""
@@ -32,7 +35,8 @@ def version(name: str, number: str, text: str) -> str:
 
 def picture(run_id: str, path: str, text: str) -> str:
     """A figure of a run, shown where this stands; the server that shows the page delivers it."""
-    return f"![{text}](get-artifact?{urlencode({'path': path, 'run_uuid': run_id})})"
+    address = f"get-artifact?{urlencode({'path': path, 'run_uuid': run_id})}".replace("&", "&amp;")
+    return f'<img src="{address}" alt="{text}" width="{PICTURE_WIDTH}">'
 
 
 def side_by_side(experiment_ids: Iterable[str], run_ids: Sequence[str]) -> str:

@@ -23,7 +23,8 @@ HEADLINE = ("oos_sharpe", "oos_sharpe_se", "oos_skill", "oos_skill_se", "oos_ver
 """Metrics by which production runs are set side by side, most important first."""
 COLUMNS = (
     *(f"metrics.`{name}`" for name in HEADLINE),
-    *("params.`purge_gap`", "params.`selection`", "attributes.`Models`", "attributes.`Dataset`"),
+    "params.`purge_gap`",
+    "params.`selection`",
 )
 
 PLAIN_CHART = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}

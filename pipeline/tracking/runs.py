@@ -145,9 +145,9 @@ class Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a path could be a local file or one on a mounted file system
             table = from_polars(first, source=source, name=name, digest=digest[:36])
-        given = table.to_dict() | {"profile": json.dumps({"num_rows": n_rows, "num_elements": n_rows * first.width})}
-        kept = ("name", "digest", "source_type", "source", "schema", "profile")
-        entity = Dataset(**{key: given[key] for key in kept})
+        given = table.to_dict()
+        size = json.dumps({"num_rows": n_rows, "num_elements": n_rows * first.width})
+        entity = Dataset(table.name, table.digest, given["source_type"], given["source"], given["schema"], size)
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
 
     def describe(self, text: str) -> None:
@@ -216,8 +216,8 @@ class Run:
 
     @contextmanager
     def phase(self, name: str, title: str = "") -> Iterator[Run]:
-        """A child run of a phase, with its wall time and memory peaks as metrics. `title`: its name in the UI."""
-        with self.child(title or name) as run:
+        """A child run of a phase, with its wall time, memory peaks and system metrics. `title`: its name in the UI."""
+        with _run(title or name, below=self, system_metrics=True) as run:
             run.tags({"phase": name})
             with peaks() as measured:
                 try:
@@ -258,14 +258,16 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
 
 
 @contextmanager
-def _run(name: str, *, run_id: str | None = None, below: Run | None = None) -> Iterator[Run]:
+def _run(
+    name: str, *, run_id: str | None = None, below: Run | None = None, system_metrics: bool = False
+) -> Iterator[Run]:
     active = mlflow.start_run(
         run_id=run_id,
         run_name=None if run_id else name,
         nested=below is not None,
         parent_run_id=below.run_id if below else None,
         experiment_id=below.client.get_run(below.run_id).info.experiment_id if below else None,
-        log_system_metrics=True,
+        log_system_metrics=system_metrics,
     )
     status = "FINISHED"
     try:
