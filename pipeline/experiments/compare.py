@@ -237,12 +237,14 @@ def _conclude(
             "candidate": [str(values[1]) for values in differ.values()],
         },
     )
-    parent.figure("comparison.png", lambda: comparison(arms, found, label))
+    drawn = comparison(arms, found, label)
+    parent.figure("comparison.png", drawn)
+    parent.figure(f"{links.SMALL}/comparison.png", drawn, links.SMALL_WIDTH)
     experiment = parent.client.get_run(parent.run_id).info.experiment_id
     name = f"compare-{parent.run_id[:8]}"
     save_view(experiment, name, view)
     shown = (f"[Both arms side by side]({view_link(experiment, name, 'CHART')})", *more)
-    picture = links.picture(parent.run_id, "comparison.png", "Both arms, bar by bar")
+    picture = links.picture(parent.run_id, f"{links.SMALL}/comparison.png", "Both arms, bar by bar")
     parent.describe(report.note(sentences, differ, trainings, shown, picture))
     parent.tags({"result": sentences[0]})
     return Concluded(parent.run_id, sentences)

@@ -203,7 +203,7 @@ def trainings_view(ids: Sequence[str]) -> str:
         search=_runs_with(ids),
         columns=(*(f"metrics.`{name}`" for name in figures), "metrics.`seed`", "tags.`purge_gap`"),
         charts={"Performance": [bar(name) for name in figures]},
-        group_by_tag="purge_gap",
+        group_by_tag="arm",
     )
 
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from pipeline.reporting import links
 from pipeline.reporting.headline import headline_table
-from pipeline.reporting.produced import Produced
+from pipeline.reporting.produced import IN_DESCRIPTION, Produced
 
 REPORT = "report.html"
-PICTURES = {"equity.png": "Cumulative return", "validation_vs_oos.png": "Validation against test Sharpe, by fold"}
 
 
 def description(result: Produced, *, experiment_id: str, run_id: str, children: Mapping[str, str]) -> str:
@@ -39,7 +38,7 @@ def description(result: Produced, *, experiment_id: str, run_id: str, children: 
 
 def pictures(run_id: str) -> str:
     """The figures that say most, from the artifacts of a run."""
-    return "\n\n".join(links.picture(run_id, path, text) for path, text in PICTURES.items())
+    return "\n\n".join(links.picture(run_id, f"{links.SMALL}/{path}", text) for path, text in IN_DESCRIPTION.items())
 
 
 def _model(result: Produced) -> str:

@@ -9,8 +9,11 @@ import json
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote, urlencode
 
-PICTURE_WIDTH = 720
-"""Pixels: figures are drawn for paper, and twice as wide as a description."""
+SMALL = "small"
+"""Folder of an artifact that holds figures once more, as small as a description needs them: the UI shows pictures in
+their own size."""
+SMALL_WIDTH = 720
+"""Pixels."""
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
@@ -34,9 +37,8 @@ def version(name: str, number: str, text: str) -> str:
 
 
 def picture(run_id: str, path: str, text: str) -> str:
-    """A figure of a run, shown where this stands; the server that shows the page delivers it."""
-    address = f"get-artifact?{urlencode({'path': path, 'run_uuid': run_id})}".replace("&", "&amp;")
-    return f'<img src="{address}" alt="{text}" width="{PICTURE_WIDTH}">'
+    """A figure of a run, shown where this stands, as large as it is; the server that shows the page delivers it."""
+    return f"![{text}](get-artifact?{urlencode({'path': path, 'run_uuid': run_id})})"
 
 
 def side_by_side(experiment_ids: Iterable[str], run_ids: Sequence[str]) -> str:

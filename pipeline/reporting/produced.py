@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from pipeline.data.findings import Finding
 from pipeline.phases.production import Choice, Walked
-from pipeline.reporting import artifacts, calibration_figure, figures, frictions_figure, luck_figures, origins, page
+from pipeline.reporting import (
+    artifacts,
+    calibration_figure,
+    figures,
+    frictions_figure,
+    links,
+    luck_figures,
+    origins,
+    page,
+)
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics import comparable as comparing
 from pipeline.statistics.baseline_comparison import BaselineRow
@@ -62,6 +71,10 @@ JOB_METRICS = (
 )
 """What the job's own run shows beside the folds' Sharpes and the findings: the headline, and what the verdict rests on.
 All other metrics are in the run of the phase. The first is what the UI compares two runs by until told otherwise."""
+
+
+IN_DESCRIPTION = {"equity.png": "Cumulative return", "validation_vs_oos.png": "Validation and test Sharpe by fold"}
+"""The figures that descriptions show, by file name."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,8 @@ def production(
             choices(sink, walked)
         for name, figure in drawn.items():
             sink.figure(name, figure)
+        for name in IN_DESCRIPTION:
+            sink.figure(f"{links.SMALL}/{name}", drawn[name], links.SMALL_WIDTH)
         sink.text("report.html", html)
         with tempfile.TemporaryDirectory() as scratch:
             for name, columns in tables.items():

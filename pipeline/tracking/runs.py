@@ -130,8 +130,10 @@ class Run:
     def text(self, name: str, text: str) -> None:
         self.client.log_text(self.run_id, text, name)
 
-    def figure(self, name: str, figure: Figure | Callable[[], Figure]) -> None:
-        self.client.log_figure(self.run_id, figure() if callable(figure) else figure, name)
+    def figure(self, name: str, figure: Figure | Callable[[], Figure], width_pixels: int | None = None) -> None:
+        drawn = figure() if callable(figure) else figure
+        size = {"dpi": width_pixels / drawn.get_figwidth()} if width_pixels else {}
+        self.client.log_figure(self.run_id, drawn, name, save_kwargs=size)
 
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)

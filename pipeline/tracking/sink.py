@@ -39,8 +39,9 @@ class Sink(Protocol):
     def tags(self, values: Mapping[str, str]) -> None: ...
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None: ...
     def text(self, name: str, text: str) -> None: ...
-    def figure(self, name: str, figure: Figure | Callable[[], Figure]) -> None:
-        """A figure, or what draws it, which a sink that shows nothing does not call."""
+    def figure(self, name: str, figure: Figure | Callable[[], Figure], width_pixels: int | None = None) -> None:
+        """A figure, or what draws it, which a sink that shows nothing does not call. By default as large as it was
+        drawn."""
 
     def file(self, path: Path, folder: str | None = None) -> None: ...
     def dataset(
@@ -86,7 +87,7 @@ class Silent:
     def text(self, name: str, text: str) -> None:
         pass
 
-    def figure(self, name: str, figure: Figure | Callable[[], Figure]) -> None:
+    def figure(self, name: str, figure: Figure | Callable[[], Figure], width_pixels: int | None = None) -> None:
         pass
 
     def file(self, path: Path, folder: str | None = None) -> None:
