@@ -37,8 +37,9 @@ PHASE_KEY = "phase_key"
 """Tag of a finished phase: the key under which its result is found again."""
 COMMAND = "command"
 """Tag of a command's own run: which one it was."""
-_NOTE_SHA256 = "note_sha256"
-"""Tag: hash of the description that was written here, by which one that a person has changed is told."""
+_NOTE_SHA256 = "mlflow.note.sha256"
+"""Tag: hash of the description that was written here, by which one that a person has changed is told. The UI shows no
+tag of this prefix."""
 DEFAULT_STORE = "sqlite:///mlflow.db"
 _BATCH = 1000
 """Metrics MLflow takes in one call."""
