@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import parse_qs
 
+import polars as pl
 import pytest
 
 from pipeline.job import PHASES
@@ -82,10 +83,11 @@ def test_the_job_shows_its_headline_and_the_phase_everything(whole_job: WholeJob
 def test_model_runs_and_table_are_tied_together(whole_job: WholeJob) -> None:
     """The model is an output of the job and of its phase, with the headline as metrics, on the table as it was read."""
     client = whole_job.client
-    model_id = client.get_model_version("tft-micro", "1").model_id
+    (model,) = client.search_logged_models(["1"])
+    model_id = model.model_id
     for run in (whole_job.parent, whole_job.child(whole_job.run_id, "production")):
         assert [model.model_id for model in run.outputs.model_outputs] == [model_id]
-    shown = {metric.key: metric for metric in client.get_logged_model(model_id).metrics}
+    shown = {metric.key: metric for metric in model.metrics}
     assert shown["oos_sharpe"].value == whole_job.parent.data.metrics["oos_sharpe"]
     (given,) = whole_job.parent.inputs.dataset_inputs
     assert (shown["oos_sharpe"].dataset_name, shown["oos_sharpe"].dataset_digest) == (
@@ -94,7 +96,10 @@ def test_model_runs_and_table_are_tied_together(whole_job: WholeJob) -> None:
     )
     columns = json.loads(given.dataset.schema)["mlflow_colspec"]
     assert {"date": "datetime", "symbol": "string"}.items() <= {one["name"]: one["type"] for one in columns}.items()
-    assert json.loads(given.dataset.profile)["num_rows"] == 900 and given.dataset.source_type == "local"
+    table = pl.read_parquet(whole_job.folder / "data/micro.parquet")
+    assert [one["name"] for one in columns] == table.columns
+    assert json.loads(given.dataset.profile) == {"num_rows": table.height, "num_elements": table.height * table.width}
+    assert given.dataset.source_type == "local"
 
 
 def test_a_description_that_a_person_has_changed_stays(job_copy: WholeJob, mlflow_uri: Callable[[str], None]) -> None:

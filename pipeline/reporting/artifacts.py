@@ -186,6 +186,19 @@ def epochs(sink: Sink, train_loss: Sequence[Sequence[float]], validation_score: 
 
 
 def vsn_tables(sink: Sink, result: Pruned) -> None:
+    """Log the ranking, and how many columns of each group were selected."""
+    ranking(sink, result)
+    selected_by_group(sink, result)
+
+
+def selected_by_group(sink: Sink, result: Pruned) -> None:
+    """Log how many columns of each group were selected."""
+    selected = Counter(row.group for row in result.ranked if row.selected)
+    groups = dict.fromkeys(row.group for row in result.ranked)
+    sink.metrics({f"n_selected_{re.sub('[^A-Za-z0-9_.-]', '_', group)}": selected[group] for group in groups})
+
+
+def ranking(sink: Sink, result: Pruned) -> None:
     """Log `vsn_weights.json`, `feature_groups.json`, and with probes `vsn_p_values.json`."""
     rows = result.ranked
     columns: tuple[str, ...] = ("rank", "feature", "group", "mean_weight", "relative_weight", "stability", "selected")
@@ -213,7 +226,6 @@ def vsn_tables(sink: Sink, result: Pruned) -> None:
             "weight": [weight[group] for group in groups],
         },
     )
-    sink.metrics({f"n_selected_{re.sub('[^A-Za-z0-9_.-]', '_', group)}": selected[group] for group in groups})
 
 
 def trials(sink: Sink, result: Tuned) -> None:

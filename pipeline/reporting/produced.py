@@ -161,11 +161,12 @@ def production(
         [outcome.train_loss.tolist() for outcome in walked.outcomes],
         [outcome.validation_score.tolist() for outcome in walked.outcomes],
     )
+    artifacts.selected_by_group(phase, pruned)
     for sink in (phase, own):
         by_fold(sink, result)
         artifacts.findings_counts(sink, findings)
         headline(sink, result)
-        artifacts.vsn_tables(sink, pruned)
+        artifacts.ranking(sink, pruned)
         sink.table("baseline_choices.json", baseline_choices(baselines, [fold.index for fold in walked.folds]))
         origins.log(sink, came_from)
         if walked.selection == "nested":

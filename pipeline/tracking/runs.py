@@ -41,6 +41,16 @@ _NOTE_SHA256 = "mlflow.note.sha256"
 """Tag: hash of the description that was written here, by which one that a person has changed is told. The UI shows no
 tag of this prefix."""
 DEFAULT_STORE = "sqlite:///mlflow.db"
+_PLAIN_TYPES: dict[Any, Any] = {
+    pl.Date: pl.Datetime,
+    pl.Categorical: pl.String,
+    pl.Decimal: pl.Float64,
+    pl.UInt8: pl.Int32,
+    pl.UInt16: pl.Int32,
+    pl.UInt32: pl.Int64,
+    pl.UInt64: pl.Int64,
+}
+"""Types of columns that MLflow has no name for, and those that come nearest."""
 _BATCH = 1000
 """Metrics MLflow takes in one call."""
 
@@ -144,7 +154,7 @@ class Run:
 
         first: a row with a known value of every column that has one; without it the columns are unknown.
         """
-        first = pl.DataFrame() if first is None else first
+        first = pl.DataFrame() if first is None else first.cast(_PLAIN_TYPES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a path could be a local file or one on a mounted file system
             table = from_polars(first, source=source, name=name, digest=digest[:36])
