@@ -28,7 +28,6 @@ from pipeline.tracking.finished import finished_runs
 from pipeline.tracking.ledger import EXPERIMENT, Look, by_recipe, enter, is_empty, overlapping, restore, stands_for
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import PHASE_KEY
-from pipeline.tracking.sink import Sink
 from tft.metrics import MIN_INFERENCE_BARS
 from tft.record import Record, Segment
 
@@ -57,7 +56,7 @@ def clean_bars(job: Job) -> range:
     return range(first, n_bars - job.config.timing.label_bars)
 
 
-def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
+def say_what_can_be_found(job: Job, reporter: Reporter) -> None:
     """Before training: the smallest true Sharpe that the clean bars of the record could detect; whether looks at them
     are known.
     """
@@ -66,7 +65,6 @@ def say_what_can_be_found(job: Job, sink: Sink, reporter: Reporter) -> None:
     bars = clean_bars(job)
     n_bars = bars.stop - bars.start  # below 0 where there is no holdout
     smallest = detectable_sharpe(n_bars, job.config.periods_per_year)
-    sink.metrics({"detectable_sharpe": smallest})
     if smallest is None:
         reporter.say("production: there is no holdout, nothing of this run will be out-of-sample")
     else:

@@ -16,9 +16,9 @@ from pipeline.config.reading import to_json, to_mapping
 from pipeline.data.checks import check_data
 from pipeline.data.errors import DataError
 from pipeline.data.findings import Finding, summary
-from pipeline.job import Job
+from pipeline.job import PHASES, Job
 from pipeline.origins import find_origins
-from pipeline.phase_run import Finished, describe, log_inputs, phase_key, run_phase
+from pipeline.phase_run import Finished, describe, log_inputs, phase_key, phase_title, run_phase
 from pipeline.phases import exploration as exploring
 from pipeline.phases import prefilter as prefiltering
 from pipeline.phases import production as producing
@@ -35,6 +35,7 @@ from pipeline.registry.evidence import evidence_of
 from pipeline.registry.recipe import FitRecipe
 from pipeline.registry.registering import register_and_promote
 from pipeline.reporting import artifacts, page, produced
+from pipeline.reporting.description import description, pictures
 from pipeline.reporting.figures import bar_label, bar_unit
 from pipeline.reporting.model_card import model_card
 from pipeline.reporting.produced import Produced
@@ -55,7 +56,8 @@ FALLBACK = Path.home() / ".tft-pipeline" / "fallback"
 def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
     """Look for leaks and faults in the development bars before anything is trained on them.
 
-    What is found is said and logged. Raises DataError for errors.
+    What is found is said and logged; how many there are is counted in the metrics (`artifacts.findings_counts`) by
+    whoever calls this, or here if there are errors. Raises DataError for errors.
     """
     config = job.config
     n_holdout = max(len(job.data.panel.times) - job.n_development - 1 - config.execution_delay_bars, 0)
@@ -70,6 +72,7 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
         reporter.say(line)
     errors = [f"{finding.where}: {finding.message}" for finding in found if finding.severity == "error"]
     if errors:
+        artifacts.findings_counts(sink, found)
         raise DataError(job.data.source, errors)
     return (*found, *job.data.notes)
 
@@ -278,7 +281,7 @@ def _choose_before(job: Job, reporter: Reporter, fold: Fold, end: int, n_folds: 
 
 def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Finding] = ()) -> Finished[Produced]:
     """Run whatever upstream is missing, then walk forward through all bars, fit the final model, and register it."""
-    say_what_can_be_found(job, sink, reporter)  # and refuses too few bars before anything is trained
+    say_what_can_be_found(job, reporter)  # and refuses too few bars before anything is trained
     chosen = choose(job, sink, reporter)
     choice = chosen.choice
     config = choice.config
@@ -289,7 +292,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
     kept = Kept()
     if job.fresh:
         kept.drop_folds(key)
-    with sink.phase("production") as run:
+    with sink.phase("production", phase_title("production")) as run:
         describe(run, job, settings)
         reporter.say("production: running")
         walked = out_of_sample(job, sink, reporter, store=kept.folds(key), chosen=choice, with_final_fit=True)
@@ -321,7 +324,12 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             run=run,
             panel=panel,
             evidence=evidence_of(assessment.inference, findings),
-            card=model_card(panel, config, rows, assessment.comparable, assessment.inference),
+            card="\n\n".join(
+                [
+                    model_card(panel, config, rows, assessment.comparable, assessment.inference),
+                    pictures(run.run_id),
+                ]
+            ),
         )
         of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
         result = Produced(
@@ -342,7 +350,8 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             trouble=(*trouble, *registered.trouble),
         )
         produced.production(
-            [run, sink],
+            run,
+            sink,
             result,
             facts=_facts(job, walked, settings),
             chosen=choice,
@@ -352,7 +361,12 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             came_from=came_from,
         )
         artifacts.trials(sink, choice.tuned)
+        if registered.version:
+            shown = produced.model_metrics(result)
+            run.model(registered.model_id, shown)
+            sink.model(registered.model_id, shown)
         run.finish(to_json(result), key)
+        describe_job(sink, result)
     kept.drop_folds(key)  # the result is delivered
     return Finished(result, key, run.run_id)
 
@@ -361,6 +375,19 @@ def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Fini
     """A production run in a run of its own: its inputs, the checks, the five phases."""
     log_inputs(job, sink, command="production", config=config_path)
     return production(job, sink, reporter, check(job, sink, reporter))
+
+
+def describe_job(sink: Run, result: Produced) -> None:
+    """Write the description of a job's own run, in the order of its phases."""
+    below = sink.phases()
+    sink.describe(
+        description(
+            result,
+            experiment_id=sink.client.get_run(sink.run_id).info.experiment_id,
+            run_id=sink.run_id,
+            children={phase_title(name): below[name] for name in PHASES if name in below},
+        )
+    )
 
 
 def save_checkpoint(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pipeline.config.reading import from_json, to_json, to_mapping
@@ -54,7 +56,7 @@ def run_phase(
     if job.fresh:
         kept.drop_folds(key)
     found = None if job.fresh else sink.find_result(key)
-    with sink.phase(name) as run:
+    with sink.phase(name, phase_title(name)) as run:
         describe(run, job, settings)
         if found:
             result = from_json(kind, found.text)
@@ -81,10 +83,31 @@ def phase_key(name: str, job: Job, settings: dict[str, Any], upstream: Sequence[
     )
 
 
+def run_name(job: Job, config_path: str, what: str = "", *, purge_gap: str = "") -> str:
+    """The name of a command's run: what it does unless that is the whole job, on which configuration and data, when.
+
+    purge_gap: in bars, where it is not that of the job's configuration.
+    """
+    n_instruments = len(job.data.panel.symbols)
+    parts = (
+        what,
+        Path(config_path).stem,
+        f"{n_instruments} instrument{'s' * (n_instruments != 1)}",
+        f"purge {purge_gap or job.config.purge_gap}",
+        f"{datetime.now():%Y-%m-%d %H:%M}",
+    )
+    return " · ".join(part for part in parts if part)
+
+
+def phase_title(name: str) -> str:
+    """A phase's run in the UI: its number and name."""
+    return f"{list(PHASES).index(name) + 1} {name}"
+
+
 def describe(run: Sink, job: Job, settings: dict[str, Any]) -> None:
     """Write the inputs of a phase into its own run."""
     run.tags(job.tags())
-    run.dataset("feature table", job.data.source, job.data.sha256)
+    _log_table(run, job)
     run.params(flattened(settings))
 
 
@@ -92,6 +115,10 @@ def log_inputs(job: Job, sink: Sink, **tags: str) -> None:
     """Write the inputs of the job, and these tags, into the job's own run."""
     settings = to_mapping(job.config)
     sink.tags(job.tags() | {JOB_KEY: job.key} | tags)
-    sink.dataset("feature table", job.data.source, job.data.sha256)
+    _log_table(sink, job)
     sink.params(flattened(settings))
     sink.text("config.json", json.dumps(settings, indent=2))
+
+
+def _log_table(run: Sink, job: Job) -> None:
+    run.dataset("feature table", job.data.source, job.data.sha256, job.data.first, job.data.n_rows)

@@ -65,6 +65,7 @@ def refresh(job: Job, sink: Run, reporter: Reporter, recipe: FitRecipe, version:
         panel.select(recipe.features), timing=config.timing, n_holdout_bars=None, accept=config.data.accept
     )
     artifacts.findings(sink, (*found, *job.data.notes))
+    artifacts.findings_counts(sink, found)
     for line in summary(found):
         reporter.say(line)
     kept = Kept()

@@ -162,7 +162,7 @@ def compare(
     for sentence in done.sentences:
         click.echo(sentence)
     click.echo(f"Figure and tables: MLflow run {done.run_id}. Look at it with:")
-    click.echo(f"  {ui_command()}")
+    click.echo(f"  {ui_command(done.run_id)}")
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def _below_a_production_run(
     """The experiment's own run, nested below the production run that it is about, and that one; made if need be."""
     from pipeline import flow
     from pipeline.experiments.production_runs import production_run_of
-    from pipeline.phase_run import log_inputs
+    from pipeline.phase_run import log_inputs, run_name
     from pipeline.tracking.commit import git_commit
     from pipeline.tracking.runs import parent_run
 
@@ -181,10 +181,10 @@ def _below_a_production_run(
         reporter.say(f"{name}: no finished production run on this table and configuration: running one first")
         # What `mlflow run` started is this command's run, not the production run's.
         started = {key: os.environ.pop(key) for key in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID") if key in os.environ}
-        with parent_run("production", None) as production:
+        with parent_run(run_name(job, path), None) as production:
             flow.whole_job(job, production, reporter, path)
         os.environ.update(started)
-    with parent_run(name, None) as own:
+    with parent_run(run_name(job, path, name), None) as own:
         log_inputs(job, own, command=name, config=path)
         own.tags({"mlflow.parentRunId": production.run_id, "judged_run": production.run_id, "phase": name})
         made_by = production.client.get_run(production.run_id).data.tags.get("git_commit")
@@ -196,7 +196,7 @@ def _below_a_production_run(
 
 def _say_where(own: Run, production: Run) -> None:
     click.echo(f"Table and figure: MLflow run {own.run_id}, and production run {production.run_id}. Look at it:")
-    click.echo(f"  {ui_command()}")
+    click.echo(f"  {ui_command(own.run_id)}")
 
 
 COMMANDS = (compare, placebo, planted)

@@ -35,26 +35,29 @@ def phase_command(name: str) -> click.Command:
 def run_phase(name: str, path: str, overrides: Sequence[str], *, run_id: str | None, fresh: bool) -> int:
     """Run a phase and what it needs; returns the exit code."""
     from pipeline import flow
-    from pipeline.phase_run import log_inputs
+    from pipeline.phase_run import log_inputs, run_name
+    from pipeline.reporting import artifacts
     from pipeline.reporting.terminal import print_headline
     from pipeline.tracking.runs import parent_run
 
-    with opened(path, overrides, fresh=fresh) as (job, reporter), parent_run(name, run_id) as parent:
-        if name == "production":
-            result = flow.whole_job(job, parent, reporter, path).result
-        else:
-            log_inputs(job, parent, command=name, config=path)
-            flow.check(job, parent, reporter)
-            finished = getattr(flow, name)(job, parent, reporter)
+    with opened(path, overrides, fresh=fresh) as (job, reporter):
+        title = run_name(job, path, "" if name == "production" else name)
+        with parent_run(title, run_id) as parent:
+            if name == "production":
+                result = flow.whole_job(job, parent, reporter, path).result
+            else:
+                log_inputs(job, parent, command=name, config=path)
+                artifacts.findings_counts(parent, flow.check(job, parent, reporter))
+                finished = getattr(flow, name)(job, parent, reporter)
     if name != "production":
-        click.echo(f"{name} is done: MLflow run {finished.run_id}. Look at it with: {ui_command()}")
+        click.echo(f"{name} is done: MLflow run {finished.run_id}. Look at it with: {ui_command(finished.run_id)}")
         return 0
     print_headline(
         parent.run_id,
         result,
         nested=job.config.selection == "nested",
         n_columns=job.data.panel.features.shape[2],
-        ui_command=ui_command(),
+        ui_command=ui_command(parent.run_id),
     )
     for sentence in result.trouble:
         click.echo(f"Error: {sentence}", err=True)
@@ -76,6 +79,7 @@ def refit(path: str, overrides: Sequence[str], run_id: str, fresh: bool, version
     """
     from pipeline.config.reading import load_config, split_overrides
     from pipeline.job import open_job
+    from pipeline.phase_run import run_name
     from pipeline.refit import refresh
     from pipeline.registry.recipe import recipe_of
     from pipeline.registry.versions import ALIAS, find_version
@@ -89,13 +93,13 @@ def refit(path: str, overrides: Sequence[str], run_id: str, fresh: bool, version
     recipe = recipe_of(name, version).on(config)
     with Reporter() as reporter:
         job = open_job(recipe.config, reporter.say, fresh=fresh)
-        with parent_run("refit", run_id or None) as parent:
+        with parent_run(run_name(job, path, f"refit of version {version}"), run_id or None) as parent:
             done = refresh(job, parent, reporter, recipe, version)
     registered = done.registered
     if registered.version:
         state = "promoted to Production" if registered.promoted else "not promoted"
         click.echo(f"Registered model {name} version {registered.version}: {state}, {registered.reason}.")
-    click.echo(f"refit is done: MLflow run {parent.run_id}. Look at it with: {ui_command()}")
+    click.echo(f"refit is done: MLflow run {parent.run_id}. Look at it with: {ui_command(parent.run_id)}")
     for sentence in done.trouble:
         click.echo(f"Error: {sentence}", err=True)
     raise click.exceptions.Exit(EXIT_TROUBLE if done.trouble else 0)

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.config.sections import DataConfig
@@ -31,6 +32,8 @@ class Dataset:
     source: str
     """The file, glob or S3 object it was read from."""
     n_rows: int
+    first: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """The first known value of each of the table's own columns, one row: their names and types."""
     sigma: NDArray[np.float64] | None = None
     """(T, A) volatility per bar that scales labels and positions; None: that of the panel's own returns."""
     benchmark: NDArray[np.float64] | None = None
@@ -82,6 +85,7 @@ def load_panel(
         sha256=panel_sha256(read.panel),
         source=config.source,
         n_rows=frame.height,
+        first=frame.select(pl.all().drop_nulls().first()),
         benchmark=benchmark_from_frame(frame, config, read.panel),
         format=read.format,
         notes=read.notes,

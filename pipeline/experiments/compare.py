@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from pipeline.experiments.production_runs import ProductionRun, find_production_
 from pipeline.experiments.purge_arms import check_equal_folds, n_compared, parse_purge_gaps, purge_arms
 from pipeline.experiments.trainings import Kind, Trainings
 from pipeline.job import Job, flattened, open_job
-from pipeline.phase_run import log_inputs
+from pipeline.phase_run import log_inputs, run_name
 from pipeline.phases.production import Choice
+from pipeline.reporting import artifacts, links
 from pipeline.reporting.comparison_figure import comparison
 from pipeline.statistics.looks import HoldoutRecord
 from pipeline.statistics.paired import Arms, Compared, on_the_same_bars, pair
 from pipeline.statistics.seed_comparison import MIN_SEEDS, SeedDifference, seed_difference
 from pipeline.tracking import ledger
+from pipeline.tracking.experiment import save_view, view_link
 from pipeline.tracking.kept import Kept
 from pipeline.tracking.progress import Quiet, Reporter
 from pipeline.tracking.runs import Run, parent_run
@@ -77,9 +80,9 @@ def compare_purge_gaps(
         if compared_bars < MIN_INFERENCE_BARS:
             reporter.say(f"{compared_bars} {segment} bars are compared, any inference needs {MIN_INFERENCE_BARS}")
         _say_overlaps(arms, reporter)
-        with parent_run("compare", None) as parent:
+        with parent_run(run_name(job, path, "compare", purge_gap=f"{gaps[0]}, {gaps[1]}"), None) as parent:
             log_inputs(job, parent, command="compare", config=path, comparison=kind)
-            flow.check(baseline, parent, reporter)
+            findings = flow.check(baseline, parent, reporter)
             chosen = _chosen_once(kind, baseline, parent, reporter)
             trainings = Trainings(kind, arms, segment, job, parent, reporter, n_seeds, chosen)
             trainings.announce()
@@ -92,7 +95,7 @@ def compare_purge_gaps(
                 for one in done:
                     ledger.enter(replace(trainings.look(one), sharpe=one.oos_sharpe_neutral), trainings.seen(one))
             beside = (report.selection(by_arm, chosen, segment), report.equal_folds(arms, n_bars))
-            return _conclude(
+            concluded = _conclude(
                 parent,
                 paired,
                 kind.replace("-", " "),
@@ -100,7 +103,10 @@ def compare_purge_gaps(
                 beside,
                 [[f"seed {one.seed}" for one in own] for own in by_arm],
                 [flattened(to_mapping(arm)) for arm in arms],
+                report.trainings_view([trainings.runs[one.repetition] for one in done]),
             )
+            artifacts.findings_counts(parent, findings)  # last: the UI shows first what was logged first
+            return concluded
 
 
 def _chosen_once(kind: Kind, baseline: Job, parent: Run, reporter: Reporter) -> Choice | None:
@@ -140,12 +146,12 @@ def compare_runs(baseline: str, candidate: str, *, holdout: bool) -> Concluded:
         _check_one_recipe(name, arm)
     records = [[run.record for run in arm] for arm in arms]
     paired = pair(records[0], records[1], "holdout" if holdout else "development")
-    with parent_run("compare", None) as parent:
+    short = [", ".join(run.run_id[:8] for run in arm) for arm in arms]
+    with parent_run(f"compare · {short[1]} against {short[0]} · {datetime.now():%Y-%m-%d %H:%M}", None) as parent:
         joined = [",".join(run.run_id for run in arm) for arm in arms]
         parent.tags({"command": "compare", "baseline_run": joined[0], "candidate_run": joined[1]})
         if holdout:
             _enter_looks(parent, paired, arms)
-        short = [", ".join(run.run_id[:8] for run in arm) for arm in arms]
         return _conclude(
             parent,
             paired,
@@ -154,6 +160,8 @@ def compare_runs(baseline: str, candidate: str, *, holdout: bool) -> Concluded:
             report.runs(arms, paired),
             [[report.link(run) for run in arm] for arm in arms],
             [arm[0].settings for arm in arms],
+            report.runs_view(ids),
+            links.side_by_side({run.experiment_id for arm in arms for run in arm}, ids),
         )
 
 
@@ -208,8 +216,14 @@ def _conclude(
     beside: Sequence[str],
     trainings: Sequence[Sequence[str]],
     settings: Sequence[Mapping[str, Any]],
+    view: str,
+    *more: str,
 ) -> Concluded:
-    """Compare and log. beside: sentences that belong beside the result · trainings: the name of each, by arm."""
+    """Compare and log.
+
+    beside: sentences that belong beside the result · trainings: the name of each, by arm · view: what the UI shows of
+    both arms (`tracking/experiment.py`) · more: further links.
+    """
     found: SeedDifference = seed_difference(*arms.net(), periods_per_year=arms.periods_per_year)
     target = float(settings[0]["positions.vol_target"])
     sentences = (report.in_one_sentence(kind, label, found, arms.segment), report.figures(arms, target), *beside)
@@ -223,6 +237,14 @@ def _conclude(
             "candidate": [str(values[1]) for values in differ.values()],
         },
     )
-    parent.figure("comparison.png", lambda: comparison(arms, found, label))
-    parent.tags({"mlflow.note.content": report.note(sentences, differ, trainings), "result": sentences[0]})
+    drawn = comparison(arms, found, label)
+    parent.figure("comparison.png", drawn)
+    parent.figure(f"{links.SMALL}/comparison.png", drawn, links.SMALL_WIDTH)
+    experiment = parent.client.get_run(parent.run_id).info.experiment_id
+    name = f"compare-{parent.run_id[:8]}"
+    save_view(experiment, name, view)
+    shown = (f"[Both arms side by side]({view_link(experiment, name, 'CHART')})", *more)
+    picture = links.picture(parent.run_id, f"{links.SMALL}/comparison.png", "Both arms, bar by bar")
+    parent.describe(report.note(sentences, differ, trainings, shown, picture))
+    parent.tags({"result": sentences[0]})
     return Concluded(parent.run_id, sentences)

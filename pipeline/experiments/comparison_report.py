@@ -11,9 +11,11 @@ from pipeline.experiments.production_runs import ProductionRun
 from pipeline.experiments.trained import Training
 from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice
+from pipeline.reporting import links
 from pipeline.reporting.figures import bar_label, bar_unit
 from pipeline.statistics.paired import Arms, Compared, FoldPair, fold_pairs, mean_figures, p_value_text
 from pipeline.statistics.seed_comparison import SeedDifference
+from pipeline.tracking.experiment import HEADLINE, bar, curve, view
 from pipeline.tracking.sink import Sink
 from tft.metrics import Performance
 
@@ -143,10 +145,6 @@ def log(run: Sink, arms: Arms, found: SeedDifference, volatility_target: float) 
         f"{name}_at_target" if name in SCALED else name: [float(getattr(one, name)) for one in means]
         for name in fields_of
     }
-    names = list(of_both)
-    for name, values in of_both.items():
-        run.metrics({f"{name}_{arm}": value for arm, value in zip(ARMS, values, strict=True)})
-    run.metric_steps({f"seed_sharpe_{arm}": dict(enumerate(own)) for arm, own in zip(ARMS, found.sharpes, strict=True)})
     low, high = found.interval or (None, None)
     of_difference = {
         "standard_error": found.standard_error,
@@ -158,9 +156,14 @@ def log(run: Sink, arms: Arms, found: SeedDifference, volatility_target: float) 
         "p_value": found.p_value,
         "detectable": found.detectable,
     }
-    run.metrics({"n_bars": found.n_bars, "n_seeds_baseline": found.n_seeds[0], "n_seeds_candidate": found.n_seeds[1]})
     run.metrics({"sharpe_difference": found.difference})
     run.metrics({f"sharpe_difference_{name}": value for name, value in of_difference.items()})
+    run.metrics({f"sharpe_{arm}": value for arm, value in zip(ARMS, of_both["sharpe"], strict=True)})
+    run.metrics({"n_bars": found.n_bars, "n_seeds_baseline": found.n_seeds[0], "n_seeds_candidate": found.n_seeds[1]})
+    names = list(of_both)
+    for name, values in of_both.items():
+        run.metrics({f"{name}_{arm}": value for arm, value in zip(ARMS, values, strict=True)})
+    run.metric_steps({f"seed_sharpe_{arm}": dict(enumerate(own)) for arm, own in zip(ARMS, found.sharpes, strict=True)})
     table: dict[str, list[Any]] = {
         "figure": names,
         "baseline": [values[0] for values in of_both.values()],
@@ -191,19 +194,54 @@ def differing(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict
 
 def link(run: ProductionRun) -> str:
     """A Markdown link to a run in the UI."""
-    return f"[{run.name} {run.run_id[:8]}](#/experiments/{run.experiment_id}/runs/{run.run_id})"
+    return links.run(run.experiment_id, run.run_id, f"{run.name} {run.run_id[:8]}")
 
 
-def note(sentences: Sequence[str], settings: Mapping[str, tuple[Any, Any]], trainings: Sequence[Sequence[str]]) -> str:
-    """The comparison run's description in the UI (Markdown): the result, the trainings, how the arms differ."""
+def trainings_view(ids: Sequence[str]) -> str:
+    """What the UI shows of a comparison's trainings: each, and in the charts the mean of each gap's."""
+    figures = ("oos_sharpe", "oos_sharpe_neutral")
+    return view(
+        search=_runs_with(ids),
+        columns=(*(f"metrics.`{name}`" for name in figures), "metrics.`seed`", "tags.`purge_gap`"),
+        charts={"Performance": [bar(name) for name in figures]},
+        group_by_tag="arm",
+    )
+
+
+def runs_view(ids: Sequence[str]) -> str:
+    """What the UI shows of production runs that are compared."""
+    return view(
+        search=_runs_with(ids),
+        charts={
+            "Performance": [bar(name) for name in HEADLINE],
+            "By fold": [curve(name) for name in ("fold_oos_sharpe", "fold_val_sharpe", "fold_val_oos_gap")],
+        },
+    )
+
+
+def _runs_with(ids: Sequence[str]) -> str:
+    """A filter of runs by their ids, of which the UI takes a hundred."""
+    return f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in ids[:100])})"
+
+
+def note(
+    sentences: Sequence[str],
+    settings: Mapping[str, tuple[Any, Any]],
+    trainings: Sequence[Sequence[str]],
+    shown: Sequence[str] = (),
+    picture: str = "",
+) -> str:
+    """The comparison run's description in the UI (Markdown): the result, where to look at it, the trainings, how the
+    arms differ."""
     baseline, candidate = (", ".join(own) for own in trainings)
-    lines = [f"**{sentences[0]}**", "", f"Baseline: {baseline}. Candidate: {candidate}.", ""]
-    lines += [*(f"- {sentence}" for sentence in sentences[1:]), ""]
+    lines = [f"**{sentences[0]}**", "", " · ".join(shown), ""]
+    lines += [f"Baseline: {baseline}. Candidate: {candidate}.", ""]
+    lines += [*(f"- {sentence}" for sentence in sentences[1:]), "", picture, ""]
     if not settings:
         return "\n".join([*lines, "The configurations are the same."])
     lines += ["| parameter | baseline | candidate |", "|---|---|---|"]
-    shown = list(settings.items())[:PARAMETERS_SHOWN]
-    lines += [f"| {name} | {values[0]} | {values[1]} |" for name, values in shown]
-    if len(shown) < len(settings):
-        lines += ["", f"And {len(settings) - len(shown)} more, in differing_parameters.json."]
+    rows = list(settings.items())[:PARAMETERS_SHOWN]
+    lines += [f"| {name} | {values[0]} | {values[1]} |" for name, values in rows]
+    if len(rows) < len(settings):
+        lines += ["", f"And {len(settings) - len(rows)} more, in differing_parameters.json."]
     return "\n".join(lines)

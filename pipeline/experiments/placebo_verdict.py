@@ -1,7 +1,7 @@
 """A placebo's p-value goes into the verdict of the run that it judged.
 
-Rewritten are its result, tags, card and page, and the evidence by which its version may be promoted later. Nothing is
-promoted here.
+Rewritten are its result, tags, description, card and page, and the evidence by which its version may be promoted
+later. Nothing is promoted here.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.assessment import PLACEBO
 from pipeline.config.reading import from_json, to_json
+from pipeline.flow import describe_job
 from pipeline.registry import evidence
 from pipeline.reporting import page
-from pipeline.reporting.produced import Produced
+from pipeline.reporting.produced import Produced, job_metrics, phase_metrics
 from pipeline.statistics.inference import metrics
 from pipeline.statistics.verdict import PlaceboLuck
 from pipeline.tracking.runs import Run
@@ -47,10 +48,13 @@ def rewrite_verdict(production: Run, placebo: PlaceboLuck) -> str:
     result = replace(result, inference=result.inference.with_placebo(placebo))
     after = result.inference.verdict
     phase.text(RESULT, to_json(result))
+    judged = metrics(result.inference)
+    phase.metrics(phase_metrics(judged))
+    production.metrics(job_metrics(judged))
     for run in (phase, production):
         run.tags({"verdict": after, PLACEBO: to_json(placebo)})
-        run.metrics(metrics(result.inference))
         run.text(page.REPORT, page.with_verdict(run.read_text(page.REPORT), after))
+    describe_job(production, result)
     if result.model_version:
         client = MlflowClient()
         card = client.get_model_version(result.model_name, result.model_version).description or ""

@@ -78,6 +78,8 @@ class Repetitions(Generic[Result]):
         if chosen:
             settings |= {"chosen": sha256_of(list(chosen.features), chosen.tuned.best)}
         self.keys = {number: self._key(number, settings) for number in range(1, count + 1)}
+        self.runs: dict[int, str] = {}
+        """The run of each repetition that is finished, by its number."""
         self.n_computed = 0
         """Repetitions computed by this process."""
 
@@ -120,6 +122,10 @@ class Repetitions(Generic[Result]):
         """The name of a finished repetition's run."""
         return f"{self.name} {result.repetition}"
 
+    def tags(self, result: Result) -> dict[str, str]:
+        """Further tags of a finished repetition's run."""
+        return {}
+
     @cached_property
     def found(self) -> dict[int, Result]:
         """Repetitions by number that were finished before; those that only the disk knows of are delivered."""
@@ -129,6 +135,7 @@ class Repetitions(Generic[Result]):
         for number, key in self.keys.items():
             if delivered := self.production.find_result(key):
                 found[number] = from_json(self.kind, delivered.text)
+                self.runs[number] = delivered.source
             elif kept := self.kept.result(key):
                 found[number] = from_json(self.kind, kept)
                 self._deliver(found[number])
@@ -146,10 +153,13 @@ class Repetitions(Generic[Result]):
                 "phase": f"{self.name} repetition",
                 "data_sha256": self.job.data.sha256,
                 "git_commit": git_commit(),
-            },
+            }
+            | self.tags(result),
         )
         run = Run(created.info.run_id)
-        run.metrics({name: value for name, value in asdict(result).items() if isinstance(value, (int, float))})  # type: ignore[call-overload]
+        self.runs[result.repetition] = run.run_id
+        numbers = {name: value for name, value in asdict(result).items() if isinstance(value, (int, float))}  # type: ignore[call-overload]
+        run.metrics({"oos_sharpe": result.oos_sharpe} | numbers)  # first, as the UI compares runs by the first
         run.finish(to_json(result), key)
         client.set_terminated(run.run_id)
         self.kept.drop_result(key)

@@ -25,6 +25,8 @@ from pipeline.tracking import ledger
 from pipeline.tracking.progress import Reporter
 from pipeline.tracking.runs import Run
 
+ARM = "arm"
+"""Tag of a training: what its arm is called where the UI shows the mean of each."""
 Kind = Literal["fixed-selection", "whole-job"]
 """fixed-selection: columns and parameters chosen once, network seeds vary. whole-job: everything is redone by seed."""
 
@@ -76,6 +78,9 @@ class Trainings(Repetitions[Training]):
 
     def title(self, result: Training) -> str:
         return f"purge gap {result.purge_gap} seed {result.seed}"
+
+    def tags(self, result: Training) -> dict[str, str]:
+        return {"purge_gap": str(result.purge_gap), ARM: f"purge gap {result.purge_gap}"}
 
     def look(self, result: Training) -> ledger.Look:
         """A training's look at the holdout, without its number."""

@@ -17,13 +17,14 @@ from mlflow.types.schema import AnyType
 import tft
 from pipeline.data.errors import one_line
 from pipeline.registry.evidence import Evidence, keep
+from pipeline.registry.example import input_columns, input_example
 from pipeline.registry.promotion import promote
 from pipeline.registry.recipe import FINGERPRINT, FitRecipe, to_metadata
 from pipeline.registry.standing import enter
 from pipeline.registry.versions import ARTIFACT, DIGEST, folder_sha256, quiet_mlflow, unreachable
 from pipeline.tracking.runs import Run
 from tft.checkpoint import TrainedModel
-from tft.panel import AHEAD, Panel
+from tft.panel import Panel
 from tft.table import CONTRACT
 
 OUTPUT_NUMBERS = (
@@ -44,6 +45,8 @@ class Registered:
     """Why it was promoted, or why not."""
     trouble: tuple[str, ...] = ()
     """Sentences on what failed and where the checkpoint is."""
+    model_id: str = ""
+    """The logged model that the version is of; empty if it could not be registered."""
 
 
 def register_and_promote(
@@ -64,7 +67,7 @@ def register_and_promote(
     """
     config = recipe.config.registry
     try:
-        registered = register(folder, trained, recipe, run=run, evidence=evidence, card=card)
+        registered, model_id = register(folder, trained, recipe, run=run, panel=panel, evidence=evidence, card=card)
     except unreachable() as error:
         return Registered(
             "",
@@ -83,15 +86,18 @@ def register_and_promote(
             False,
             "not promoted",
             (f"version {registered} of {config.name} is registered but could not be promoted ({one_line(error)})",),
+            model_id,
         )
-    return Registered(registered, decision.promoted, decision.reason)
+    return Registered(registered, decision.promoted, decision.reason, model_id=model_id)
 
 
-def register(folder: Path, trained: TrainedModel, recipe: FitRecipe, *, run: Run, evidence: Evidence, card: str) -> str:
+def register(
+    folder: Path, trained: TrainedModel, recipe: FitRecipe, *, run: Run, panel: Panel, evidence: Evidence, card: str
+) -> tuple[str, str]:
     """Log the checkpoint as a pyfunc model of the active run, with nothing pickled in it, and register the model.
 
-    The version is the challenger then, and carries its recipe, its evidence and its digest. Returns its number; raises
-    what `unreachable` lists.
+    The version is the challenger then, and carries its recipe, its evidence and its digest. Returns its number and the
+    id of the logged model; raises what `unreachable` lists.
     """
     name = recipe.config.registry.name
     script = Path(__file__).with_name("served_model.py")
@@ -109,6 +115,7 @@ def register(folder: Path, trained: TrainedModel, recipe: FitRecipe, *, run: Run
                 for package in ("mlflow", "torch", "numpy", "pandas", "safetensors")
             ],
             signature=signature(trained),
+            input_example=input_example(trained, panel),
             registered_model_name=name,
             metadata={"fit_end": trained.fit_end, "data_sha256": trained.data_sha256, **to_metadata(recipe)},
         )
@@ -132,20 +139,20 @@ def register(folder: Path, trained: TrainedModel, recipe: FitRecipe, *, run: Run
     for tag, text in tags.items():
         client.set_model_version_tag(name, version, tag, text)
     keep(name, version, evidence)
-    return version
+    return version, str(info.model_id)
 
 
 def signature(trained: TrainedModel) -> ModelSignature:
     """Names of the input columns, and names and types of the output columns.
 
-    Types of the input are left open: a table's whole numbers, flags and dates are read as they were in training.
+    Types of the input are left open, and its example shows them: a table's whole numbers, flags, categories and dates
+    are read as they were in training, where MLflow refuses a whole number for a double and a category for a string.
     """
-    plain = [name for name in trained.feature_names if not name.endswith(AHEAD)]
     # The table's own names of the keys, and the usual ones, by which they are found as well.
     keys = dict.fromkeys(
         (*trained.table_format.columns.values(), *(name for names in CONTRACT.values() for name in names))
     )
-    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name) for name in dict.fromkeys((*plain, *trained.known))]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(AnyType(), name) for name in input_columns(trained)]
     # The model itself says which of these it lacks: one of the first two, the symbol, and one of the last two.
     inputs += [ColSpec(AnyType(), name, required=False) for name in keys]
     outputs: list[ColSpec | TensorSpec] = [

@@ -34,9 +34,17 @@ FOLD_METRICS = {
 
 
 def findings(sink: Sink, found: Sequence[Finding]) -> None:
-    """Log `findings.json`, and the number of findings of each severity."""
+    """Log `findings.json`."""
     columns = ("severity", "check", "where", "message")
     sink.table("findings.json", {name: [getattr(finding, name) for finding in found] for name in columns})
+
+
+def findings_counts(sink: Sink, found: Sequence[Finding]) -> None:
+    """Log the number of findings of each severity.
+
+    Apart from the table, since the UI compares two runs by the metric that was logged first, and a production run's is
+    to be its Sharpe.
+    """
     sink.metrics({f"n_findings_{s}": sum(finding.severity == s for finding in found) for s in SEVERITIES})
 
 
@@ -77,6 +85,7 @@ def exploration(sink: Sink, result: Explored) -> None:
                 "relative_weight": _mean_over_folds(result.probe_relative).tolist(),
             },
         )
+    epochs(sink, result.train_loss, result.validation_score)
     sink.figure(
         "training_curves.png",
         partial(figures.training_curves, result.fold_indices, result.train_loss, result.validation_score),
@@ -138,7 +147,8 @@ def study(sink: Sink, study: optuna.Study) -> None:
 
 def trial(sink: Sink, trial: optuna.trial.FrozenTrial) -> None:
     """Log one trial as a run of its own, so that trials can be compared in the UI."""
-    with sink.child(f"trial {trial.number}") as child:
+    outcome = f"Sharpe {trial.value:.2f}" if trial.state.name == "COMPLETE" else trial.state.name.lower()
+    with sink.child(f"trial {trial.number} · {outcome}") as child:
         child.tags({"phase": "trial", "trial_state": trial.state.name})
         child.params(trial.params)
         child.metric_steps({"oos_sharpe_so_far": dict(trial.intermediate_values)})
@@ -162,7 +172,34 @@ def folds(sink: Sink, rows: Sequence[FoldRow], more: Mapping[str, Sequence[float
     sink.table("folds.json", {**columns, **more})
 
 
+def epochs(sink: Sink, train_loss: Sequence[Sequence[float]], validation_score: Sequence[Sequence[float]]) -> None:
+    """Log the training's course with the epoch as step, each the mean over the folds that trained so long."""
+    courses = {"epochs/train_loss": train_loss, "epochs/validation_score": validation_score}
+    sink.metric_steps(
+        {
+            name: {
+                epoch: float(np.mean([fold[epoch] for fold in by_fold if epoch < len(fold)]))
+                for epoch in range(max(map(len, by_fold), default=0))
+            }
+            for name, by_fold in courses.items()
+        }
+    )
+
+
 def vsn_tables(sink: Sink, result: Pruned) -> None:
+    """Log the ranking, and how many columns of each group were selected."""
+    ranking(sink, result)
+    selected_by_group(sink, result)
+
+
+def selected_by_group(sink: Sink, result: Pruned) -> None:
+    """Log how many columns of each group were selected."""
+    selected = Counter(row.group for row in result.ranked if row.selected)
+    groups = dict.fromkeys(row.group for row in result.ranked)
+    sink.metrics({f"n_selected_{re.sub('[^A-Za-z0-9_.-]', '_', group)}": selected[group] for group in groups})
+
+
+def ranking(sink: Sink, result: Pruned) -> None:
     """Log `vsn_weights.json`, `feature_groups.json`, and with probes `vsn_p_values.json`."""
     rows = result.ranked
     columns: tuple[str, ...] = ("rank", "feature", "group", "mean_weight", "relative_weight", "stability", "selected")
@@ -190,7 +227,6 @@ def vsn_tables(sink: Sink, result: Pruned) -> None:
             "weight": [weight[group] for group in groups],
         },
     )
-    sink.metrics({f"n_selected_{re.sub('[^A-Za-z0-9_.-]', '_', group)}": selected[group] for group in groups})
 
 
 def trials(sink: Sink, result: Tuned) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +17,16 @@ from numpy.typing import NDArray
 
 from pipeline.data.findings import Finding
 from pipeline.phases.production import Choice, Walked
-from pipeline.reporting import artifacts, calibration_figure, figures, frictions_figure, luck_figures, origins, page
+from pipeline.reporting import (
+    artifacts,
+    calibration_figure,
+    figures,
+    frictions_figure,
+    links,
+    luck_figures,
+    origins,
+    page,
+)
 from pipeline.statistics import baseline_comparison
 from pipeline.statistics import comparable as comparing
 from pipeline.statistics.baseline_comparison import BaselineRow
@@ -28,6 +38,43 @@ from pipeline.tracking.ledger import Look
 from pipeline.tracking.sink import Sink
 from tft.backtest import FoldOutcome, FoldRow
 from tft.metrics import Performance
+
+JOB_METRICS = (
+    "oos_sharpe",
+    "oos_sharpe_se",
+    "oos_sharpe_low",
+    "oos_sharpe_high",
+    "oos_sharpe_gross",
+    "oos_sharpe_development",
+    "oos_drift",
+    "oos_skill",
+    "oos_skill_se",
+    "oos_sharpe_neutral",
+    "oos_sharpe_neutral_se",
+    "oos_verdict_p_value",
+    "oos_p_value",
+    "oos_p_value_deflated",
+    "oos_psr",
+    "oos_dsr",
+    "detectable_sharpe",
+    "baseline_long_only_sharpe",
+    "baseline_long_only_difference",
+    "calibration_log_score_gain_t",
+    "seed_sharpe_spread",
+    "val_oos_gap_mean",
+    "holdout_n_bars",
+    "n_looks",
+    "n_configurations_looked",
+    "n_features_initial",
+    "n_features_prefiltered",
+    "n_features_selected",
+)
+"""What the job's own run shows beside the folds' Sharpes and the findings: the headline, and what the verdict rests on.
+All other metrics are in the run of the phase. The first is what the UI compares two runs by until told otherwise."""
+
+
+IN_DESCRIPTION = {"equity.png": "Cumulative return", "validation_vs_oos.png": "Validation and test Sharpe by fold"}
+"""The figures that descriptions show, by file name."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +107,8 @@ class Produced:
 
 
 def production(
-    sinks: Sequence[Sink],
+    phase: Sink,
+    own: Sink,
     result: Produced,
     *,
     facts: page.Facts,
@@ -70,7 +118,7 @@ def production(
     findings: Sequence[Finding],
     came_from: origins.Origins,
 ) -> None:
-    """Write the run to each of `sinks`: the phase's own run and the job's.
+    """Write the run to the phase's run and to the job's own.
 
     chosen: what the deployed model uses · baselines: each simple rule by its name · came_from: the record taken apart.
     """
@@ -103,16 +151,30 @@ def production(
         "oos_record.parquet": record.to_columns(),
         "validation_returns.parquet": validation_columns(walked.outcomes, walked.market.panel.times),
     }
-    for sink in sinks:
-        headline(sink, result, n_initial=chosen.filtered.n_initial, n_prefiltered=len(chosen.filtered.kept))
-        sink.metrics({"n_features_expected_false": pruned.n_expected_false})
-        artifacts.vsn_tables(sink, pruned)
+    figures_of = scalars(result, n_initial=chosen.filtered.n_initial, n_prefiltered=len(chosen.filtered.kept))
+    figures_of |= {"n_features_expected_false": pruned.n_expected_false}
+    own.metrics(job_metrics(figures_of))
+    phase.metrics(phase_metrics(figures_of))
+    frictions(phase, result.comparable)
+    artifacts.epochs(
+        phase,
+        [outcome.train_loss.tolist() for outcome in walked.outcomes],
+        [outcome.validation_score.tolist() for outcome in walked.outcomes],
+    )
+    artifacts.selected_by_group(phase, pruned)
+    for sink in (phase, own):
+        by_fold(sink, result)
+        artifacts.findings_counts(sink, findings)
+        headline(sink, result)
+        artifacts.ranking(sink, pruned)
         sink.table("baseline_choices.json", baseline_choices(baselines, [fold.index for fold in walked.folds]))
         origins.log(sink, came_from)
         if walked.selection == "nested":
             choices(sink, walked)
         for name, figure in drawn.items():
             sink.figure(name, figure)
+        for name in IN_DESCRIPTION:
+            sink.figure(f"{links.SMALL}/{name}", drawn[name], links.SMALL_WIDTH)
         sink.text(page.REPORT, html)
         with tempfile.TemporaryDirectory() as scratch:
             for name, columns in tables.items():
@@ -154,8 +216,50 @@ def _figures(
     return drawn
 
 
-def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int) -> None:
-    """Log the metrics and tags by which production runs are compared."""
+def scalars(result: Produced, *, n_initial: int, n_prefiltered: int) -> dict[str, float | None]:
+    """All metrics of a production run that have one value, the headline first."""
+    development, holdout = result.development, result.holdout
+    of_inference = metrics(result.inference)
+    smallest = result.inference.skill.neutral.detectable_sharpe if result.inference.skill else None
+    named: dict[str, float | None] = {
+        "oos_sharpe": holdout.sharpe if holdout else None,
+        "oos_sharpe_gross": holdout.sharpe_gross if holdout else None,
+        "oos_sharpe_development": development.sharpe if development else None,
+        "oos_sharpe_development_gross": development.sharpe_gross if development else None,
+        **of_inference,
+        "detectable_sharpe": smallest,
+        "seed_sharpe_spread": float(np.std(result.seed_sharpes, ddof=1)) if len(result.seed_sharpes) > 1 else None,
+        "n_looks": len(result.looks),
+        "n_features_initial": n_initial,
+        "n_features_prefiltered": n_prefiltered,
+        "n_features_selected": len(result.features),
+    }
+    named |= baseline_comparison.metrics(result.inference.baselines) | comparing.metrics(result.comparable)
+    for segment, performance in (("holdout", holdout), ("development", development)):
+        if performance:
+            named |= {f"{segment}_{name}": value for name, value in asdict(performance).items()}
+    return named
+
+
+def job_metrics(named: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Those of a production run's metrics that the job's own run shows, in the order in which they are shown."""
+    return {name: named[name] for name in JOB_METRICS if name in named}
+
+
+def phase_metrics(named: Mapping[str, float | None]) -> dict[str, float | None]:
+    """All of a production run's metrics as the run of the phase shows them, those of development in a group of its own:
+    the UI groups charts by what stands before a slash."""
+    return {re.sub("^development_", "development/", name): value for name, value in named.items()}
+
+
+def model_metrics(result: Produced) -> dict[str, float | None]:
+    """What the page of the model shows: the walk-forward of its recipe, not of its final weights."""
+    named = job_metrics(scalars(result, n_initial=0, n_prefiltered=0))
+    return {name: value for name, value in named.items() if name.startswith("oos_")}
+
+
+def by_fold(sink: Sink, result: Produced) -> None:
+    """Log what there is of each fold: tables, and metrics with the fold as step."""
     luck, fit = result.inference.folds, result.inference.calibration
     more: dict[str, list[float | None]] = {
         "val_sharpe_best_of_noise": [one.best_of_correlated_epochs for one in luck],
@@ -167,28 +271,16 @@ def headline(sink: Sink, result: Produced, *, n_initial: int, n_prefiltered: int
             more[name] = [None if gain is None else gain.value for gain in gains]
         artifacts.calibration(sink, fit)
     artifacts.folds(sink, result.folds, more)
-    development, holdout = result.development, result.holdout
-    sink.metrics(
-        {
-            "n_features_initial": n_initial,
-            "n_features_prefiltered": n_prefiltered,
-            "n_features_selected": len(result.features),
-            "oos_sharpe": holdout.sharpe if holdout else None,
-            "oos_sharpe_gross": holdout.sharpe_gross if holdout else None,
-            "oos_sharpe_development": development.sharpe if development else None,
-            "oos_sharpe_development_gross": development.sharpe_gross if development else None,
-            "seed_sharpe_spread": float(np.std(result.seed_sharpes, ddof=1)) if len(result.seed_sharpes) > 1 else None,
-            "n_looks": len(result.looks),
-        }
-    )
-    sink.metrics(metrics(result.inference) | baseline_comparison.metrics(result.inference.baselines))
+
+
+def headline(sink: Sink, result: Produced) -> None:
+    """Log the tables of the rules beside the model, and the tags by which production runs are told apart."""
     if rows := result.inference.baselines:
         names = [field.name for field in fields(BaselineRow)]
         sink.table("baselines.json", {name: [getattr(row, name) for row in rows] for name in names})
-    comparables(sink, result.comparable)
-    for segment, performance in (("holdout", holdout), ("development", development)):
-        if performance:
-            sink.metrics({f"{segment}_{name}": value for name, value in asdict(performance).items()})
+    names = [field.name for field in fields(Comparable) if not field.name.startswith("sharpe_by_")]
+    sink.table("comparable.json", {name: [getattr(row, name) for row in result.comparable] for name in names})
+    sink.table("frictions.json", comparing.curves(result.comparable))
     sink.tags({"model_name": result.model_name, "model_version": result.model_version, "checkpoint": result.checkpoint})
     sink.tags({"verdict": result.inference.verdict})
     if result.trouble:
@@ -208,13 +300,8 @@ def baseline_choices(baselines: Mapping[str, Baseline], folds: Sequence[int]) ->
     )
 
 
-def comparables(sink: Sink, rows: Sequence[Comparable]) -> None:
-    """Log `comparable.json`, `frictions.json`, their metrics, and the model's Sharpe by cost and by delay, of which the
-    cost in basis points or the delay in bars is the step."""
-    sink.metrics(comparing.metrics(rows))
-    names = [field.name for field in fields(Comparable) if not field.name.startswith("sharpe_by_")]
-    sink.table("comparable.json", {name: [getattr(row, name) for row in rows] for name in names})
-    sink.table("frictions.json", comparing.curves(rows))
+def frictions(sink: Sink, rows: Sequence[Comparable]) -> None:
+    """Log the model's Sharpe by cost and by delay; the cost in basis points or the delay in bars is the step."""
     for row in rows:
         if row.name == MODEL:
             by_cost = dict(zip(COSTS_BPS, row.sharpe_by_cost, strict=True))

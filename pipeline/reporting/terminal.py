@@ -5,66 +5,22 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.reporting.headline import headline_table
 from pipeline.reporting.produced import Produced
-from pipeline.statistics.comparable import MODEL
 
 
 def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns: int, ui_command: str) -> None:
     """Print the headline table and the verdict of a production run.
 
-    job_run_id: the MLflow run of the whole job · n_columns: columns of the table · ui_command: opens the MLflow UI.
+    job_run_id: the MLflow run of the whole job · n_columns: columns of the table · ui_command: opens the MLflow UI, on
+    that run.
     """
-    of_segment = {one.segment: one for one in result.comparable if one.name == MODEL}
-    segments = {
-        "nested (every fold selected on the bars before it)" if nested else "holdout (never selected on)": (
-            result.holdout,
-            of_segment.get("holdout"),
-            result.inference.holdout,
-            result.inference.skill,
-            result.inference.skill.neutral if result.inference.skill else None,
-        )
-    }
-    if not nested:
-        segments["development (selected on)"] = (
-            result.development,
-            of_segment.get("development"),
-            result.inference.development,
-            None,
-            None,
-        )
+    headings, rows = headline_table(result, nested=nested)
     table = Table(title="Walk-forward record")
-    for heading in ("", *segments):
+    for heading in ("", *headings):
         table.add_column(heading, justify="left" if not heading else "right")
-    performance = {
-        "n_bars": ("bars", "{:d}"),
-        "sharpe": ("Sharpe, annual, net", "{:.2f}"),
-        "sharpe_gross": ("Sharpe, annual, gross", "{:.2f}"),
-        "hit_rate": ("hit rate", "{:.1%}"),
-        "annual_volatility": ("volatility a year, realised", "{:.2%}"),
-    }
-    scaled = {
-        "volatility_target": ("scaled to a volatility of", "{:.2%}"),
-        "return_at_target": ("return a year", "{:.2%}"),
-        "max_drawdown_at_target": ("worst drawdown", "{:.2%}"),
-        "turnover_at_target": ("turnover a year", "{:.1f}"),
-        "cost_per_risk": ("cost a unit of risk", "{:.2f}"),
-        "break_even_cost_bps": ("break-even cost, bps", "{:.1f}"),
-    }
-    luck = {"standard_error": ("standard error of the net Sharpe", "{:.2f}")}
-    split = {
-        "drift": ("of it drift", "{:.2f}"),
-        "skill": ("of it skill", "{:.2f}"),
-        "skill_se": ("standard error of skill", "{:.2f}"),
-    }
-    beyond = {
-        "sharpe": ("neutral Sharpe", "{:.2f}"),
-        "p_value_deflated": ("p-value of no skill", "{:.3f}"),
-        "dsr": ("deflated Sharpe ratio", "{:.3f}"),
-    }
-    for part, formats in enumerate((performance, scaled, luck, split, beyond)):
-        for field, (label, style) in formats.items():
-            values = [getattr(segment[part], field, None) for segment in segments.values()]
-            table.add_row(label, *("-" if value is None else style.format(value) for value in values))
+    for label, cells in rows:
+        table.add_row(label, *cells)
     console = Console(soft_wrap=True)
     console.print(table)
     console.print(result.inference.verdict, style="bold", highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -9,17 +10,21 @@ import os
 import signal
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, RunTag
+import polars as pl
+from mlflow.data.polars_dataset import from_polars
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from pipeline.tracking.experiment import NOTE, set_up
 from pipeline.tracking.finished import finished_runs
 from pipeline.tracking.peaks import peaks
 from pipeline.tracking.sink import RESULT, Found
@@ -30,7 +35,22 @@ if TYPE_CHECKING:
 EXPERIMENT = "tft-production"
 PHASE_KEY = "phase_key"
 """Tag of a finished phase: the key under which its result is found again."""
+COMMAND = "command"
+"""Tag of a command's own run: which one it was."""
+_NOTE_SHA256 = "mlflow.note.sha256"
+"""Tag: hash of the description that was written here, by which one that a person has changed is told. The UI shows no
+tag of this prefix."""
 DEFAULT_STORE = "sqlite:///mlflow.db"
+_PLAIN_TYPES: dict[Any, Any] = {
+    pl.Date: pl.Datetime,
+    pl.Categorical: pl.String,
+    pl.Decimal: pl.Float64,
+    pl.UInt8: pl.Int32,
+    pl.UInt16: pl.Int32,
+    pl.UInt32: pl.Int64,
+    pl.UInt64: pl.Int64,
+}
+"""Types of columns that MLflow has no name for, and those that come nearest."""
 _BATCH = 1000
 """Metrics MLflow takes in one call."""
 
@@ -121,16 +141,65 @@ class Run:
     def text(self, name: str, text: str) -> None:
         self.client.log_text(self.run_id, text, name)
 
-    def figure(self, name: str, figure: Figure | Callable[[], Figure]) -> None:
-        self.client.log_figure(self.run_id, figure() if callable(figure) else figure, name)
+    def figure(self, name: str, figure: Figure | Callable[[], Figure], width_pixels: int | None = None) -> None:
+        drawn = figure() if callable(figure) else figure
+        size = {"dpi": width_pixels / drawn.get_figwidth()} if width_pixels else {}
+        self.client.log_figure(self.run_id, drawn, name, save_kwargs=size)
 
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
 
-    def dataset(self, name: str, source: str, digest: str) -> None:
-        """The feature table as an input of the run."""
-        entity = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+    def dataset(self, name: str, source: str, digest: str, first: pl.DataFrame | None = None, n_rows: int = 0) -> None:
+        """The feature table as an input of the run, with its columns and their types, and how large it is.
+
+        first: a row with a known value of every column that has one; without it the columns are unknown.
+        """
+        first = pl.DataFrame() if first is None else first.cast(_PLAIN_TYPES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a path could be a local file or one on a mounted file system
+            table = from_polars(first, source=source, name=name, digest=digest[:36])
+        given = table.to_dict()
+        size = json.dumps({"num_rows": n_rows, "num_elements": n_rows * first.width})
+        entity = Dataset(table.name, table.digest, given["source_type"], given["source"], given["schema"], size)
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])])
+
+    def describe(self, text: str) -> None:
+        """Make this the run's description in the UI (Markdown), unless a person has changed the one there."""
+        tags = self.client.get_run(self.run_id).data.tags
+        there = tags.get(NOTE, "")
+        if not there or tags.get(_NOTE_SHA256) == _sha256(there):
+            self.client.set_tag(self.run_id, NOTE, text)
+            self.client.set_tag(self.run_id, _NOTE_SHA256, _sha256(text))
+
+    def model(self, model_id: str, metrics: Mapping[str, float | None]) -> None:
+        """Show a logged model as an output of the run, and these metrics of the run on the model's page.
+
+        The metrics are written to the run as well, and tied to the data set that it was given.
+        """
+        if all(model.model_id != model_id for model in self._outputs()):
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
+        now = int(time.time() * 1000)
+        inputs = self.client.get_run(self.run_id).inputs
+        tables = [one.dataset for one in inputs.dataset_inputs] if inputs else []
+        given = {"dataset_name": tables[0].name, "dataset_digest": tables[0].digest} if tables else {}
+        shown = [
+            Metric(name, float(value), now, 0, model_id=model_id, run_id=self.run_id, **given)
+            for name, value in metrics.items()
+            if value is not None and math.isfinite(value)
+        ]
+        self.client.log_batch(self.run_id, metrics=shown)
+
+    def _outputs(self) -> list[LoggedModelOutput]:
+        outputs = self.client.get_run(self.run_id).outputs
+        return list(outputs.model_outputs) if outputs else []
+
+    def phases(self) -> dict[str, str]:
+        """The newest run of each phase below this one, by the phase's name."""
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        found = self.client.search_runs(
+            [experiment], f"tags.mlflow.parentRunId = '{self.run_id}'", order_by=["attributes.start_time ASC"]
+        )
+        return {run.data.tags["phase"]: run.info.run_id for run in found if "phase" in run.data.tags}
 
     def read_text(self, name: str) -> str:
         """Raises mlflow.exceptions.MlflowException or OSError if the artifact is gone."""
@@ -159,9 +228,9 @@ class Run:
             yield run
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[Run]:
-        """A child run of a phase, with its wall time and memory peaks as metrics."""
-        with self.child(name) as run:
+    def phase(self, name: str, title: str = "") -> Iterator[Run]:
+        """A child run of a phase, with its wall time, memory peaks and system metrics. `title`: its name in the UI."""
+        with _run(title or name, below=self, system_metrics=True) as run:
             run.tags({"phase": name})
             with peaks() as measured:
                 try:
@@ -173,10 +242,11 @@ class Run:
 @contextmanager
 def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
     """The run of the whole command, in experiment `tft-production` or the one that MLFLOW_EXPERIMENT_NAME or
-    MLFLOW_EXPERIMENT_ID names.
+    MLFLOW_EXPERIMENT_ID names, which is set up for the UI if it is not yet.
 
-    `run_id` resumes that run. Started by `mlflow run`, its run is taken if it is in an experiment the user chose;
-    the experiment `Default`, where MLflow puts a project's run otherwise, only gets a pointer to ours.
+    `run_id` resumes that run, whose name stays. Started by `mlflow run`, its run is taken if it is in an experiment the
+    user chose, and is given this name; the experiment `Default`, where MLflow puts a project's run otherwise, only gets
+    a pointer to ours.
     """
     given = run_id or os.environ.get("MLFLOW_RUN_ID")
     client = MlflowClient()
@@ -188,18 +258,17 @@ def parent_run(name: str, run_id: str | None) -> Iterator[Run]:
     if given or pointer:
         experiment_id = None  # of the run that `mlflow run` made
     if given:  # MLflow refuses a run of another experiment than the active one
-        mlflow.set_experiment(experiment_id=client.get_run(given).info.experiment_id)
+        chosen = mlflow.set_experiment(experiment_id=client.get_run(given).info.experiment_id)
     else:
         chosen = _chosen_experiment(experiment_id)
-        # The UI opens such an experiment with its runs, not with the pages for language models.
-        client.set_experiment_tag(chosen.experiment_id, "mlflow.experimentKind", "custom_model_development")
+    set_up(chosen.experiment_id)
     # There MLflow notes the active experiment for processes it starts; the next command here has to choose for itself.
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     if experiment_id is not None:
         os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
     with _run(name, run_id=given) as run:
-        if given and not run_id:
-            client.update_run(given, name=name)  # `mlflow run` gives it a name of its own invention
+        if given and not run_id and COMMAND not in client.get_run(given).data.tags:
+            client.update_run(given, name=name)  # `mlflow run` gives a new run a name of its own invention
         if pointer:
             client.set_tag(
                 pointer, "mlflow.note.content", f"The runs of this job are in experiment {EXPERIMENT}: {run.run_id}"
@@ -223,14 +292,16 @@ def _chosen_experiment(experiment_id: str | None) -> Experiment:
 
 
 @contextmanager
-def _run(name: str, *, run_id: str | None = None, below: Run | None = None) -> Iterator[Run]:
+def _run(
+    name: str, *, run_id: str | None = None, below: Run | None = None, system_metrics: bool = False
+) -> Iterator[Run]:
     active = mlflow.start_run(
         run_id=run_id,
         run_name=None if run_id else name,
         nested=below is not None,
         parent_run_id=below.run_id if below else None,
         experiment_id=below.client.get_run(below.run_id).info.experiment_id if below else None,
-        log_system_metrics=True,
+        log_system_metrics=system_metrics,
     )
     status = "FINISHED"
     try:
@@ -240,3 +311,7 @@ def _run(name: str, *, run_id: str | None = None, below: Run | None = None) -> I
         raise
     finally:
         mlflow.end_run(status)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -14,6 +14,7 @@ from pipeline.tracking.kept import RESULT as RESULT
 from pipeline.tracking.kept import Kept
 
 if TYPE_CHECKING:
+    import polars as pl
     from matplotlib.figure import Figure
 
 
@@ -38,16 +39,19 @@ class Sink(Protocol):
     def tags(self, values: Mapping[str, str]) -> None: ...
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None: ...
     def text(self, name: str, text: str) -> None: ...
-    def figure(self, name: str, figure: Figure | Callable[[], Figure]) -> None:
-        """A figure, or what draws it, which a sink that shows nothing does not call."""
+    def figure(self, name: str, figure: Figure | Callable[[], Figure], width_pixels: int | None = None) -> None:
+        """A figure, or what draws it, which a sink that shows nothing does not call. By default as large as it was
+        drawn."""
 
     def file(self, path: Path, folder: str | None = None) -> None: ...
-    def dataset(self, name: str, source: str, digest: str) -> None: ...
+    def dataset(
+        self, name: str, source: str, digest: str, first: pl.DataFrame | None = None, n_rows: int = 0
+    ) -> None: ...
     def child(self, name: str) -> AbstractContextManager[Self]:
         """A run nested below this one."""
 
-    def phase(self, name: str) -> AbstractContextManager[Self]:
-        """A child run of a phase, with its wall time and memory peaks."""
+    def phase(self, name: str, title: str = "") -> AbstractContextManager[Self]:
+        """A child run of a phase, with its wall time and memory peaks. `title`: its name in the UI."""
 
     def find_result(self, key: str) -> Found | None:
         """The newest result that was finished under this key."""
@@ -83,13 +87,13 @@ class Silent:
     def text(self, name: str, text: str) -> None:
         pass
 
-    def figure(self, name: str, figure: Figure | Callable[[], Figure]) -> None:
+    def figure(self, name: str, figure: Figure | Callable[[], Figure], width_pixels: int | None = None) -> None:
         pass
 
     def file(self, path: Path, folder: str | None = None) -> None:
         pass
 
-    def dataset(self, name: str, source: str, digest: str) -> None:
+    def dataset(self, name: str, source: str, digest: str, first: pl.DataFrame | None = None, n_rows: int = 0) -> None:
         pass
 
     @contextmanager
@@ -97,7 +101,7 @@ class Silent:
         yield self
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[Self]:
+    def phase(self, name: str, title: str = "") -> Iterator[Self]:
         yield self
 
     def find_result(self, key: str) -> Found | None:

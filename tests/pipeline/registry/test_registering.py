@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -132,6 +133,29 @@ def test_the_signature_names_the_columns(whole_job: WholeJob, registered: tuple[
     outputs = declared.outputs.input_names()
     assert outputs[:7] == ["symbol", "time", "position", "raw_position", "probability_up", "mu", "sigma"]
     assert outputs[-1] == "regime"
+
+
+def test_the_input_example_is_typed_and_the_model_decides_on_it(
+    whole_job: WholeJob, registered: tuple[ModelVersion, Path]
+) -> None:
+    """The last bars of the table, which are as many as the model needs; its values are the table's."""
+    _, folder = registered
+    stored = mlflow.models.Model.load(str(folder))
+    example = stored.load_input_example(str(folder))
+    assert example is not None
+    table = pl.read_parquet(whole_job.folder / "data/micro.parquet").sort("date", "symbol").to_pandas()
+    kinds = {name: str(example[name].dtype) for name in example.columns}
+    assert kinds.pop("date").startswith("datetime64") and kinds.pop("symbol") in ("object", "str")
+    assert set(kinds.values()) == {"float64"}
+    assert set(example["symbol"]) == set(table["symbol"]) and example["date"].nunique() == 6
+    last = example[example["date"] == example["date"].max()].sort_values("symbol")
+    asked = table[table["date"] == table["date"].max()]
+    for name in kinds:
+        np.testing.assert_allclose(
+            last[last["symbol"].isin(asked["symbol"])][name], asked[name].astype(float), rtol=1e-5, atol=1e-9
+        )
+    decided = mlflow.pyfunc.load_model(str(folder)).predict(example)
+    assert len(decided) == 3 and decided["position"].notna().all()
 
 
 @pytest.mark.slow

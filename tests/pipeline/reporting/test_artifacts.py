@@ -188,7 +188,7 @@ def test_a_trial_is_a_run_of_its_own() -> None:
     )
     artifacts.trial(run, trial)
     ((name, child),) = run.children.items()
-    assert name == "trial -1", "optuna numbers it when it joins a study"
+    assert name == "trial -1 · Sharpe 0.50", "optuna numbers it when it joins a study"
     assert child.given == {"phase": "trial", "trial_state": "COMPLETE", "lr": 0.1}
     assert child.steps == {"oos_sharpe_so_far": {0: 0.25, 1: 0.5}}
     assert child.values == {"oos_sharpe_development": 0.5}
