@@ -6,7 +6,7 @@ another job), `reporter` is what a person sees on the way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -339,6 +339,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             promoted=registered.promoted,
             promotion_reason=registered.reason,
             trouble=(*trouble, *registered.trouble),
+            run_id=sink.run_id,
         )
         produced.production(
             [run, sink],
@@ -360,6 +361,21 @@ def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Fini
     """A production run in a run of its own: its inputs, the checks, the five phases."""
     log_inputs(job, sink, command="production", config=config_path)
     return production(job, sink, reporter, check(job, sink, reporter))
+
+
+def asked_for(name: str, job: Job, sink: Run, reporter: Reporter, config_path: str) -> Finished[Any]:
+    """A phase in a run of its own: its inputs, the checks, and whatever the phase needs before it."""
+    if name == "production":
+        return whole_job(job, sink, reporter, config_path)
+    log_inputs(job, sink, command=name, config=config_path)
+    check(job, sink, reporter)
+    alone: dict[str, Callable[[Job, Sink, Reporter], Finished[Any]]] = {
+        "prefilter": prefilter,
+        "exploration": exploration,
+        "pruning": pruning,
+        "tuning": tuning,
+    }
+    return alone[name](job, sink, reporter)
 
 
 def save_checkpoint(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -37,6 +38,8 @@ PHASES = {
     ),
 }
 """The phases in order, each with the modules that compute it: whatever these import is part of its key."""
+GIVEN = "the table given"
+"""The source of a table that was handed over in memory."""
 RECORD_MODULES = tuple(dict.fromkeys(module for modules in PHASES.values() for module in modules))
 """What computes the record of a whole job."""
 
@@ -127,16 +130,29 @@ class Job:
         }
 
 
-def open_job(config: Config, say: Callable[[str], None], *, fresh: bool = False, min_bars: int | None = None) -> Job:
+def open_job(
+    config: Config,
+    say: Callable[[str], None],
+    *,
+    frame: pl.DataFrame | None = None,
+    fresh: bool = False,
+    min_bars: int | None = None,
+) -> Job:
     """The job on the configured table, which is generated where it is missing, and on the configured device.
 
-    say: takes a line for the user · min_bars: what the table must hold, by default what the configuration needs.
-    Raises ValueError for the table or the device.
+    say: takes a line for the user · frame: the table itself, in place of the configured one · min_bars: what the table
+    must hold, by default what the configuration needs. Raises ValueError for the table or the device.
     """
     device = choose_device(config.device)
-    ensure_sample(config, say)
+    if frame is None:
+        ensure_sample(config, say)
+    else:
+        config = replace(config, data=replace(config.data, source=GIVEN, sample=None))
     data = load_panel(
-        config.data, min_bars=min_bars or bars.min_bars(config), execution_delay_bars=config.execution_delay_bars
+        config.data,
+        frame=frame,
+        min_bars=min_bars or bars.min_bars(config),
+        execution_delay_bars=config.execution_delay_bars,
     )
     n_bars, n_symbols, n_features = data.panel.features.shape
     say(f"{data.source}: {n_bars} bars, {n_symbols} instruments, {n_features} columns; training on {device.type}")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # A room imports only from rooms to its right. Rooms joined by a comma do not import each other; files joined by + are
 # one room. Inside a room the order is free, without circles.
 PIPELINE = """
-    cli + __main__ > experiments, live > flow + phase_run + refit, strategy > assessment, origins > job
+    cli + __main__, notebook > experiments, live > flow + phase_run + refit, strategy > assessment, origins > job
     > reporting, registry > tracking, execution > phases > data > statistics > config > tft
 """
 TFT = """

@@ -71,10 +71,3 @@ def config_of(path: str, overrides: Sequence[str]) -> Config | None:
     if overrides and not path:
         raise ValueError("--set changes a configuration: give --config too, the YAML file that it is on top of")
     return load_config(path, split_overrides(overrides)) if path else None
-
-
-def ui_command() -> str:
-    """The command that opens the MLflow UI on the store in use."""
-    from pipeline.tracking.runs import store
-
-    return f"mlflow ui --workers 1 --backend-store-uri {store()}"

@@ -15,13 +15,11 @@ from pipeline.assessment import PLACEBO
 from pipeline.config.reading import from_json, to_json
 from pipeline.registry import evidence
 from pipeline.reporting import page
-from pipeline.reporting.produced import Produced
+from pipeline.reporting.produced import REPORT, Produced
 from pipeline.statistics.inference import metrics
 from pipeline.statistics.verdict import PlaceboLuck
 from pipeline.tracking.runs import Run
 from pipeline.tracking.sink import RESULT
-
-REPORT = "report.html"
 
 
 def produced_by(production: Run) -> tuple[Run, Produced]:

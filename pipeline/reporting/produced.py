@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -25,9 +26,25 @@ from pipeline.statistics.comparable import MODEL, Comparable
 from pipeline.statistics.frictions import COSTS_BPS, DELAYS_BARS
 from pipeline.statistics.inference import Inference, metrics
 from pipeline.tracking.ledger import Look
+from pipeline.tracking.runs import Run
 from pipeline.tracking.sink import Sink
 from tft.backtest import FoldOutcome, FoldRow
 from tft.metrics import Performance
+
+RECORD = "oos_record.parquet"
+REPORT = "report.html"
+
+
+class Page(str):
+    """The HTML of a whole page, which a notebook shows in a frame of its own: neither's style reaches the other."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<a page of {len(self)} characters>"
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{html.escape(self)}" style="width: 100%; height: 80vh; border: 0"></iframe>'
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,17 @@ class Produced:
     promotion_reason: str
     trouble: tuple[str, ...]
     """What failed after the training was finished: the command then ends with a non-zero exit code."""
+    run_id: str = ""
+    """The MLflow run of the whole job, which holds the page and the record."""
+
+    @property
+    def record(self) -> pl.DataFrame:
+        """The walk-forward record: a row for each bar of decision and instrument."""
+        return pl.read_parquet(Run(self.run_id).read_bytes(RECORD))
+
+    def report(self) -> Page:
+        """The report, as a notebook shows it; as text it is the HTML of a page that needs no other file."""
+        return Page(Run(self.run_id).read_text(REPORT))
 
 
 def production(
@@ -77,7 +105,7 @@ def production(
     record, pruned, tuned = walked.record, chosen.pruned, chosen.tuned
     drawn = {name: draw() for name, draw in _figures(result, chosen, walked, baselines).items()}
     drawn |= {name: draw() for name, draw in origins.figures(came_from).items()}
-    html = page.render(
+    rendered = page.render(
         job=facts,
         n_initial=chosen.filtered.n_initial,
         n_prefiltered=len(chosen.filtered.kept),
@@ -100,7 +128,7 @@ def production(
         origins=came_from,
     )
     tables = {
-        "oos_record.parquet": record.to_columns(),
+        RECORD: record.to_columns(),
         "validation_returns.parquet": validation_columns(walked.outcomes, walked.market.panel.times),
     }
     for sink in sinks:
@@ -113,7 +141,7 @@ def production(
             choices(sink, walked)
         for name, figure in drawn.items():
             sink.figure(name, figure)
-        sink.text("report.html", html)
+        sink.text(REPORT, rendered)
         with tempfile.TemporaryDirectory() as scratch:
             for name, columns in tables.items():
                 pl.DataFrame(dict(columns)).write_parquet(Path(scratch) / name)

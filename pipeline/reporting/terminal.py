@@ -5,14 +5,15 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.reporting.produced import Produced
+from pipeline.reporting.produced import REPORT, Produced
 from pipeline.statistics.comparable import MODEL
+from pipeline.tracking.runs import Run, how_to_look
 
 
-def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns: int, ui_command: str) -> None:
+def print_headline(result: Produced, *, nested: bool, n_columns: int) -> None:
     """Print the headline table and the verdict of a production run.
 
-    job_run_id: the MLflow run of the whole job · n_columns: columns of the table · ui_command: opens the MLflow UI.
+    n_columns: columns of the table.
     """
     of_segment = {one.segment: one for one in result.comparable if one.name == MODEL}
     segments = {
@@ -83,5 +84,7 @@ def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns
         console.print(
             f"Registered model {result.model_name} version {result.model_version}: {state}, {result.promotion_reason}."
         )
-    console.print(f"Report, tables and figures: MLflow run {job_run_id}. Look at it with:")
-    console.print(f"  {ui_command}", soft_wrap=True)
+    console.print(f"Tables, figures and the report: MLflow run {result.run_id}.", highlight=False)
+    page = Run(result.run_id).link(REPORT)
+    for line in [*([f"Report: {page}"] if page else []), *how_to_look(result.run_id)]:
+        console.print(line, soft_wrap=True, highlight=False)
