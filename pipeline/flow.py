@@ -16,6 +16,7 @@ from pipeline.config.reading import to_json, to_mapping
 from pipeline.data.checks import check_data
 from pipeline.data.errors import DataError
 from pipeline.data.findings import Finding, summary
+from pipeline.data.sample import planted_columns
 from pipeline.job import Job
 from pipeline.origins import find_origins
 from pipeline.phase_run import Finished, describe, log_inputs, phase_key, run_phase
@@ -64,6 +65,7 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
         timing=config.timing,
         n_holdout_bars=n_holdout if config.selection != "nested" else None,
         accept=config.data.accept,
+        planted=planted_columns(job.data.source),
     )
     artifacts.findings(sink, found)
     for line in summary([finding for finding in found if finding.severity != "error"]):
@@ -80,6 +82,13 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
 def prefilter(job: Job, sink: Sink, reporter: Reporter) -> Finished[Prefiltered]:
     """Columns that can carry information."""
     config = job.config.prefilter
+
+    def compute(run: Sink, store: Store) -> Prefiltered:
+        reporter.start("prefilter", len(job.development_panel.feature_names))
+        return prefiltering.prefilter(
+            job.development_panel, config, on_columns=lambda n: reporter.step("columns judged", n)
+        )
+
     return run_phase(
         "prefilter",
         Prefiltered,
@@ -87,7 +96,7 @@ def prefilter(job: Job, sink: Sink, reporter: Reporter) -> Finished[Prefiltered]
         sink,
         reporter,
         settings={"prefilter": asdict(config)},
-        compute=lambda run, store: prefiltering.prefilter(job.development_panel, config),
+        compute=compute,
         draw=artifacts.prefilter,
     )
 

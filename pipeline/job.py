@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from pipeline.data.sample import write_sample
 from pipeline.phases.training_data import TrainingData
 from pipeline.tracking.commit import git_commit
 from pipeline.tracking.keys import key_of
+from tft.kernels.cpu.compiling import SWITCH, unavailable
 from tft.kernels.implementation import kernels_for
 from tft.market import choose_device
 from tft.panel import AHEAD, Panel
@@ -144,6 +146,8 @@ def open_job(
     must hold, by default what the configuration needs. Raises ValueError for the table or the device.
     """
     device = choose_device(config.device)
+    if device.type == "cpu" and os.environ.get(SWITCH) != "0" and (reason := unavailable()):
+        say(f"no native code ({reason}): training takes about three times as long as with a C++ compiler, such as g++")
     if frame is None:
         ensure_sample(config, say)
     else:

@@ -28,7 +28,7 @@ TFT = """
 ONLY = {"pipeline.strategy": {"pipeline.registry", "pipeline.data", "pipeline.config", "tft"}}
 
 # The name a distribution is imported by, where it is another one.
-IMPORT_NAMES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {"pyyaml": "yaml", "ipython": "IPython", "nvidia-ml-py": "pynvml", "scikit-learn": "sklearn"}
 
 
 def sources() -> list[str]:

@@ -53,6 +53,7 @@ def configure() -> None:
     mlflow.set_system_metrics_sampling_interval(5)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # misses pip, which no environment here needs
 
     def end(signum: int, frame: object) -> None:
         raise Killed(f"signal {signum}")
