@@ -287,6 +287,7 @@ def _choose_before(job: Job, reporter: Reporter, fold: Fold, end: int, n_folds: 
 def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Finding] = ()) -> Finished[Produced]:
     """Run whatever upstream is missing, then walk forward through all bars, fit the final model, and register it."""
     say_what_can_be_found(job, sink, reporter)  # and refuses too few bars before anything is trained
+    reporter.say(f"production: {_what_is_trained(job)}")
     chosen = choose(job, sink, reporter)
     choice = chosen.choice
     config = choice.config
@@ -364,6 +365,20 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         run.finish(to_json(result), key)
     kept.drop_folds(key)  # the result is delivered
     return Finished(result, key, run.run_id)
+
+
+def _what_is_trained(job: Job) -> str:
+    """What a production run is about to train, phase by phase."""
+    config, n_development = job.config, job.n_development
+    explored, tuned = exploration_folds(config, n_development), tuning_folds(config, n_development)
+    walked = production_folds(config, len(job.data.panel.times))
+    again = ", the first two of these anew for every fold that follows" if config.selection == "nested" else ""
+    return (
+        f"about to train {len(explored)} folds of {config.exploration.epochs} epochs on all columns, "
+        f"{config.tuning.n_trials} trials of {len(tuned)} folds and {config.tuning.epochs} epochs{again}, then "
+        f"{len(walked)} folds and the model that is registered, {config.production.epochs} epochs and "
+        f"{config.production.seeds} network{'s' * (config.production.seeds > 1)} each"
+    )
 
 
 def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Finished[Produced]:

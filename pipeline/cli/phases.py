@@ -35,7 +35,7 @@ def phase_command(name: str) -> click.Command:
 def run_phase(name: str, path: str, overrides: Sequence[str], *, run_id: str | None, fresh: bool) -> int:
     """Run a phase and what it needs; returns the exit code."""
     from pipeline import flow
-    from pipeline.reporting.terminal import print_headline
+    from pipeline.reporting.terminal import print_headline, print_links
     from pipeline.tracking.runs import parent_run
 
     with opened(path, overrides, fresh=fresh) as (job, reporter), parent_run(name, run_id) as parent:
@@ -49,6 +49,7 @@ def run_phase(name: str, path: str, overrides: Sequence[str], *, run_id: str | N
         nested=job.config.selection == "nested",
         n_columns=job.data.panel.features.shape[2],
     )
+    print_links(result)
     for sentence in result.trouble:
         click.echo(f"Error: {sentence}", err=True)
     return EXIT_TROUBLE if result.trouble else 0

@@ -85,6 +85,9 @@ def print_headline(result: Produced, *, nested: bool, n_columns: int) -> None:
             f"Registered model {result.model_name} version {result.model_version}: {state}, {result.promotion_reason}."
         )
     console.print(f"Tables, figures and the report: MLflow run {result.run_id}.", highlight=False)
+
+
+def print_links(result: Produced) -> None:
+    """Print where a production run can be looked at: its page, if that lies on this machine, and the MLflow UI."""
     page = Run(result.run_id).link(REPORT)
-    for line in [*([f"Report: {page}"] if page else []), *how_to_look(result.run_id)]:
-        console.print(line, soft_wrap=True, highlight=False)
+    print(*([f"Report: {page}"] if page else []), *how_to_look(result.run_id), sep="\n")

@@ -22,8 +22,10 @@ REAL = ROOT.parent / "shared" / "data" / "panel.parquet"
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def check(panel: Panel, n_holdout_bars: int | None = 100, accept: tuple[str, ...] = ()) -> list[Finding]:
-    return list(check_data(panel, timing=Timing(), n_holdout_bars=n_holdout_bars, accept=accept))
+def check(
+    panel: Panel, n_holdout_bars: int | None = 100, accept: tuple[str, ...] = (), planted: tuple[str, ...] = ()
+) -> list[Finding]:
+    return list(check_data(panel, timing=Timing(), n_holdout_bars=n_holdout_bars, accept=accept, planted=planted))
 
 
 def panel_of(columns: dict[str, Array], seed: int = 0) -> Panel:
