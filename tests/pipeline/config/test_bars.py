@@ -82,7 +82,7 @@ def test_holdout_start_prevails_over_the_fraction() -> None:
     """Development is every bar before that time, whether it is a bar or lies between two."""
     times = np.datetime64("2020-01-01", "us") + 2 * np.arange(400) * np.timedelta64(1, "D")
     for day in (700, 701):
-        start = str(np.datetime64("2020-01-01") + day)
+        start = str(np.datetime64("2020-01-01") + np.timedelta64(day, "D"))
         config = Config(holdout_start=start, holdout_fraction=0.9)
         assert bars.n_development(config, times) == sum(time < np.datetime64(start) for time in times)
 
