@@ -147,7 +147,7 @@ def open_job(
     """
     device = choose_device(config.device)
     if device.type == "cpu" and os.environ.get(SWITCH) != "0" and (reason := unavailable()):
-        say(f"no native code ({reason}): training takes about three times as long as with a C++ compiler, such as g++")
+        say(f"no native code: {reason}; training takes two to three times as long as with a compiler, such as g++")
     if frame is None:
         ensure_sample(config, say)
     else:

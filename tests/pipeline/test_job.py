@@ -129,4 +129,4 @@ def test_what_a_compiler_would_gain_is_said_where_there_is_none(
     lines: list[str] = []
     with pytest.raises(ValueError, match="there is no such file"):
         open_job(Config(data=replace(CONFIG.data, source=str(tmp_path / "none.parquet"))), lines.append)
-    assert [line.startswith(f"no native code ({reason}): ") for line in lines] == [True] * said
+    assert [line.startswith(f"no native code: {reason}; ") for line in lines] == [True] * said
