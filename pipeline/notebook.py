@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from pathlib import Path
 from typing import Any, Literal, overload
 
+# Said by bars that libraries would draw and nobody here asks for, where ipywidgets is not installed.
+warnings.filterwarnings("ignore", "IProgress not found")
 # Waiting threads that spin make two processes on two cores twenty times slower; read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

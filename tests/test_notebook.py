@@ -45,7 +45,8 @@ def test_it_runs(notebook: nbformat.NotebookNode, tmp_path: Path, monkeypatch: p
     """In a kernel, on the smallest configuration: every cell, the progress of the phases, and nothing on the way that
     looks like a fault."""
     place = Workplace(tmp_path)
-    (place.folder / "examples").mkdir()
+    for folder in ("examples", "home"):
+        (place.folder / folder).mkdir()
     (cell,) = [cell for cell in notebook.cells if "configs/quickstart.yaml" in cell.source]
     cell.source = cell.source.replace("configs/quickstart.yaml", str(MICRO))
     for name, value in (place.environment() | {"PYTHONPATH": str(ROOT)}).items():
