@@ -6,6 +6,8 @@ result = run("production", load_config("configs/quickstart.yaml"), data=frame)
 result.inference.verdict, result.record, result.report()
 """
 
+# ruff: noqa: E402 - what libraries read while they load is set before they are imported
+
 from __future__ import annotations
 
 import os
