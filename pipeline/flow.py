@@ -6,7 +6,7 @@ another job), `reporter` is what a person sees on the way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pipeline.config.reading import to_json, to_mapping
 from pipeline.data.checks import check_data
 from pipeline.data.errors import DataError
 from pipeline.data.findings import Finding, summary
+from pipeline.data.sample import planted_columns
 from pipeline.job import PHASES, Job
 from pipeline.origins import find_origins
 from pipeline.phase_run import Finished, describe, log_inputs, phase_key, phase_title, run_phase
@@ -66,6 +67,7 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
         timing=config.timing,
         n_holdout_bars=n_holdout if config.selection != "nested" else None,
         accept=config.data.accept,
+        planted=planted_columns(job.data.source),
     )
     artifacts.findings(sink, (*found, *job.data.notes))
     for line in summary([finding for finding in found if finding.severity != "error"]):
@@ -83,6 +85,13 @@ def check(job: Job, sink: Sink, reporter: Reporter) -> tuple[Finding, ...]:
 def prefilter(job: Job, sink: Sink, reporter: Reporter) -> Finished[Prefiltered]:
     """Columns that can carry information."""
     config = job.config.prefilter
+
+    def compute(run: Sink, store: Store) -> Prefiltered:
+        reporter.start("prefilter", len(job.development_panel.feature_names))
+        return prefiltering.prefilter(
+            job.development_panel, config, on_columns=lambda n: reporter.step("columns judged", n)
+        )
+
     return run_phase(
         "prefilter",
         Prefiltered,
@@ -90,7 +99,7 @@ def prefilter(job: Job, sink: Sink, reporter: Reporter) -> Finished[Prefiltered]
         sink,
         reporter,
         settings={"prefilter": asdict(config)},
-        compute=lambda run, store: prefiltering.prefilter(job.development_panel, config),
+        compute=compute,
         draw=artifacts.prefilter,
     )
 
@@ -282,6 +291,7 @@ def _choose_before(job: Job, reporter: Reporter, fold: Fold, end: int, n_folds: 
 def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Finding] = ()) -> Finished[Produced]:
     """Run whatever upstream is missing, then walk forward through all bars, fit the final model, and register it."""
     say_what_can_be_found(job, reporter)  # and refuses too few bars before anything is trained
+    reporter.say(f"production: {_what_is_trained(job)}")
     chosen = choose(job, sink, reporter)
     choice = chosen.choice
     config = choice.config
@@ -348,6 +358,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             promoted=registered.promoted,
             promotion_reason=registered.reason,
             trouble=(*trouble, *registered.trouble),
+            run_id=sink.run_id,
         )
         produced.production(
             run,
@@ -371,6 +382,20 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
     return Finished(result, key, run.run_id)
 
 
+def _what_is_trained(job: Job) -> str:
+    """What a production run is about to train, phase by phase."""
+    config, n_development = job.config, job.n_development
+    explored, tuned = exploration_folds(config, n_development), tuning_folds(config, n_development)
+    walked = production_folds(config, len(job.data.panel.times))
+    again = ", the first two of these anew for every fold that follows" if config.selection == "nested" else ""
+    return (
+        f"about to train {len(explored)} folds of {config.exploration.epochs} epochs on all columns, "
+        f"{config.tuning.n_trials} trials of {len(tuned)} folds and {config.tuning.epochs} epochs{again}, then "
+        f"{len(walked)} folds and the model that is registered, {config.production.epochs} epochs and "
+        f"{config.production.seeds} network{'s' * (config.production.seeds > 1)} each"
+    )
+
+
 def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Finished[Produced]:
     """A production run in a run of its own: its inputs, the checks, the five phases."""
     log_inputs(job, sink, command="production", config=config_path)
@@ -388,6 +413,21 @@ def describe_job(sink: Run, result: Produced) -> None:
             children={phase_title(name): below[name] for name in PHASES if name in below},
         )
     )
+
+
+def asked_for(name: str, job: Job, sink: Run, reporter: Reporter, config_path: str) -> Finished[Any]:
+    """A phase in a run of its own: its inputs, the checks, and whatever the phase needs before it."""
+    if name == "production":
+        return whole_job(job, sink, reporter, config_path)
+    log_inputs(job, sink, command=name, config=config_path)
+    artifacts.findings_counts(sink, check(job, sink, reporter))
+    alone: dict[str, Callable[[Job, Sink, Reporter], Finished[Any]]] = {
+        "prefilter": prefilter,
+        "exploration": exploration,
+        "pruning": pruning,
+        "tuning": tuning,
+    }
+    return alone[name](job, sink, reporter)
 
 
 def save_checkpoint(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ from pipeline.data.sample import write_sample
 from pipeline.phases.training_data import TrainingData
 from pipeline.tracking.commit import git_commit
 from pipeline.tracking.keys import key_of
+from tft.kernels.cpu.compiling import SWITCH, unavailable
 from tft.kernels.implementation import kernels_for
 from tft.market import choose_device
 from tft.panel import AHEAD, Panel
@@ -37,6 +40,8 @@ PHASES = {
     ),
 }
 """The phases in order, each with the modules that compute it: whatever these import is part of its key."""
+GIVEN = "the table given"
+"""The source of a table that was handed over in memory."""
 RECORD_MODULES = tuple(dict.fromkeys(module for modules in PHASES.values() for module in modules))
 """What computes the record of a whole job."""
 
@@ -127,16 +132,31 @@ class Job:
         }
 
 
-def open_job(config: Config, say: Callable[[str], None], *, fresh: bool = False, min_bars: int | None = None) -> Job:
+def open_job(
+    config: Config,
+    say: Callable[[str], None],
+    *,
+    frame: pl.DataFrame | None = None,
+    fresh: bool = False,
+    min_bars: int | None = None,
+) -> Job:
     """The job on the configured table, which is generated where it is missing, and on the configured device.
 
-    say: takes a line for the user · min_bars: what the table must hold, by default what the configuration needs.
-    Raises ValueError for the table or the device.
+    say: takes a line for the user · frame: the table itself, in place of the configured one · min_bars: what the table
+    must hold, by default what the configuration needs. Raises ValueError for the table or the device.
     """
     device = choose_device(config.device)
-    ensure_sample(config, say)
+    if device.type == "cpu" and os.environ.get(SWITCH) != "0" and (reason := unavailable()):
+        say(f"no native code: {reason}; training takes two to three times as long as with a compiler, such as g++")
+    if frame is None:
+        ensure_sample(config, say)
+    else:
+        config = replace(config, data=replace(config.data, source=GIVEN, sample=None))
     data = load_panel(
-        config.data, min_bars=min_bars or bars.min_bars(config), execution_delay_bars=config.execution_delay_bars
+        config.data,
+        frame=frame,
+        min_bars=min_bars or bars.min_bars(config),
+        execution_delay_bars=config.execution_delay_bars,
     )
     n_bars, n_symbols, n_features = data.panel.features.shape
     for note in data.notes:

@@ -171,7 +171,9 @@ def _bars_later(times: NDArray[np.datetime64], n_bars: int) -> np.datetime64:
     days = times.astype("datetime64[D]")
     if (days.astype(times.dtype) == times).all():
         weekday_only = bool(np.is_busday(days).mean() > 0.99)
-        later = np.busday_offset(days[-1], n_bars, roll="forward") if weekday_only else days[-1] + n_bars
+        every_day = days[-1] + np.timedelta64(n_bars, "D")
+        later = np.busday_offset(days[-1], n_bars, roll="forward") if weekday_only else every_day
         return cast(np.datetime64, later.astype(times.dtype))
-    spacing = np.median(np.diff(times).astype(np.int64)).astype(np.int64)
+    steps = np.diff(times)
+    spacing = np.median(steps.astype(np.int64)).astype(np.int64).astype(steps.dtype)
     return cast(np.datetime64, times[-1] + spacing * n_bars)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # A room imports only from rooms to its right. Rooms joined by a comma do not import each other; files joined by + are
 # one room. Inside a room the order is free, without circles.
 PIPELINE = """
-    cli + __main__ > experiments, live > flow + phase_run + refit, strategy > assessment, origins > job
+    cli + __main__, notebook > experiments, live > flow + phase_run + refit, strategy > assessment, origins > job
     > reporting, registry > tracking, execution, proposal > phases > data > statistics > config > tft
 """
 TFT = """
@@ -28,7 +28,7 @@ TFT = """
 ONLY = {"pipeline.strategy": {"pipeline.registry", "pipeline.data", "pipeline.config", "tft"}}
 
 # The name a distribution is imported by, where it is another one.
-IMPORT_NAMES = {"pyyaml": "yaml", "nvidia-ml-py": "pynvml", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {"pyyaml": "yaml", "ipython": "IPython", "nvidia-ml-py": "pynvml", "scikit-learn": "sklearn"}
 
 
 def sources() -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.opening import job_options, opened, ui_command
+from pipeline.cli.opening import job_options, opened
 
 if TYPE_CHECKING:
     from pipeline.experiments.trainings import Kind
@@ -150,7 +150,7 @@ def compare(
 
     from pipeline.config.reading import split_overrides
     from pipeline.experiments.compare import compare_purge_gaps, compare_runs
-    from pipeline.tracking.runs import configure
+    from pipeline.tracking.runs import configure, how_to_look
 
     configure()
     if purge_gaps:
@@ -161,8 +161,7 @@ def compare(
         done = compare_runs(baseline, candidate, holdout=holdout)
     for sentence in done.sentences:
         click.echo(sentence)
-    click.echo(f"Figure and tables: MLflow run {done.run_id}. Look at it with:")
-    click.echo(f"  {ui_command(done.run_id)}")
+    click.echo("\n".join([f"Figure and tables: MLflow run {done.run_id}.", *how_to_look(done.run_id)]))
 
 
 @contextmanager
@@ -195,8 +194,10 @@ def _below_a_production_run(
 
 
 def _say_where(own: Run, production: Run) -> None:
-    click.echo(f"Table and figure: MLflow run {own.run_id}, and production run {production.run_id}. Look at it:")
-    click.echo(f"  {ui_command(own.run_id)}")
+    from pipeline.tracking.runs import how_to_look
+
+    click.echo(f"Table and figure: MLflow run {own.run_id}, and production run {production.run_id}.")
+    click.echo("\n".join(how_to_look(own.run_id)))
 
 
 COMMANDS = (compare, placebo, planted)

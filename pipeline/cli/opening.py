@@ -71,17 +71,3 @@ def config_of(path: str, overrides: Sequence[str]) -> Config | None:
     if overrides and not path:
         raise ValueError("--set changes a configuration: give --config too, the YAML file that it is on top of")
     return load_config(path, split_overrides(overrides)) if path else None
-
-
-def ui_command(run_id: str) -> str:
-    """The command that opens the MLflow UI on the store in use, and the address of a run's page there.
-
-    The page is named because the UI's own first page is one for language models until somebody has chosen otherwise in
-    the browser.
-    """
-    from pipeline.reporting import links
-    from pipeline.tracking.runs import Run, store
-
-    experiment = Run(run_id).client.get_run(run_id).info.experiment_id
-    page = f"http://127.0.0.1:5000/{links.run_page(experiment, run_id)}"
-    return f"mlflow ui --workers 1 --backend-store-uri {store()}   # then open {page}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from pipeline.cli.errors import EXIT_TROUBLE
-from pipeline.cli.opening import job_options, opened, ui_command
+from pipeline.cli.opening import job_options, opened
 
 PHASES = {
     "prefilter": "Phase 1: drop columns without information.",
@@ -35,30 +35,24 @@ def phase_command(name: str) -> click.Command:
 def run_phase(name: str, path: str, overrides: Sequence[str], *, run_id: str | None, fresh: bool) -> int:
     """Run a phase and what it needs; returns the exit code."""
     from pipeline import flow
-    from pipeline.phase_run import log_inputs, run_name
-    from pipeline.reporting import artifacts
-    from pipeline.reporting.terminal import print_headline
+    from pipeline.phase_run import run_name
+    from pipeline.reporting.terminal import print_headline, print_links
     from pipeline.tracking.runs import parent_run
 
     with opened(path, overrides, fresh=fresh) as (job, reporter):
         title = run_name(job, path, "" if name == "production" else name)
         with parent_run(title, run_id) as parent:
-            if name == "production":
-                result = flow.whole_job(job, parent, reporter, path).result
-            else:
-                log_inputs(job, parent, command=name, config=path)
-                artifacts.findings_counts(parent, flow.check(job, parent, reporter))
-                finished = getattr(flow, name)(job, parent, reporter)
+            finished = flow.asked_for(name, job, parent, reporter, path)
     if name != "production":
-        click.echo(f"{name} is done: MLflow run {finished.run_id}. Look at it with: {ui_command(finished.run_id)}")
+        _say_where(name, finished.run_id)
         return 0
+    result = finished.result
     print_headline(
-        parent.run_id,
         result,
         nested=job.config.selection == "nested",
         n_columns=job.data.panel.features.shape[2],
-        ui_command=ui_command(parent.run_id),
     )
+    print_links(result)
     for sentence in result.trouble:
         click.echo(f"Error: {sentence}", err=True)
     return EXIT_TROUBLE if result.trouble else 0
@@ -99,10 +93,16 @@ def refit(path: str, overrides: Sequence[str], run_id: str, fresh: bool, version
     if registered.version:
         state = "promoted to Production" if registered.promoted else "not promoted"
         click.echo(f"Registered model {name} version {registered.version}: {state}, {registered.reason}.")
-    click.echo(f"refit is done: MLflow run {parent.run_id}. Look at it with: {ui_command(parent.run_id)}")
+    _say_where("refit", parent.run_id)
     for sentence in done.trouble:
         click.echo(f"Error: {sentence}", err=True)
     raise click.exceptions.Exit(EXIT_TROUBLE if done.trouble else 0)
+
+
+def _say_where(name: str, run_id: str) -> None:
+    from pipeline.tracking.runs import how_to_look
+
+    click.echo("\n".join([f"{name} is done: MLflow run {run_id}.", *how_to_look(run_id)]))
 
 
 COMMANDS = (*(phase_command(name) for name in PHASES), refit)

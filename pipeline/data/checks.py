@@ -9,7 +9,7 @@ lists the column in `data.accept`, as one that somebody has looked at and found 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -39,12 +39,18 @@ _REMEDY = "remove it (data.exclude), or list it in data.accept if you know why i
 
 
 def check_data(
-    panel: Panel, *, timing: Timing, n_holdout_bars: int | None, accept: Sequence[str] = ()
+    panel: Panel,
+    *,
+    timing: Timing,
+    n_holdout_bars: int | None,
+    accept: Sequence[str] = (),
+    planted: Collection[str] = (),
 ) -> tuple[Finding, ...]:
     """All findings on a panel of development bars, worst first.
 
     `n_holdout_bars` is the number of holdout bars with a known return, the only thing about the holdout that is looked
-    at; None for `selection: nested`, which has no holdout. Findings in the columns of `accept` become notes.
+    at; None for `selection: nested`, which has no holdout. Findings in the columns of `accept`, and in those in which a
+    sample has its signal (`planted`), become notes.
     """
     found = [
         *_too_few_bars(panel, timing, n_holdout_bars),
@@ -53,12 +59,16 @@ def check_data(
         *_stale_values(panel),
         *_repeated_rows(panel),
     ]
-    found = [_accepted(finding) if finding.column in accept else finding for finding in found]
+    found = [
+        _note(finding, "planted, the sample's signal is in it") if finding.column in planted else finding
+        for finding in found
+    ]
+    found = [_note(finding, "accepted (data.accept)") if finding.column in accept else finding for finding in found]
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def _accepted(finding: Finding) -> Finding:
-    return replace(finding, severity="note", message=f"accepted (data.accept): {finding.message}")
+def _note(finding: Finding, why: str) -> Finding:
+    return replace(finding, severity="note", message=f"{why}: {finding.message}")
 
 
 # ---- too few bars

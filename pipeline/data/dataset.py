@@ -65,14 +65,20 @@ class Dataset:
 
 
 def load_panel(
-    config: DataConfig, *, min_bars: int = 1, min_symbol_bars: int = MIN_RETURNS, execution_delay_bars: int = 1
+    config: DataConfig,
+    *,
+    frame: pl.DataFrame | None = None,
+    min_bars: int = 1,
+    min_symbol_bars: int = MIN_RETURNS,
+    execution_delay_bars: int = 1,
 ) -> Dataset:
     """Read `config.source`: a Parquet, CSV or Arrow IPC file, a glob of them, or `s3://bucket/key`.
 
-    `min_bars` is the fewest bars the table may have, `min_symbol_bars` the fewest returns an instrument may have.
-    Raises DataError.
+    frame: the table itself, of which `config.source` is then only the name. `min_bars` is the fewest bars the table may
+    have, `min_symbol_bars` the fewest returns an instrument may have. Raises DataError.
     """
-    frame = read_table(config)
+    if frame is None:
+        frame = read_table(config)
     read = read_frame(
         frame,
         config,

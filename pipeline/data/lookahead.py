@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import polars as pl
 import polars.selectors as cs
+
+from pipeline.data.given import polars_frame
 
 FeatureCode = Callable[[pl.DataFrame], Any]
 
@@ -143,18 +144,12 @@ def write_cells(found: Comparison, path: str) -> None:
 def _features(function: FeatureCode, prices: pl.DataFrame, given: str) -> pl.DataFrame:
     """The function's table in one form: `time`, `symbol`, `(row)` = true, its columns; sorted by time and symbol."""
     try:
-        returned = function(prices)
+        made = function(prices)
     except Exception as error:  # whatever the user's code does
         raise ValueError(f"the function fails on {given}: {_reason(error)}") from None
-    if isinstance(returned, pd.DataFrame):
-        keys = [name for name in returned.index.names if name is not None]
-        returned = pl.from_pandas(returned.reset_index() if keys else returned)
-    if isinstance(returned, pl.LazyFrame):
-        returned = returned.collect()
-    if not isinstance(returned, pl.DataFrame):
-        raise ValueError(
-            f"the function returns {type(returned).__name__} on {given}: a polars or pandas table is needed"
-        )
+    returned = polars_frame(made)
+    if returned is None:
+        raise ValueError(f"the function returns {type(made).__name__} on {given}: a polars or pandas table is needed")
     where = f"what the function returns on {given}"
     key = _time_column(returned.columns, where)
     if SYMBOL not in returned.columns:

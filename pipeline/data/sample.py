@@ -130,6 +130,12 @@ def write_sample(
     return truth
 
 
+def planted_columns(source: str) -> frozenset[str]:
+    """The columns of a table in which `write_sample` planted its signal: none, of any other table."""
+    truth = Path(source).with_suffix(".truth.json")
+    return frozenset(json.loads(truth.read_text())["planted"]) if truth.is_file() else frozenset()
+
+
 def _check(path: Path, n_bars: int, n_symbols: int, names: list[str], n_features: int, n_degenerate: int) -> None:
     """Raise ValueError for the first size that cannot be made; `names` are the columns that can be had."""
     if path.suffix not in {".parquet", ".csv", ".arrow"}:

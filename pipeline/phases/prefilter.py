@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +32,13 @@ class Prefiltered:
     dropped: tuple[Dropped, ...]
 
 
-def prefilter(panel: Panel, config: PrefilterConfig) -> Prefiltered:
-    """Drop constant, mostly missing, and collinear columns, in that order. Raises ValueError if none is left."""
+def prefilter(
+    panel: Panel, config: PrefilterConfig, *, on_columns: Callable[[int], None] = lambda n: None
+) -> Prefiltered:
+    """Drop constant, mostly missing, and collinear columns, in that order. Raises ValueError if none is left.
+
+    on_columns: so many more columns are judged.
+    """
     names, features = panel.feature_names, panel.features
     reasons: dict[int, str] = {}
     present = np.isfinite(features)  # (T, A, F)
@@ -47,9 +53,10 @@ def prefilter(panel: Panel, config: PrefilterConfig) -> Prefiltered:
                 f"missing in {least_missing:.0%} of the bars of the instrument that has most of it, "
                 f"the limit is {config.max_nan_fraction:.0%}"
             )
+    on_columns(len(reasons))
     survivors = [column for column in range(len(names)) if column not in reasons]
     for column, (other, correlation) in collinear(
-        features.reshape(-1, len(names)), survivors, config.max_correlation
+        features.reshape(-1, len(names)), survivors, config.max_correlation, on_columns
     ).items():
         reasons[column] = f"collinear with {names[other]} (correlation {correlation:+.7f})"
     kept = tuple(name for column, name in enumerate(names) if column not in reasons)
@@ -61,7 +68,12 @@ def prefilter(panel: Panel, config: PrefilterConfig) -> Prefiltered:
     return Prefiltered(len(names), kept, dropped)
 
 
-def collinear(rows: NDArray[np.float32], candidates: list[int], max_correlation: float) -> dict[int, tuple[int, float]]:
+def collinear(
+    rows: NDArray[np.float32],
+    candidates: list[int],
+    max_correlation: float,
+    on_columns: Callable[[int], None] = lambda n: None,
+) -> dict[int, tuple[int, float]]:
     """Columns of rows (R, F) to drop, each with the column it repeats and their correlation.
 
     Pearson correlation over the rows in which both are present, at least 3. Of a pair the one with more data stays,
@@ -97,4 +109,5 @@ def collinear(rows: NDArray[np.float32], candidates: list[int], max_correlation:
                 gone[column] = True
                 keeper = int(earlier[0])
                 dropped[candidates[order[column]]] = (candidates[order[keeper]], float(correlation[row, keeper]))
+        on_columns(own.shape[1])
     return dropped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from pipeline.statistics.comparable import MODEL, Comparable
 from pipeline.statistics.frictions import COSTS_BPS, DELAYS_BARS
 from pipeline.statistics.inference import Inference, metrics
 from pipeline.tracking.ledger import Look
+from pipeline.tracking.runs import Run
 from pipeline.tracking.sink import Sink
 from tft.backtest import FoldOutcome, FoldRow
 from tft.metrics import Performance
@@ -76,6 +78,20 @@ All other metrics are in the run of the phase. The first is what the UI compares
 IN_DESCRIPTION = {"equity.png": "Cumulative return", "validation_vs_oos.png": "Validation and test Sharpe by fold"}
 """The figures that descriptions show, by file name."""
 
+RECORD = "oos_record.parquet"
+
+
+class Page(str):
+    """The HTML of a whole page, which a notebook shows in a frame of its own: neither's style reaches the other."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<a page of {len(self)} characters>"
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{html.escape(self)}" style="width: 100%; height: 80vh; border: 0"></iframe>'
+
 
 @dataclass(frozen=True)
 class Produced:
@@ -104,6 +120,17 @@ class Produced:
     promotion_reason: str
     trouble: tuple[str, ...]
     """What failed after the training was finished: the command then ends with a non-zero exit code."""
+    run_id: str = ""
+    """The MLflow run of the whole job, which holds the page and the record."""
+
+    @property
+    def record(self) -> pl.DataFrame:
+        """The walk-forward record: a row for each bar of decision and instrument."""
+        return pl.read_parquet(Run(self.run_id).read_bytes(RECORD))
+
+    def report(self) -> Page:
+        """The report, as a notebook shows it; as text it is the HTML of a page that needs no other file."""
+        return Page(Run(self.run_id).read_text(page.REPORT))
 
 
 def production(
@@ -125,7 +152,7 @@ def production(
     record, pruned, tuned = walked.record, chosen.pruned, chosen.tuned
     drawn = {name: draw() for name, draw in _figures(result, chosen, walked, baselines).items()}
     drawn |= {name: draw() for name, draw in origins.figures(came_from).items()}
-    html = page.render(
+    rendered = page.render(
         job=facts,
         n_initial=chosen.filtered.n_initial,
         n_prefiltered=len(chosen.filtered.kept),
@@ -148,7 +175,7 @@ def production(
         origins=came_from,
     )
     tables = {
-        "oos_record.parquet": record.to_columns(),
+        RECORD: record.to_columns(),
         "validation_returns.parquet": validation_columns(walked.outcomes, walked.market.panel.times),
     }
     figures_of = scalars(result, n_initial=chosen.filtered.n_initial, n_prefiltered=len(chosen.filtered.kept))
@@ -175,7 +202,7 @@ def production(
             sink.figure(name, figure)
         for name in IN_DESCRIPTION:
             sink.figure(f"{links.SMALL}/{name}", drawn[name], links.SMALL_WIDTH)
-        sink.text(page.REPORT, html)
+        sink.text(page.REPORT, rendered)
         with tempfile.TemporaryDirectory() as scratch:
             for name, columns in tables.items():
                 pl.DataFrame(dict(columns)).write_parquet(Path(scratch) / name)

@@ -6,14 +6,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.reporting.headline import headline_table
+from pipeline.reporting.page import REPORT
 from pipeline.reporting.produced import Produced
+from pipeline.tracking.runs import Run, how_to_look
 
 
-def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns: int, ui_command: str) -> None:
+def print_headline(result: Produced, *, nested: bool, n_columns: int) -> None:
     """Print the headline table and the verdict of a production run.
 
-    job_run_id: the MLflow run of the whole job · n_columns: columns of the table · ui_command: opens the MLflow UI, on
-    that run.
+    n_columns: columns of the table.
     """
     headings, rows = headline_table(result, nested=nested)
     table = Table(title="Walk-forward record")
@@ -39,5 +40,10 @@ def print_headline(job_run_id: str, result: Produced, *, nested: bool, n_columns
         console.print(
             f"Registered model {result.model_name} version {result.model_version}: {state}, {result.promotion_reason}."
         )
-    console.print(f"Report, tables and figures: MLflow run {job_run_id}. Look at it with:")
-    console.print(f"  {ui_command}", soft_wrap=True)
+    console.print(f"Tables, figures and the report: MLflow run {result.run_id}.", highlight=False)
+
+
+def print_links(result: Produced) -> None:
+    """Print where a production run can be looked at: its page, if that lies on this machine, and the MLflow UI."""
+    page = Run(result.run_id).link(REPORT)
+    print(*([f"Report: {page}"] if page else []), *how_to_look(result.run_id), sep="\n")

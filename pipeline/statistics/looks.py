@@ -54,7 +54,7 @@ class HoldoutRecord:
                 f"a holdout record of {shape[0]} bars and {shape[1]} instruments has returns of shape "
                 f"{self.returns.shape} and net returns of shape {self.net.shape}: give one for each"
             )
-        if np.isnat(self.times).any() or (np.diff(self.times) <= np.timedelta64(0)).any():
+        if np.isnat(self.times).any() or (np.diff(self.times).astype(np.int64) <= 0).any():
             raise ValueError("the times of a holdout record are not strictly increasing: sort them, one row a bar")
 
     @classmethod

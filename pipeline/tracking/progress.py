@@ -27,6 +27,9 @@ LINE_EVERY_S = 15.0
 class Reporter:
     """One for a whole run. Steps of a phase are counted (fold epochs, trial folds); `detail` says how they go."""
 
+    every_s = LINE_EVERY_S
+    """At most so often a line says how far the phase is, and at its end."""
+
     def __init__(self, *, terminal: bool | None = None) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.on_terminal = self.console.is_terminal if terminal is None else terminal
@@ -81,15 +84,17 @@ class Reporter:
                 self._bars.update(self._task, completed=self._done, detail=detail)
             return
         now = time.monotonic()
-        if now - self._last_line >= LINE_EVERY_S or self._done == self._total:
+        if now - self._last_line >= self.every_s or self._done == self._total:
             self._last_line = now
             left = (now - self._started) / self._done * (self._total - self._done)
-            print(
+            self.show(
                 f"{self._phase}: {self._done}/{self._total}, {_clock(now - self._started)} elapsed, "
-                f"{_clock(left)} left, {detail}",
-                file=sys.stderr,
-                flush=True,
+                f"{_clock(left)} left, {detail}"
             )
+
+    def show(self, line: str) -> None:
+        """How far the phase is, where no terminal can draw it."""
+        print(line, file=sys.stderr, flush=True)
 
     def skip(self, n: int) -> None:
         """`n` steps will not be needed (a fold stopped early)."""

@@ -73,6 +73,7 @@ def configure() -> None:
     mlflow.set_system_metrics_sampling_interval(5)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # misses pip, which no environment here needs
 
     def end(signum: int, frame: object) -> None:
         raise Killed(f"signal {signum}")
@@ -83,6 +84,16 @@ def configure() -> None:
 def store() -> str:
     """The tracking store, as `--backend-store-uri` takes it."""
     return str(mlflow.get_tracking_uri())
+
+
+def how_to_look(run_id: str) -> list[str]:
+    """Lines that say where a run can be looked at; the last one is a link to it in the MLflow UI."""
+    at, lines = store(), []
+    if not at.startswith(("http://", "https://")):
+        lines = [f"MLflow UI: mlflow ui --workers 1 --backend-store-uri {at}"]
+        at = "http://127.0.0.1:5000"
+    experiment = MlflowClient().get_run(run_id).info.experiment_id
+    return [*lines, f"{at}/#/experiments/{experiment}/runs/{run_id}"]
 
 
 class Run:
@@ -203,8 +214,18 @@ class Run:
 
     def read_text(self, name: str) -> str:
         """Raises mlflow.exceptions.MlflowException or OSError if the artifact is gone."""
+        return self.read_bytes(name).decode()
+
+    def read_bytes(self, name: str) -> bytes:
+        """Raises mlflow.exceptions.MlflowException or OSError if the artifact is gone."""
         with tempfile.TemporaryDirectory() as scratch:
-            return Path(self.client.download_artifacts(self.run_id, name, scratch)).read_text()
+            return Path(self.client.download_artifacts(self.run_id, name, scratch)).read_bytes()
+
+    def link(self, name: str) -> str | None:
+        """Where an artifact can be opened without a server; None where it lies on no disk of this machine."""
+        folder = str(self.client.get_run(self.run_id).info.artifact_uri)
+        path = Path(folder.removeprefix("file://")) / name
+        return path.as_uri() if path.is_file() else None
 
     def find_result(self, key: str) -> Found | None:
         """The newest finished phase with this key, in any experiment, whose result can still be read."""

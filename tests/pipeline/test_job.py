@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config.schema import Config
 from pipeline.config.sections import SampleConfig
-from pipeline.job import PHASES, Job, ensure_sample, flattened
+from pipeline.job import PHASES, Job, ensure_sample, flattened, open_job
 from tests.conftest import small_panel
 from tests.pipeline.test_phase_run import CONFIG, dataset, job_of
 from tft.panel import AHEAD, Panel
@@ -115,3 +115,18 @@ def test_a_table_that_is_not_there_is_made_once_and_said(tmp_path: Path) -> None
     make(str(file))
     make(str(tmp_path / "*.csv"))
     assert len(said) == 1 and file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("reason", "switch", "said"), [("no C++ compiler (c++)", "", 1), ("off", "0", 0), (None, "", 0)]
+)
+def test_what_a_compiler_would_gain_is_said_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reason: str | None, switch: str, said: int
+) -> None:
+    """Once, with the reason; not to whoever switched native code off."""
+    monkeypatch.setenv("TFT_NATIVE", switch)
+    monkeypatch.setattr("pipeline.job.unavailable", lambda: reason)
+    lines: list[str] = []
+    with pytest.raises(ValueError, match="there is no such file"):
+        open_job(Config(data=replace(CONFIG.data, source=str(tmp_path / "none.parquet"))), lines.append)
+    assert [line.startswith(f"no native code: {reason}; ") for line in lines] == [True] * said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 
 import torch
 
@@ -17,10 +16,7 @@ def main() -> None:
     device = torch.device(given[0])
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("torch finds no CUDA device on this machine: python -m tft.kernels cpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the table gives the reason
-        rows = in_use(device)
-    for row in [("operation", "implementation", "reason"), *rows]:
+    for row in [("operation", "implementation", "reason"), *in_use(device)]:
         print(f"{row[0]:16}{row[1]:16}{row[2]}")
     print(f"\nfingerprint {fingerprint(device)}")
 

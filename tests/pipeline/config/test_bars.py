@@ -72,7 +72,7 @@ def test_min_bars_is_the_fewest_for_which_every_phase_has_its_folds(
     fewest = next(n_bars for n_bars in range(1, 2000) if enough(n_bars))
     assert config.warm_up_bars == longest - 1
     assert bars.min_bars(config) == fewest
-    times = np.datetime64("2020-01-01") + np.arange(fewest)
+    times = np.datetime64("2020-01-01") + np.arange(fewest).astype("timedelta64[D]")
     assert bars.n_development(config, times) == n_development(fewest) == bars.min_development_bars(config)
     with pytest.raises(ConfigError, match=f"{bars.min_development_bars(config)} are needed"):
         bars.n_development(config, times[:-1])
@@ -82,7 +82,7 @@ def test_holdout_start_prevails_over_the_fraction() -> None:
     """Development is every bar before that time, whether it is a bar or lies between two."""
     times = np.datetime64("2020-01-01", "us") + 2 * np.arange(400) * np.timedelta64(1, "D")
     for day in (700, 701):
-        start = str(np.datetime64("2020-01-01") + day)
+        start = str(np.datetime64("2020-01-01") + np.timedelta64(day, "D"))
         config = Config(holdout_start=start, holdout_fraction=0.9)
         assert bars.n_development(config, times) == sum(time < np.datetime64(start) for time in times)
 
@@ -90,7 +90,7 @@ def test_holdout_start_prevails_over_the_fraction() -> None:
 def test_the_holdout_is_not_one_bar_longer_by_rounding() -> None:
     """ceil(0.3 * 10) is 3, though 0.3 * 10 may be a hair more in floating point."""
     for n_bars in range(300, 700):
-        times = np.datetime64("2020-01-01") + np.arange(n_bars)
+        times = np.datetime64("2020-01-01") + np.arange(n_bars).astype("timedelta64[D]")
         for percent in (7, 29, 30, 35):
             config = Config(
                 holdout_fraction=percent / 100,

@@ -22,8 +22,10 @@ REAL = ROOT.parent / "shared" / "data" / "panel.parquet"
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def check(panel: Panel, n_holdout_bars: int | None = 100, accept: tuple[str, ...] = ()) -> list[Finding]:
-    return list(check_data(panel, timing=Timing(), n_holdout_bars=n_holdout_bars, accept=accept))
+def check(
+    panel: Panel, n_holdout_bars: int | None = 100, accept: tuple[str, ...] = (), planted: tuple[str, ...] = ()
+) -> list[Finding]:
+    return list(check_data(panel, timing=Timing(), n_holdout_bars=n_holdout_bars, accept=accept, planted=planted))
 
 
 def panel_of(columns: dict[str, Array], seed: int = 0) -> Panel:
@@ -117,6 +119,15 @@ def test_an_accepted_column_is_noted_and_nothing_else_is_forgiven() -> None:
         ("note", "group_5"),
     ]
     assert check(planted, accept=("group_5",))[1].message.startswith("accepted (data.accept): it is the return of")
+
+
+def test_what_is_found_in_a_planted_column_is_expected() -> None:
+    """It is said, as planted, and stops nothing; a leak beside it still does."""
+    panel = market(4)
+    both = with_column(with_column(panel, 5, ahead(panel, 1)), 6, ahead(panel, 2))
+    error, note = check(both, planted=("group_5",))
+    assert (error.severity, error.column, note.severity, note.column) == ("error", "group_6", "note", "group_5")
+    assert note.message.startswith("planted, the sample's signal is in it: it is the return of")
 
 
 # Scale jumps

@@ -12,7 +12,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from pipeline.data.sample import Truth, write_sample
+from pipeline.data.sample import Truth, planted_columns, write_sample
 
 GROUPS = {"pvol", "inst", "brd", "fii", "mktact", "micro", "nfo", "nsevol", "settle"} | {
     *("opt", "optx", "intra", "px", "fut", "vix", "ban", "crypto")
@@ -230,3 +230,12 @@ def test_sizes_that_cannot_be_had_are_named(tmp_path: Path, arguments: dict[str,
 def test_unknown_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"name it \.parquet, \.csv or \.arrow"):
         write_sample(tmp_path / "a.xlsx")
+
+
+def test_planted_columns_are_those_of_the_truth_beside_the_table(tmp_path: Path) -> None:
+    """A table without a signal has none, nor has one that was not made here, whatever its source is called."""
+    planted = write_sample(tmp_path / "planted.parquet", n_bars=50, oracle_sharpe=2.0).planted
+    write_sample(tmp_path / "noise.parquet", n_bars=50)
+    assert planted_columns(str(tmp_path / "planted.parquet")) == set(planted) and len(planted) == 5
+    for other in (str(tmp_path / "noise.parquet"), str(tmp_path / "*.parquet"), "s3://bucket/planted.parquet", "given"):
+        assert planted_columns(other) == frozenset()

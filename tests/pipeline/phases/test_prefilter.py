@@ -178,3 +178,11 @@ def test_the_degenerate_columns_of_the_sample_table_are_exactly_those_dropped(tm
 def test_a_table_without_a_useful_column_is_refused() -> None:
     with pytest.raises(ValueError, match="none of the 1 columns"):
         prefilter(panel_of({"a_constant": np.ones(40)}), CONFIG)
+
+
+def test_every_column_is_counted_once_when_it_is_judged() -> None:
+    """Two that can be dropped at once, then 64 at a time of the 70 that are compared with each other."""
+    columns = {f"a_{i}": noise(i) for i in range(70)} | {"b_constant": np.ones(40), "b_empty": np.full(40, np.nan)}
+    judged: list[int] = []
+    prefilter(panel_of(columns), CONFIG, on_columns=judged.append)
+    assert judged == [2, 64, 6]

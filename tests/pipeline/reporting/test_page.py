@@ -68,7 +68,7 @@ def ranked_rows(n_columns: int, n_folds: int, n_selected: int | None = None) -> 
 
 def fold_rows(n_folds: int) -> list[FoldRow]:
     """A fold a month, the last third of them in the holdout."""
-    months = np.datetime64("2020-01", "M") + np.arange(n_folds + 4)
+    months = np.datetime64("2020-01", "M") + np.arange(n_folds + 4).astype("timedelta64[M]")
     first = [f"{month}-01T00:00:00.000000" for month in months]
     last = [f"{month}-28T00:00:00.000000" for month in months]
     return [

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -53,10 +52,7 @@ _lock = threading.Lock()
 
 
 def library() -> ctypes.CDLL | str:
-    """The loaded library, or the reason why there is none. The first call on a machine compiles it (seconds).
-
-    Warns once if compilation fails.
-    """
+    """The loaded library, or the reason why there is none. The first call on a machine compiles it (seconds)."""
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0"
     with _lock:
@@ -66,7 +62,6 @@ def library() -> ctypes.CDLL | str:
                 _found.append(ctypes.CDLL(str(_compiled())))
             except (OSError, subprocess.SubprocessError) as error:
                 _found.append(str(error) or type(error).__name__)
-                warnings.warn(f"no native CPU kernels, torch takes about twice as long: {error}", stacklevel=2)
         return _found[0]
 
 
