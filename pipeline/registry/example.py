@@ -7,6 +7,7 @@ import pandas as pd
 
 from tft.checkpoint import TrainedModel
 from tft.panel import AHEAD, Panel
+from tft.volatility import MIN_RETURNS
 
 N_INSTRUMENTS = 4
 """At most so many are shown: the example is to be read, and a table of hundreds is large."""
@@ -20,7 +21,8 @@ def input_columns(trained: TrainedModel) -> list[str]:
 
 def input_example(trained: TrainedModel, panel: Panel) -> pd.DataFrame:
     """As few bars as the model decides on, one row per bar and instrument. `panel` holds all columns of the table."""
-    n_bars, symbols = trained.config.seq_len, trained.symbols[:N_INSTRUMENTS]
+    n_bars = max(trained.config.seq_len, MIN_RETURNS + 1)
+    symbols = [symbol for symbol in trained.symbols if symbol in panel.symbols][:N_INSTRUMENTS]
     times = panel.times[-n_bars:]
     rows = [panel.symbols.index(symbol) for symbol in symbols]
     daily = bool((times == times.astype("datetime64[D]")).all())
@@ -30,7 +32,7 @@ def input_example(trained: TrainedModel, panel: Panel) -> pd.DataFrame:
         "ret_1d": panel.returns[-n_bars:, rows].ravel(),
     }
     table = {trained.key_columns.get(name, name): values for name, values in keys.items()}
-    for name in input_columns(trained):
+    for name in (name for name in input_columns(trained) if name in panel.feature_names):
         values = panel.features[-n_bars:, rows, panel.feature_names.index(name)]
         table[name] = values.astype(np.float64).ravel()
     return pd.DataFrame(table)
