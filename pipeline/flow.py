@@ -17,7 +17,8 @@ from pipeline.data.checks import check_data
 from pipeline.data.errors import DataError
 from pipeline.data.findings import Finding, summary
 from pipeline.data.sample import planted_columns
-from pipeline.job import PHASES, Job
+from pipeline.job import Job
+from pipeline.job_in_words import describe_job, facts_of, what_is_trained
 from pipeline.origins import find_origins
 from pipeline.phase_run import Finished, describe, log_inputs, phase_key, phase_title, run_phase
 from pipeline.phases import exploration as exploring
@@ -35,8 +36,8 @@ from pipeline.phases.tuning import Tuned
 from pipeline.registry.evidence import evidence_of
 from pipeline.registry.recipe import FitRecipe
 from pipeline.registry.registering import register_and_promote
-from pipeline.reporting import artifacts, page, produced
-from pipeline.reporting.description import description, pictures
+from pipeline.reporting import artifacts, produced
+from pipeline.reporting.description import pictures
 from pipeline.reporting.figures import bar_label, bar_unit
 from pipeline.reporting.model_card import model_card
 from pipeline.reporting.produced import Produced
@@ -291,7 +292,7 @@ def _choose_before(job: Job, reporter: Reporter, fold: Fold, end: int, n_folds: 
 def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Finding] = ()) -> Finished[Produced]:
     """Run whatever upstream is missing, then walk forward through all bars, fit the final model, and register it."""
     say_what_can_be_found(job, reporter)  # and refuses too few bars before anything is trained
-    reporter.say(f"production: {_what_is_trained(job)}")
+    reporter.say(f"production: {what_is_trained(job)}")
     chosen = choose(job, sink, reporter)
     choice = chosen.choice
     config = choice.config
@@ -364,7 +365,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             run,
             sink,
             result,
-            facts=_facts(job, walked, settings),
+            facts=facts_of(job, walked, settings),
             chosen=choice,
             walked=walked,
             baselines=assessment.baselines,
@@ -382,37 +383,10 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
     return Finished(result, key, run.run_id)
 
 
-def _what_is_trained(job: Job) -> str:
-    """What a production run is about to train, phase by phase."""
-    config, n_development = job.config, job.n_development
-    explored, tuned = exploration_folds(config, n_development), tuning_folds(config, n_development)
-    walked = production_folds(config, len(job.data.panel.times))
-    again = ", the first two of these anew for every fold that follows" if config.selection == "nested" else ""
-    return (
-        f"about to train {len(explored)} folds of {config.exploration.epochs} epochs on all columns, "
-        f"{config.tuning.n_trials} trials of {len(tuned)} folds and {config.tuning.epochs} epochs{again}, then "
-        f"{len(walked)} folds and the model that is registered, {config.production.epochs} epochs and "
-        f"{config.production.seeds} network{'s' * (config.production.seeds > 1)} each"
-    )
-
-
 def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Finished[Produced]:
     """A production run in a run of its own: its inputs, the checks, the five phases."""
     log_inputs(job, sink, command="production", config=config_path)
     return production(job, sink, reporter, check(job, sink, reporter))
-
-
-def describe_job(sink: Run, result: Produced) -> None:
-    """Write the description of a job's own run, in the order of its phases."""
-    below = sink.phases()
-    sink.describe(
-        description(
-            result,
-            experiment_id=sink.client.get_run(sink.run_id).info.experiment_id,
-            run_id=sink.run_id,
-            children={phase_title(name): below[name] for name in PHASES if name in below},
-        )
-    )
 
 
 def asked_for(name: str, job: Job, sink: Run, reporter: Reporter, config_path: str) -> Finished[Any]:
@@ -437,19 +411,3 @@ def save_checkpoint(trained: TrainedModel, key: str) -> tuple[Path, list[str]]:
     if written == folder:
         return written, []
     return written, [f"the checkpoint could not be written to {folder}: it is in {written}, move it from there"]
-
-
-def _facts(job: Job, walked: Walked, settings: dict[str, Any]) -> page.Facts:
-    panel = job.data.panel
-    return page.Facts(
-        source=job.data.source,
-        data_sha256=job.data.sha256,
-        symbols=panel.symbols,
-        first_bar=str(panel.times[0]),
-        last_bar=str(panel.times[-1]),
-        n_bars=len(panel.times),
-        n_development=job.n_development,
-        selection=walked.selection,
-        tags=job.tags(),
-        settings=settings,
-    )

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1]
 # A room imports only from rooms to its right. Rooms joined by a comma do not import each other; files joined by + are
 # one room. Inside a room the order is free, without circles.
 PIPELINE = """
-    cli + __main__, notebook > experiments, live > flow + phase_run + refit, strategy > assessment, origins > job
-    > reporting, registry > tracking, execution, proposal > phases > data > statistics > config > tft
+    cli + __main__, notebook > experiments, live > flow + phase_run + job_in_words + refit, strategy
+    > assessment, origins > job > reporting, registry > tracking, execution, proposal
+    > phases > data > statistics > config > tft
 """
 TFT = """
     predict, backtest + record > train + fold_stack + objectives + recipe + market > fold_store > checkpoint > forecast

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.assessment import PLACEBO
 from pipeline.config.reading import from_json, to_json
-from pipeline.flow import describe_job
+from pipeline.job_in_words import describe_job
 from pipeline.registry import evidence
 from pipeline.reporting import page
 from pipeline.reporting.produced import Produced, job_metrics, phase_metrics

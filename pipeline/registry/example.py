@@ -8,6 +8,7 @@ import pandas as pd
 from tft.checkpoint import TrainedModel
 from tft.panel import AHEAD, Panel
 from tft.table import RETURN, SYMBOL, TIME
+from tft.volatility import MIN_RETURNS
 
 N_INSTRUMENTS = 4
 """At most so many are shown: the example is to be read, and a table of hundreds is large."""
@@ -21,7 +22,8 @@ def input_columns(trained: TrainedModel) -> list[str]:
 
 def input_example(trained: TrainedModel, panel: Panel) -> pd.DataFrame:
     """As few bars as the model decides on, one row per bar and instrument. `panel` holds all columns of the table."""
-    n_bars, symbols = trained.config.seq_len, trained.symbols[:N_INSTRUMENTS]
+    n_bars = max(trained.config.seq_len, MIN_RETURNS + 1)
+    symbols = [symbol for symbol in trained.symbols if symbol in panel.symbols][:N_INSTRUMENTS]
     times = panel.times[-n_bars:]
     rows = [panel.symbols.index(symbol) for symbol in symbols]
     daily = bool((times == times.astype("datetime64[D]")).all())
@@ -31,7 +33,7 @@ def input_example(trained: TrainedModel, panel: Panel) -> pd.DataFrame:
         named.get(SYMBOL, "symbol"): np.tile(np.array(symbols, dtype=object), len(times)),
         named.get(RETURN, "ret_1d"): panel.returns[-n_bars:, rows].ravel(),
     }
-    for name in input_columns(trained):
+    for name in (name for name in input_columns(trained) if name in panel.feature_names):
         values = panel.features[-n_bars:, rows, panel.feature_names.index(name)].astype(np.float64)
         table[name] = values.ravel() + offsets.get(name, 0.0)
     return pd.DataFrame(table)

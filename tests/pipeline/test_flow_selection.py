@@ -190,7 +190,7 @@ def test_a_killed_nested_run_goes_on_from_the_choices_that_were_made(
     that was not killed. A fresh one makes all three again."""
     panel, counted = plain_panel(), []
     whole = prefilter.prefilter
-    monkeypatch.setattr(prefilter, "prefilter", lambda *given: counted.append(1) or whole(*given))
+    monkeypatch.setattr(prefilter, "prefilter", lambda *given, **more: counted.append(1) or whole(*given, **more))
     with pytest.raises(Interrupted):
         out_of_sample(job_of(panel, NESTED), DiesAfter(2))
     assert len(counted) == 2

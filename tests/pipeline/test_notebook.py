@@ -17,7 +17,8 @@ from pipeline import Config, load_config, run
 from pipeline.config.reading import from_json
 from pipeline.config.schema import ConfigError
 from pipeline.phases.tuning import Tuned
-from pipeline.reporting.produced import RECORD, REPORT
+from pipeline.reporting.page import REPORT
+from pipeline.reporting.produced import RECORD
 from pipeline.tracking.sink import RESULT
 from tests.conftest import MICRO
 from tests.workplace import WholeJob, artifacts, own_mlflow

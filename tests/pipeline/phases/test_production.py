@@ -41,7 +41,7 @@ def choice_of(config: Config, features: Sequence[int], *, best_trial: int = 1, *
         names,
         config.with_tuned(tuned),
         Prefiltered(5, names, ()),
-        Pruned((), (), (), (), (), 1.0, 0.1, 0, None, float("nan"), ""),
+        Pruned((), (), (), (), (), None, 1.0, 0.1, 0, None, float("nan"), ""),
         Tuned(tuned, best_trial, (), (), ""),
     )
 

@@ -24,6 +24,7 @@ from tests.pipeline.registry.conftest import deliver
 from tests.workplace import WholeJob, artifacts
 from tft.checkpoint import TrainedModel, load_checkpoint
 from tft.panel import Panel
+from tft.volatility import MIN_RETURNS
 
 
 def test_the_description_is_the_model_card(
@@ -138,17 +139,18 @@ def test_the_signature_names_the_columns(whole_job: WholeJob, registered: tuple[
 def test_the_input_example_is_typed_and_the_model_decides_on_it(
     whole_job: WholeJob, registered: tuple[ModelVersion, Path]
 ) -> None:
-    """The last bars of the table, which are as many as the model needs; its values are the table's."""
+    """The last bars of the table, as many as positions need a volatility of; its values are the table's."""
     _, folder = registered
     stored = mlflow.models.Model.load(str(folder))
     example = stored.load_input_example(str(folder))
     assert example is not None
     table = pl.read_parquet(whole_job.folder / "data/micro.parquet").sort("date", "symbol").to_pandas()
     kinds = {name: str(example[name].dtype) for name in example.columns}
-    assert kinds.pop("date").startswith("datetime64") and kinds.pop("symbol") in ("object", "str")
+    assert {kinds.pop("date"), kinds.pop("symbol")} <= {"object", "str"}  # text, as JSON has it
     assert set(kinds.values()) == {"float64"}
-    assert set(example["symbol"]) == set(table["symbol"]) and example["date"].nunique() == 6
+    assert set(example["symbol"]) == set(table["symbol"]) and example["date"].nunique() == MIN_RETURNS + 1
     last = example[example["date"] == example["date"].max()].sort_values("symbol")
+    assert last["date"].iloc[0].startswith(f"{table['date'].max():%Y-%m-%d}")
     asked = table[table["date"] == table["date"].max()]
     for name in kinds:
         np.testing.assert_allclose(

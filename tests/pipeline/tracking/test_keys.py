@@ -121,7 +121,7 @@ EDITED = {
     "pipeline/data/s3.py": "",
     "pipeline/data/checks.py": "",
     "pipeline/reporting/figures.py": "",
-    "pipeline/reporting/page.html.jinja": "",
+    "pipeline/reporting/templates/page.html.jinja": "",
     "pipeline/tracking/progress.py": "",
     "pipeline/tracking/keys.py": "",
     "pipeline/execution.py": "",
