@@ -89,7 +89,8 @@ def test_the_command_takes_what_the_entry_point_gives(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_waiting_threads_sleep_before_torch_loads(name: str) -> None:
     """Whatever loads torch is started with OMP_WAIT_POLICY=PASSIVE; the four that do not need not be."""
-    assert ("OMP_WAIT_POLICY=PASSIVE" in words(name)) == (name not in ("sample-data", "models", "check-lookahead", "report"))
+    light = ("sample-data", "models", "check-lookahead", "report")
+    assert ("OMP_WAIT_POLICY=PASSIVE" in words(name)) == (name not in light)
 
 
 def test_no_environment_is_named() -> None:
