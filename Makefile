@@ -38,7 +38,7 @@ test: setup
 	.venv/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 ui: setup
-	@echo "The MLflow UI is at http://127.0.0.1:$(PORT) until Ctrl-C."
+	@echo "The MLflow UI is at http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning until Ctrl-C."
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow server \
 		--backend-store-uri sqlite:///mlflow.db --workers 1 --port $(PORT)
 

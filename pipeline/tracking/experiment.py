@@ -19,6 +19,8 @@ KIND = "mlflow.experimentKind"
 VIEW = "mlflow.sharedViewState."
 """Beginning of the tag that holds a view; its name follows, and is `viewStateShareKey` in a link."""
 OVERVIEW = "overview"
+WORKFLOW = "workflowType=machine_learning"
+"""Part of an address by which the UI shows the pages for models that are trained, whatever the browser is used to."""
 HEADLINE = ("oos_sharpe", "oos_sharpe_se", "oos_skill", "oos_skill_se", "oos_verdict_p_value", "oos_sharpe_development")
 """Metrics by which production runs are set side by side, most important first."""
 COLUMNS = (
@@ -70,7 +72,7 @@ def save_view(experiment_id: str, name: str, value: str) -> None:
 
 def view_link(experiment_id: str, name: str, mode: str = "TABLE") -> str:
     """Address in the UI of a saved view; `mode`: TABLE, or CHART for its charts."""
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={name}&compareRunsMode={mode}"
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={name}&compareRunsMode={mode}&{WORKFLOW}"
 
 
 def view(

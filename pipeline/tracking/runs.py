@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from pipeline.tracking.experiment import NOTE, set_up
+from pipeline.tracking.experiment import NOTE, WORKFLOW, set_up
 from pipeline.tracking.finished import finished_runs
 from pipeline.tracking.peaks import peaks
 from pipeline.tracking.sink import RESULT, Found
@@ -87,13 +87,16 @@ def store() -> str:
 
 
 def how_to_look(run_id: str) -> list[str]:
-    """Lines that say where a run can be looked at; the last one is a link to it in the MLflow UI."""
+    """Lines that say where a run can be looked at; the last one is a link to it in the MLflow UI.
+
+    It says which kind of work is looked at: without that, a new browser is shown the pages for language models.
+    """
     at, lines = store(), []
     if not at.startswith(("http://", "https://")):
         lines = [f"MLflow UI: mlflow ui --workers 1 --backend-store-uri {at}"]
         at = "http://127.0.0.1:5000"
     experiment = MlflowClient().get_run(run_id).info.experiment_id
-    return [*lines, f"{at}/#/experiments/{experiment}/runs/{run_id}"]
+    return [*lines, f"{at}/#/experiments/{experiment}/runs/{run_id}?{WORKFLOW}"]
 
 
 class Run:

@@ -60,7 +60,7 @@ def test_a_view_is_kept_under_a_name_and_opened_by_a_link(client: MlflowClient) 
     charts = {"Performance": [bar("oos_sharpe"), bar("oos_skill")], "By fold": [curve("fold_oos_sharpe")]}
     save_view(experiment, "pair", view(search="tags.a = 'b'", charts=charts, group_by_tag="purge_gap"))
     assert view_link(experiment, "pair", "CHART") == (
-        f"#/experiments/{experiment}/runs?viewStateShareKey=pair&compareRunsMode=CHART"
+        f"#/experiments/{experiment}/runs?viewStateShareKey=pair&compareRunsMode=CHART&workflowType=machine_learning"
     )
     state = json.loads(client.get_experiment(experiment).tags["mlflow.sharedViewState.pair"])
     assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "purge_gap"}]
