@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.experiments.production_runs import ProductionRun
-from pipeline.experiments.trained import Training
+from pipeline.experiments.trained import Training, metric_names
 from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice
 from pipeline.reporting import links
@@ -197,9 +197,9 @@ def link(run: ProductionRun) -> str:
     return links.run(run.experiment_id, run.run_id, f"{run.name} {run.run_id[:8]}")
 
 
-def trainings_view(ids: Sequence[str]) -> str:
+def trainings_view(ids: Sequence[str], segment: Compared) -> str:
     """What the UI shows of a comparison's trainings: each, and in the charts the mean of each gap's."""
-    figures = ("oos_sharpe", "oos_sharpe_neutral")
+    figures = metric_names(segment)
     return view(
         search=_runs_with(ids),
         columns=(*(f"metrics.`{name}`" for name in figures), "metrics.`seed`", "tags.`purge_gap`"),
