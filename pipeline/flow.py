@@ -184,7 +184,8 @@ def tuning(job: Job, sink: Sink, reporter: Reporter, pruned: Finished[Pruned] | 
             folds,
             study,
             on_fold=lambda trial, fold, value, best: reporter.step(
-                f"trial {trial} fold {fold} test Sharpe {value:.2f}, best so far {best:.2f}"
+                f"trial {trial} fold {fold} test Sharpe {value:.2f}"
+                + ("" if best is None else f", best completed trial {best:.2f}")
             ),
             on_trial=on_trial,
         )
