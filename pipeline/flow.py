@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.assessment import assess, enter_look, say_what_can_be_found
+from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.config.reading import to_json, to_mapping
 from pipeline.data.checks import check_data
 from pipeline.data.errors import DataError
@@ -38,7 +39,6 @@ from pipeline.registry.recipe import FitRecipe
 from pipeline.registry.registering import register_and_promote
 from pipeline.reporting import artifacts, produced
 from pipeline.reporting.description import pictures
-from pipeline.reporting.figures import bar_label, bar_unit
 from pipeline.reporting.model_card import model_card
 from pipeline.reporting.produced import Produced
 from pipeline.tracking.kept import Kept

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.config.schema import Config
 from pipeline.experiments.production_runs import ProductionRun
 from pipeline.experiments.trained import Training, metric_names
 from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice
 from pipeline.reporting import links
-from pipeline.reporting.figures import bar_label, bar_unit
 from pipeline.statistics.paired import Arms, Compared, FoldPair, fold_pairs, mean_figures, p_value_text
 from pipeline.statistics.seed_comparison import SeedDifference
 from pipeline.tracking.experiment import HEADLINE, bar, curve, view

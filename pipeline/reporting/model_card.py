@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.config.schema import Config
 from pipeline.statistics.calibration_in_words import in_one_sentence
 from pipeline.statistics.comparable import MODEL, Comparable
@@ -63,13 +64,14 @@ def model_card(
     if inference.calibration:
         records.append(f"- Calibration: {in_one_sentence(inference.calibration, nested=config.selection == 'nested')}")
     used = config.model
+    first, last = (bar_label(str(time), bar_unit(panel.times)) for time in (panel.times[0], panel.times[-1]))
     return "\n".join(
         [
             "## Temporal Fusion Transformer",
             inference.verdict,
             "",
             f"Trained on {len(panel.symbols)} instruments ({', '.join(panel.symbols[:12])}), "
-            f"{panel.times[0]} to {panel.times[-1]}, {len(rows)} walk-forward folds with a purge gap of "
+            f"{first} to {last}, {len(rows)} walk-forward folds with a purge gap of "
             f"{config.purge_gap} bars.",
             "",
             *records,

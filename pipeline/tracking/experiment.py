@@ -55,7 +55,8 @@ headline figures and links to the report (`report.html` among the artifacts), th
 which are nested below with their trials. \
 [Production runs with their headline figures]({view_link(experiment_id, OVERVIEW)}).
 - `oos_sharpe` is of bars that no choice has seen; `oos_sharpe_development` took part in the choices, as did the \
-bars of `development_sharpe`, which `compare` logs. `oos_skill` is what is left of the first without drift, and `oos_verdict_p_value` how often luck shows as much.
+bars of `development_sharpe`, which `compare` logs. `oos_skill` is what is left of the first \
+without drift, and `oos_verdict_p_value` how often luck shows as much.
 - To compare, tick two production runs and press *Compare*, or run `tft-pipeline compare`: its run has the answer with \
 its error, and a link to both arms side by side. One run of each says little: seeds alone scatter that far.
 - `refit` fits a registered recipe on newer bars; `placebo` and `planted` ask what luck alone would have given and \

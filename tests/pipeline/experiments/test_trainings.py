@@ -154,7 +154,9 @@ def test_a_whole_job_chooses_for_itself_and_development_is_no_look() -> None:
     assert looks_at(job) == []
     # Development bars took part in the choices: nothing that is said or logged of them is called out-of-sample.
     told = [line for line in reporter.lines if "Sharpe" in line]
-    assert len(told) == 2 and all(re.search(r": Sharpe -?\d+\.\d\d on development bars in \d+ s$", line) for line in told)
+    assert len(told) == 2 and all(
+        re.search(r": Sharpe -?\d+\.\d\d on development bars in \d+ s$", line) for line in told
+    )
     view = json.loads(trainings_view(list(series.runs.values()), "development"))
     charted = [chart["metricKey"] for chart in view["compareRunCharts"]]
     assert charted == ["development_sharpe", "development_sharpe_neutral"]
