@@ -116,7 +116,9 @@ def exploration(
         folds, epochs = exploration_folds(config, job.n_development), config.exploration.epochs
         reporter.start("exploration", len(folds) * epochs)
         data = job.development.select(before.result.kept)
-        return exploring.explore(data, config, folds, store=store, on_epoch=reporter.epochs(epochs))
+        return exploring.explore(
+            data, config, folds, store=store, on_epoch=reporter.epochs(epochs, config.training.loss_mode)
+        )
 
     return run_phase(
         "exploration",
@@ -270,7 +272,7 @@ def out_of_sample(
         final=final,
         n_development=0 if config.selection == "nested" else job.n_development,
         store=store,
-        on_epoch=reporter.epochs(epochs),
+        on_epoch=reporter.epochs(epochs, *(choice.config.training.loss_mode for choice in choices)),
     )
 
 
@@ -318,7 +320,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             job.config,
             walked,
             store=kept.folds(key),
-            on_epoch=reporter.epochs(job.config.production.epochs),
+            on_epoch=reporter.epochs(job.config.production.epochs, job.config.training.loss_mode),
         )
         assessment = assess(job, choice, walked, untuned, look)
         came_from = find_origins(job, choice, walked, reporter, store=kept.folds(key))

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.config.schema import Config
+from pipeline.counted import counted
 from pipeline.experiments.production_runs import ProductionRun
 from pipeline.experiments.trained import Training, metric_names
 from pipeline.phases.folds import production_folds
@@ -31,11 +32,7 @@ SCALED = ("annual_return", "max_drawdown", "turnover")
 def in_one_sentence(kind: str, label: str, found: SeedDifference, segment: Compared) -> str:
     """The comparison in a sentence, with its error, what that is made of, and what the sample could have detected."""
     baseline, candidate = found.n_seeds
-    seeds = (
-        f"{baseline} and {candidate} seeds"
-        if baseline != candidate
-        else f"{baseline} seed{'s' * (baseline > 1)} an arm"
-    )
+    seeds = f"{baseline} and {candidate} seeds" if baseline != candidate else f"{counted(baseline, 'seed')} an arm"
     said = f"{kind}, {seeds}: {label}: Sharpe difference {found.difference:+.2f}"
     bars = f"on {found.n_bars} {segment} bars"
     if found.standard_error is None:

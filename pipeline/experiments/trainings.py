@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.config.schema import Config
+from pipeline.counted import counted
 from pipeline.execution import n_workers
 from pipeline.experiments.repetitions import Repetitions, numbers_of
 from pipeline.experiments.trained import Training, arm_and_config, metric_names, training
@@ -58,7 +59,7 @@ class Trainings(Repetitions[Training]):
         """Say what the comparison costs: how many trainings, how many are there already, and the time of the others."""
         finished = list(self.found.values())
         n, n_left = len(self.keys), len(self.keys) - len(finished)
-        seeds = f"{n // 2} seed{'s' if n > 2 else ''} for each of two arms"
+        seeds = f"{counted(n // 2, 'seed')} for each of two arms"
         what = f"{n} trainings ({seeds}) of one selection"
         if not self.chosen:
             what = f"{n} whole jobs ({seeds}), each with its own exploration and tuning"

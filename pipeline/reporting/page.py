@@ -39,7 +39,7 @@ from tft.record import Record, Segment
 FEATURES_SHOWN = 40
 SYMBOLS_SHOWN = 12
 ROWS_SHOWN = 40
-"""Of one partition of the record"""
+"""Rows of one partition of the record that are shown"""
 MISSING = "n/a"
 REPORT = "report.html"
 """The file it is kept as."""

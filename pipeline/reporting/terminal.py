@@ -32,7 +32,7 @@ def print_headline(result: Produced, *, nested: bool, n_columns: int) -> None:
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:
         console.print(
-            f"Validation Sharpe minus test Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {len(gaps)} folds."
+            f"Validation Sharpe minus test Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {counted(len(gaps), 'fold')}."
         )
     console.print(f"Columns: {n_columns} in the table; {result.selection}.", highlight=False)
     if result.model_version:
