@@ -38,8 +38,8 @@ PARTITIONS: dict[By, str] = {
 }
 Z95 = 1.96
 ON_PALE, ON_DARK = "#111111", "#FDFDFD"
-"""Colours of text and frames on coloured cells: whoever shows the figure on another ground must not turn them as he turns black
-and white."""
+"""Colours of text and frames on coloured cells: whoever shows the figure on another ground must not turn them as he
+turns black and white."""
 
 
 def contributions(one: Attribution) -> Figure:

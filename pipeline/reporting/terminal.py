@@ -31,9 +31,8 @@ def print_headline(result: Produced, *, nested: bool, n_columns: int) -> None:
         console.print(f"Look {len(result.looks)} at this {'record' if nested else 'holdout'}{known}.", highlight=False)
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:
-        console.print(
-            f"Validation Sharpe minus test Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {counted(len(gaps), 'fold')}."
-        )
+        mean, folds = sum(gaps) / len(gaps), counted(len(gaps), "fold")
+        console.print(f"Validation Sharpe minus test Sharpe: {mean:+.2f} on average of {folds}.")
     console.print(f"Columns: {n_columns} in the table; {result.selection}.", highlight=False)
     if result.model_version:
         state = "promoted to Production" if result.promoted else "not promoted"

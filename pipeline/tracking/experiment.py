@@ -32,15 +32,17 @@ PLAIN_CHART = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}
 
 def set_up(experiment_id: str) -> None:
     """Make the experiment open as described above, however it came about. What a person wrote of it stays."""
+    overview = view(columns=COLUMNS, search="tags.command = 'production'")
+    describe_experiment(experiment_id, description(experiment_id), {f"{VIEW}{OVERVIEW}": overview})
+
+
+def describe_experiment(experiment_id: str, note: str, more: Mapping[str, str] | None = None) -> None:
+    """Give an experiment a kind, further tags, and a description unless it has one."""
     client = MlflowClient()
     tags = client.get_experiment(experiment_id).tags
-    wanted = {
-        KIND: "custom_model_development",  # neither asks what it is for nor opens on pages for language models
-        f"{VIEW}{OVERVIEW}": view(columns=COLUMNS, search="tags.command = 'production'"),
-    }
-    if NOTE not in tags:
-        wanted[NOTE] = description(experiment_id)
-    for name, value in wanted.items():
+    wanted = {KIND: "custom_model_development"}  # neither asks what it is for nor opens on pages for language models
+    wanted |= {NOTE: note} if NOTE not in tags else {}
+    for name, value in (wanted | dict(more or {})).items():
         if tags.get(name) != value:
             client.set_experiment_tag(experiment_id, name, value)
 
