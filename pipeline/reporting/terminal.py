@@ -26,8 +26,8 @@ def print_headline(result: Produced, *, nested: bool, n_columns: int) -> None:
     console.print(table)
     console.print(result.inference.verdict, style="bold", highlight=False)
     if result.looks:
-        counted = result.inference.holdout.n_trials if result.inference.holdout else 1
-        known = f", configurations that have looked at it: {counted}" if counted > 1 else ""
+        n_looked = result.inference.holdout.n_trials if result.inference.holdout else 1
+        known = f", configurations that have looked at it: {n_looked}" if n_looked > 1 else ""
         console.print(f"Look {len(result.looks)} at this {'record' if nested else 'holdout'}{known}.", highlight=False)
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:

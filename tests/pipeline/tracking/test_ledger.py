@@ -84,10 +84,11 @@ def test_the_ledgers_experiment_says_what_it_is() -> None:
     """It has a kind, as the UI asks for one otherwise, and a description, which a person may replace."""
     enter(LOOK)
     client = MlflowClient()
-    tags = client.get_experiment_by_name(EXPERIMENT).tags
+    held = client.get_experiment_by_name(EXPERIMENT)
+    assert held is not None
+    tags, experiment = held.tags, held.experiment_id
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert "Every evaluation of a holdout" in tags["mlflow.note.content"]
-    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
     client.set_experiment_tag(experiment, "mlflow.note.content", "Ours.")
     enter(replace(LOOK, evaluation="another"))
     assert client.get_experiment(experiment).tags["mlflow.note.content"] == "Ours."
