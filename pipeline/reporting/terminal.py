@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.counted import counted
 from pipeline.reporting.headline import headline_table
 from pipeline.reporting.page import REPORT
 from pipeline.reporting.produced import Produced
