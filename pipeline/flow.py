@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.assessment import assess, enter_look, say_what_can_be_found
+from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.config.reading import to_json, to_mapping
 from pipeline.data.checks import check_data
 from pipeline.data.errors import DataError
@@ -38,7 +39,6 @@ from pipeline.registry.recipe import FitRecipe
 from pipeline.registry.registering import register_and_promote
 from pipeline.reporting import artifacts, produced
 from pipeline.reporting.description import pictures
-from pipeline.reporting.figures import bar_label, bar_unit
 from pipeline.reporting.model_card import model_card
 from pipeline.reporting.produced import Produced
 from pipeline.tracking.kept import Kept
@@ -116,7 +116,9 @@ def exploration(
         folds, epochs = exploration_folds(config, job.n_development), config.exploration.epochs
         reporter.start("exploration", len(folds) * epochs)
         data = job.development.select(before.result.kept)
-        return exploring.explore(data, config, folds, store=store, on_epoch=reporter.epochs(epochs))
+        return exploring.explore(
+            data, config, folds, store=store, on_epoch=reporter.epochs(epochs, config.training.loss_mode)
+        )
 
     return run_phase(
         "exploration",
@@ -184,7 +186,8 @@ def tuning(job: Job, sink: Sink, reporter: Reporter, pruned: Finished[Pruned] | 
             folds,
             study,
             on_fold=lambda trial, fold, value, best: reporter.step(
-                f"trial {trial} fold {fold} test Sharpe {value:.2f}, best so far {best:.2f}"
+                f"trial {trial} fold {fold} test Sharpe {value:.2f}"
+                + ("" if best is None else f", best completed trial {best:.2f}")
             ),
             on_trial=on_trial,
         )
@@ -269,7 +272,7 @@ def out_of_sample(
         final=final,
         n_development=0 if config.selection == "nested" else job.n_development,
         store=store,
-        on_epoch=reporter.epochs(epochs),
+        on_epoch=reporter.epochs(epochs, *(choice.config.training.loss_mode for choice in choices)),
     )
 
 
@@ -317,7 +320,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
             job.config,
             walked,
             store=kept.folds(key),
-            on_epoch=reporter.epochs(job.config.production.epochs),
+            on_epoch=reporter.epochs(job.config.production.epochs, job.config.training.loss_mode),
         )
         assessment = assess(job, choice, walked, untuned, look)
         came_from = find_origins(job, choice, walked, reporter, store=kept.folds(key))

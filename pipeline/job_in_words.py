@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.counted import counted
 from pipeline.job import PHASES, Job
 from pipeline.phase_run import phase_title
 from pipeline.phases.folds import exploration_folds, production_folds, tuning_folds
@@ -15,16 +16,18 @@ from pipeline.tracking.runs import Run
 
 
 def what_is_trained(job: Job) -> str:
-    """What a production run is about to train, phase by phase."""
+    """What a production run trains and forecasts, phase by phase, unless it is there already."""
     config, n_development = job.config, job.n_development
     explored, tuned = exploration_folds(config, n_development), tuning_folds(config, n_development)
     walked = production_folds(config, len(job.data.panel.times))
     again = ", the first two of these anew for every fold that follows" if config.selection == "nested" else ""
+    each = f"{counted(config.production.epochs, 'epoch')} and {counted(config.production.seeds, 'network')} each"
     return (
-        f"about to train {len(explored)} folds of {config.exploration.epochs} epochs on all columns, "
-        f"{config.tuning.n_trials} trials of {len(tuned)} folds and {config.tuning.epochs} epochs{again}, then "
-        f"{len(walked)} folds and the model that is registered, {config.production.epochs} epochs and "
-        f"{config.production.seeds} network{'s' * (config.production.seeds > 1)} each"
+        f"what is not there yet of: {counted(len(explored), 'fold')} of {counted(config.exploration.epochs, 'epoch')} "
+        f"on all columns; {counted(config.tuning.n_trials, 'trial')} of {counted(len(tuned), 'fold')} and "
+        f"{counted(config.tuning.epochs, 'epoch')}{again}; {counted(len(walked), 'fold')} and the model that is "
+        f"registered, {each}; the holdout's folds once more as untuned, if tuning chose other parameters; forecasts "
+        f"with each group of columns permuted"
     )
 
 

@@ -56,5 +56,5 @@ def _paths(job: Job, chosen: Choice, walked: Walked, reporter: Reporter, store: 
         chosen,
         walked.record,
         store=store.within(f"combinatorial-{settings}"),
-        on_epoch=reporter.epochs(epochs),
+        on_epoch=reporter.epochs(epochs, config.training.loss_mode),
     )

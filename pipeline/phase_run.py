@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pipeline.config.reading import from_json, to_json, to_mapping
+from pipeline.counted import counted
 from pipeline.job import PHASES, Job, flattened
 from pipeline.tracking.kept import Kept
 from pipeline.tracking.keys import key_of
@@ -88,11 +89,10 @@ def run_name(job: Job, config_path: str, what: str = "", *, purge_gap: str = "")
 
     purge_gap: in bars, where it is not that of the job's configuration.
     """
-    n_instruments = len(job.data.panel.symbols)
     parts = (
         what,
         Path(config_path).stem,
-        f"{n_instruments} instrument{'s' * (n_instruments != 1)}",
+        counted(len(job.data.panel.symbols), "instrument"),
         f"purge {purge_gap or job.config.purge_gap}",
         f"{datetime.now():%Y-%m-%d %H:%M}",
     )

@@ -78,7 +78,7 @@ def refresh(job: Job, sink: Run, reporter: Reporter, recipe: FitRecipe, version:
         config,
         deployment_fold(config, len(panel.times), production_folds(config, len(panel.times))[-1].index + 1),
         store=kept.folds(key),
-        on_epoch=reporter.epochs(epochs),
+        on_epoch=reporter.epochs(epochs, config.training.loss_mode),
     )
     trained = producing.trained_model(panel, job.data.sha256, job.data.format, recipe, fitted.final, {})
     fit = _calibration(fitted)

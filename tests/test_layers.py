@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PIPELINE = """
     cli + __main__, notebook > experiments, live > flow + phase_run + job_in_words + refit, strategy
     > assessment, origins > job > reporting, registry > tracking, execution, proposal
-    > phases > data > statistics > config > tft
+    > phases > data > statistics > config, bar_labels, counted > tft
 """
 TFT = """
     predict, backtest + record > train + fold_stack + objectives + recipe + market > fold_store > checkpoint > forecast

@@ -51,8 +51,8 @@ def list_looks() -> None:
     for group in by_holdout(found):
         recipes = by_recipe(group)
         table = Table(title=f"{_bars_of(group)}: N = {len(recipes)}, looks: {len(group)}", title_justify="left")
-        for heading in ("recipe", "entered (UTC)", "by", "bars", "Sharpe", "n", "record", "run or reason"):
-            table.add_column(heading, justify="right" if heading in ("recipe", "Sharpe", "n") else "left")
+        for heading in ("recipe", "entered (UTC)", "by", "bars", "Sharpe beyond drift", "n", "record", "run or reason"):
+            table.add_column(heading, justify="right" if heading in ("recipe", "Sharpe beyond drift", "n") else "left")
         for recipe in recipes:
             for look in recipe:
                 table.add_row(
@@ -60,7 +60,7 @@ def list_looks() -> None:
                     look.entered[:16].replace("T", " "),
                     look.kind,
                     f"{look.first[:10]} to {look.last[:10]}",
-                    "unknown" if look.sharpe is None else f"{look.sharpe:.2f}",
+                    _seen(look),
                     "" if look.n_bars is None else str(look.n_bars),
                     "yes" if look.record_sha256 else "no",
                     look.why or look.run[:12],
@@ -199,6 +199,16 @@ def _made_elsewhere(look: Look, sharpe: float, why: str) -> Look:
     from dataclasses import replace
 
     return replace(look, sharpe=sharpe, why=why, evaluation=f"{why}: {sharpe}")
+
+
+def _seen(look: Look) -> str:
+    """The Sharpe of a look as text, or why there is none."""
+    from tft.metrics import MIN_INFERENCE_BARS
+
+    if look.sharpe is not None:
+        return f"{look.sharpe:.2f}"
+    few = look.n_bars is not None and look.n_bars < MIN_INFERENCE_BARS
+    return f"under {MIN_INFERENCE_BARS} bars" if few else "unknown"
 
 
 def _bars_of(group: Sequence[Look]) -> str:

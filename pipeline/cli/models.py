@@ -34,9 +34,10 @@ def predict(
 
     import polars as pl
 
+    from pipeline.bar_labels import bar_label, bar_unit
     from pipeline.config.schema import Config
     from pipeline.data.files import read_table
-    from pipeline.strategy import TFTStrategy
+    from pipeline.strategy import TFTStrategy, as_columns
     from pipeline.tracking.runs import configure
     from tft.table import SYMBOL, TIME
 
@@ -46,12 +47,14 @@ def predict(
     strategy = TFTStrategy.from_registry(name, stage, alias=alias or None, version=version or None)
     keys = strategy.trained.table_format.columns
     data = replace(config.data, source=source, time_column=keys.get(TIME), symbol_column=keys.get(SYMBOL))
-    signals = strategy.decide(read_table(data))
+    bars = read_table(data)
+    signals = strategy.decide(bars)
+    unit = bar_unit(strategy.predictor.table(as_columns(bars)).times)
     rows = [
         {
             "symbol": signal.symbol,
-            "decided_at": str(signal.decided_at),
-            "effective_at": str(signal.effective_at),
+            "decided_at": bar_label(str(signal.decided_at), unit),
+            "effective_at": bar_label(str(signal.effective_at), unit),
             "position": signal.position,
             "probability_up": signal.probability_up,
             "mu": signal.mu,

@@ -93,7 +93,7 @@ def compare_purge_gaps(
             paired = on_the_same_bars(earned[0], earned[1], segment, configured.periods_per_year)
             if holdout:
                 for one in done:
-                    ledger.enter(replace(trainings.look(one), sharpe=one.oos_sharpe_neutral), trainings.seen(one))
+                    ledger.enter(replace(trainings.look(one), sharpe=one.sharpe_neutral), trainings.seen(one))
             beside = (report.selection(by_arm, chosen, segment), report.equal_folds(arms, n_bars))
             concluded = _conclude(
                 parent,
@@ -103,7 +103,7 @@ def compare_purge_gaps(
                 beside,
                 [[f"seed {one.seed}" for one in own] for own in by_arm],
                 [flattened(to_mapping(arm)) for arm in arms],
-                report.trainings_view([trainings.runs[one.repetition] for one in done]),
+                report.trainings_view([trainings.runs[one.repetition] for one in done], segment),
             )
             artifacts.findings_counts(parent, findings)  # last: the UI shows first what was logged first
             return concluded

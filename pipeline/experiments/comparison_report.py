@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.config.schema import Config
+from pipeline.counted import counted
 from pipeline.experiments.production_runs import ProductionRun
-from pipeline.experiments.trained import Training
+from pipeline.experiments.trained import Training, metric_names
 from pipeline.phases.folds import production_folds
 from pipeline.phases.production import Choice
 from pipeline.reporting import links
-from pipeline.reporting.figures import bar_label, bar_unit
 from pipeline.statistics.paired import Arms, Compared, FoldPair, fold_pairs, mean_figures, p_value_text
 from pipeline.statistics.seed_comparison import SeedDifference
 from pipeline.tracking.experiment import HEADLINE, bar, curve, view
@@ -31,11 +32,7 @@ SCALED = ("annual_return", "max_drawdown", "turnover")
 def in_one_sentence(kind: str, label: str, found: SeedDifference, segment: Compared) -> str:
     """The comparison in a sentence, with its error, what that is made of, and what the sample could have detected."""
     baseline, candidate = found.n_seeds
-    seeds = (
-        f"{baseline} and {candidate} seeds"
-        if baseline != candidate
-        else f"{baseline} seed{'s' * (baseline > 1)} an arm"
-    )
+    seeds = f"{baseline} and {candidate} seeds" if baseline != candidate else f"{counted(baseline, 'seed')} an arm"
     said = f"{kind}, {seeds}: {label}: Sharpe difference {found.difference:+.2f}"
     bars = f"on {found.n_bars} {segment} bars"
     if found.standard_error is None:
@@ -197,9 +194,9 @@ def link(run: ProductionRun) -> str:
     return links.run(run.experiment_id, run.run_id, f"{run.name} {run.run_id[:8]}")
 
 
-def trainings_view(ids: Sequence[str]) -> str:
+def trainings_view(ids: Sequence[str], segment: Compared) -> str:
     """What the UI shows of a comparison's trainings: each, and in the charts the mean of each gap's."""
-    figures = ("oos_sharpe", "oos_sharpe_neutral")
+    figures = metric_names(segment)
     return view(
         search=_runs_with(ids),
         columns=(*(f"metrics.`{name}`" for name in figures), "metrics.`seed`", "tags.`purge_gap`"),

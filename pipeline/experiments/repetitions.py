@@ -34,8 +34,6 @@ class Repetition(Protocol):
     @property
     def repetition(self) -> int: ...
     @property
-    def oos_sharpe(self) -> float: ...
-    @property
     def seconds(self) -> float: ...
 
 
@@ -108,7 +106,7 @@ class Repetitions(Generic[Result]):
             self.n_computed += 1
             self._deliver(result)
             reporter.step(
-                f"{self.title(result)}, {result.repetition} of {len(self.keys)}: OOS Sharpe {result.oos_sharpe:.2f} in "
+                f"{self.title(result)}, {result.repetition} of {len(self.keys)}: {self.in_words(result)} in "
                 f"{result.seconds:.0f} s"
             )
 
@@ -121,6 +119,15 @@ class Repetitions(Generic[Result]):
     def title(self, result: Result) -> str:
         """The name of a finished repetition's run."""
         return f"{self.name} {result.repetition}"
+
+    def figures(self, result: Result) -> dict[str, float]:
+        """Metrics of a finished repetition's run; the UI compares runs by the first."""
+        numbers = numbers_of(result)
+        return {"oos_sharpe": numbers["oos_sharpe"]} | numbers
+
+    def in_words(self, result: Result) -> str:
+        """What came of a finished repetition, for whoever waits."""
+        return f"OOS Sharpe {numbers_of(result)['oos_sharpe']:.2f}"
 
     def tags(self, result: Result) -> dict[str, str]:
         """Further tags of a finished repetition's run."""
@@ -158,8 +165,7 @@ class Repetitions(Generic[Result]):
         )
         run = Run(created.info.run_id)
         self.runs[result.repetition] = run.run_id
-        numbers = {name: value for name, value in asdict(result).items() if isinstance(value, (int, float))}  # type: ignore[call-overload]
-        run.metrics({"oos_sharpe": result.oos_sharpe} | numbers)  # first, as the UI compares runs by the first
+        run.metrics(self.figures(result))
         run.finish(to_json(result), key)
         client.set_terminated(run.run_id)
         self.kept.drop_result(key)
@@ -178,6 +184,11 @@ def _repetition(common: _Common, item: tuple[int, str]) -> Any:
     kept.keep_result(key, to_json(result))
     kept.drop_folds(key)
     return result
+
+
+def numbers_of(result: Any) -> dict[str, float]:
+    """The fields of a frozen dataclass that are numbers."""
+    return {name: value for name, value in asdict(result).items() if isinstance(value, (int, float))}
 
 
 def table_of(results: Sequence[Any]) -> dict[str, list[Any]]:

@@ -26,12 +26,18 @@ class Training:
     purge_gap: int
     n_features: float
     """Columns it was trained on; with `selection: nested` the mean over the folds' choices."""
-    oos_sharpe: float
+    sharpe: float
     """Sharpe on the compared bars, annual and net."""
-    oos_sharpe_neutral: float | None
+    sharpe_neutral: float | None
     """What of it is beyond drift, by the deviation of what is left; None where that is undefined."""
     seconds: float
     earned: Earned
+
+
+def metric_names(segment: Compared) -> tuple[str, str]:
+    """Metrics that a training's Sharpe and neutral Sharpe are logged as: out-of-sample on the holdout alone."""
+    sharpe = "oos_sharpe" if segment == "holdout" else "development_sharpe"
+    return sharpe, f"{sharpe}_neutral"
 
 
 def arm_and_config(arms: tuple[Config, Config], number: int) -> tuple[int, Config]:
@@ -59,8 +65,8 @@ def training(
             seed=config.seed,
             purge_gap=config.purge_gap,
             n_features=float(np.mean([len(choice.features) for choice in walked.choices.values()])),
-            oos_sharpe=own.figures.sharpe,
-            oos_sharpe_neutral=skill_inference(drift, periods_per_year=config.periods_per_year).neutral.sharpe,
+            sharpe=own.figures.sharpe,
+            sharpe_neutral=skill_inference(drift, periods_per_year=config.periods_per_year).neutral.sharpe,
             seconds=seconds,
             earned=own,
         )

@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 
 from pipeline.config.schema import Config
+from pipeline.counted import counted
 from pipeline.execution import n_workers
-from pipeline.experiments.repetitions import Repetitions
-from pipeline.experiments.trained import Training, arm_and_config, training
+from pipeline.experiments.repetitions import Repetitions, numbers_of
+from pipeline.experiments.trained import Training, arm_and_config, metric_names, training
 from pipeline.job import Job
 from pipeline.phases.production import Choice
 from pipeline.statistics.looks import HoldoutRecord
@@ -58,7 +59,7 @@ class Trainings(Repetitions[Training]):
         """Say what the comparison costs: how many trainings, how many are there already, and the time of the others."""
         finished = list(self.found.values())
         n, n_left = len(self.keys), len(self.keys) - len(finished)
-        seeds = f"{n // 2} seed{'s' if n > 2 else ''} for each of two arms"
+        seeds = f"{counted(n // 2, 'seed')} for each of two arms"
         what = f"{n} trainings ({seeds}) of one selection"
         if not self.chosen:
             what = f"{n} whole jobs ({seeds}), each with its own exploration and tuning"
@@ -78,6 +79,15 @@ class Trainings(Repetitions[Training]):
 
     def title(self, result: Training) -> str:
         return f"purge gap {result.purge_gap} seed {result.seed}"
+
+    def figures(self, result: Training) -> dict[str, float]:
+        names = dict(zip(("sharpe", "sharpe_neutral"), metric_names(self.segment), strict=True))
+        numbers = numbers_of(result)
+        first = {name: numbers.pop(field) for field, name in names.items() if field in numbers}
+        return first | numbers
+
+    def in_words(self, result: Training) -> str:
+        return f"Sharpe {result.sharpe:.2f} on {self.segment} bars"
 
     def tags(self, result: Training) -> dict[str, str]:
         return {"purge_gap": str(result.purge_gap), ARM: f"purge gap {result.purge_gap}"}

@@ -53,9 +53,9 @@ class _Judged:
 
     segment: Segment
     rows: NDArray[np.bool_]
-    """Of the record, with a known return"""
+    """Rows of the record that are judged: those of the segment with a known return"""
     outcomes: tuple[FoldOutcome, ...]
-    """Of the folds that own any of them"""
+    """Outcomes of the folds that own any of these rows"""
     span: range
     """Bars that their forecasts can read"""
     block_bars: int

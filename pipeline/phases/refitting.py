@@ -27,7 +27,7 @@ class Refitted:
 
     final: Final
     outcome: FoldOutcome
-    """Of the seeds averaged; the bars forecast are those of the validation block."""
+    """Outcome of the seeds averaged; the bars forecast are those of the validation block."""
     market: Market
     positions: PositionsConfig
 

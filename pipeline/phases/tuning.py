@@ -59,13 +59,14 @@ def tune(
     folds: Sequence[Fold],
     study: optuna.Study,
     *,
-    on_fold: Callable[[int, int, float, float], None] = lambda trial, fold, value, best: None,
+    on_fold: Callable[[int, int, float, float | None], None] = lambda trial, fold, value, best: None,
     on_trial: Callable[[FrozenTrial], None] = lambda trial: None,
 ) -> Tuned:
     """Go on with the study until it has its trials, or its time is up, and take the best completed one.
 
     data: the development bars with the columns that pruning kept · on_fold: trial, fold, the trial's annual test Sharpe
-    so far and the best trial's · on_trial: a trial has ended. Raises ValueError if no trial completed.
+    so far and the best of the completed trials', which this one is with its last fold; None before any is · on_trial: a
+    trial has ended. Raises ValueError if no trial completed.
     """
     panel, market = data.panel, data.market(config.timing)
 
@@ -96,9 +97,13 @@ def tune(
             value = sharpe(returns, periods_per_year=config.periods_per_year)
             if not np.isfinite(value):
                 raise FloatingPointError(f"the test Sharpe after fold {number} is not defined")
-            best = study.best_value if any(t.state == TrialState.COMPLETE for t in study.trials) else value
-            on_fold(trial.number, number, value, best)
-            report(number, value)
+            try:
+                report(number, value)
+            except optuna.TrialPruned:
+                on_fold(trial.number, number, value, _best(study))
+                raise
+            completed = [value] if number == len(folds) - 1 else []
+            on_fold(trial.number, number, value, _best(study, *completed))
         trial.set_user_attr(OOS_RETURNS, [float(x) for x in np.nan_to_num(returns, nan=0.0)])
         return value
 
@@ -123,6 +128,12 @@ def tune(
     best = max(completed, key=lambda trial: trial.oos_sharpe if trial.oos_sharpe is not None else -np.inf)
     times = tuple(str(panel.times[bar]) for fold in folds for bar in fold.test)
     return Tuned(best.parameters, best.number, trials, times, study.study_name)
+
+
+def _best(study: optuna.Study, *just_completed: float) -> float | None:
+    """The best Sharpe of the study's completed trials and of those that it has not been told of yet; None of none."""
+    told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max((*(trial.value for trial in told if trial.value is not None), *just_completed), default=None)
 
 
 def _trial(trial: FrozenTrial) -> Trial:

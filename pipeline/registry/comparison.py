@@ -47,7 +47,7 @@ class Comparison:
     """UTC: decisions count after it and after what was counted before. When the incumbent was refreshed, the time at
     which this was first known here."""
     number: int
-    """Of the comparisons opened for this model in the calendar year."""
+    """Place among the comparisons opened for this model in the calendar year."""
     year: str
     """The calendar year it was opened in."""
     bet: Bet = field(default_factory=Bet)

@@ -15,6 +15,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 
 import tft
+from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.data.errors import one_line
 from pipeline.registry.evidence import Evidence, keep
 from pipeline.registry.example import input_columns, input_example
@@ -131,7 +132,7 @@ def register(
         client.set_model_version_tag(name, version, metric, f"{value:.4f}")
     tags = {
         "run_id": run.run_id,
-        "fit_end": trained.fit_end,
+        "fit_end": bar_label(trained.fit_end, bar_unit(panel.times)),
         "data_sha256": trained.data_sha256,
         FINGERPRINT: recipe.sha256,
         DIGEST: folder_sha256(folder),

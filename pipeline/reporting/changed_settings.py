@@ -45,6 +45,8 @@ def _changed(settings: Mapping[str, Any], defaults: Mapping[str, Any], prefix: s
 
 
 def _text(value: Any) -> str:
-    """A value as one writes it in YAML, on one line."""
+    """A value as one writes it in YAML, on one line; `none` for no value."""
+    if value is None:
+        return "none"
     text: str = yaml.safe_dump(brief(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
     return text.removesuffix("\n").removesuffix("...").strip()

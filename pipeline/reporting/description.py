@@ -19,7 +19,7 @@ def description(result: Produced, *, experiment_id: str, run_id: str, children: 
     lines = [
         f"**{result.inference.verdict}**",
         "",
-        f"| | {' | '.join(headings)} |",
+        f"| | {' | '.join(heading.split(' (')[0] for heading in headings)} |",
         f"|---|{'---:|' * len(headings)}",
         *(f"| {label} | {' | '.join(cells)} |" for label, cells in rows),
         "",

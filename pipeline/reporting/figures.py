@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 from matplotlib import colormaps, dates
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.statistics.equal_volatility import at_volatility, realised_volatility
 from tft.backtest import FoldRow
 from tft.metrics import drawdown
@@ -27,8 +27,6 @@ WIDTH_IN, DPI = 10.0, 150
 
 BLUE, VERMILION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8C8C8C"
 SEGMENT_COLOURS: dict[Segment, str] = {"development": "#FFFFFF", "between": "#CFCFCF", "holdout": "#FCEBCF"}
-
-BarUnit = Literal["D", "m", "s"]
 
 MAX_LEGEND = 12
 _MAX_TICKS = 32
@@ -46,20 +44,6 @@ def empty_figure(height: float, ratios: Sequence[float], *, sharex: bool = True)
         axes.grid(color="#E4E4E4", lw=0.7)
         axes.set_axisbelow(True)
     return figure, below
-
-
-def bar_unit(times: NDArray[np.datetime64]) -> BarUnit:
-    """The coarsest unit that tells bars apart: days unless a day has several of them, else minutes, else seconds."""
-    n_bars = len(np.unique(times))
-    units: tuple[BarUnit, ...] = ("D", "m")
-    return next((unit for unit in units if len(np.unique(times.astype(f"datetime64[{unit}]"))) == n_bars), "s")
-
-
-def bar_label(time: str | None, unit: BarUnit) -> str:
-    """A bar's ISO time as text, to the unit."""
-    if time is None:
-        return "no test"
-    return str(np.datetime64(time).astype(f"datetime64[{unit}]")).replace("T", " ")
 
 
 def is_clean(segment: str | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.reporting.produced import Produced
 from pipeline.statistics.comparable import MODEL
 
+P_VALUE = "{:.3f}"
 PERFORMANCE = {
     "n_bars": ("bars", "{:d}"),
     "sharpe": ("Sharpe, annual, net", "{:.2f}"),
@@ -13,22 +14,22 @@ PERFORMANCE = {
     "annual_volatility": ("volatility a year, realised", "{:.2%}"),
 }
 SCALED = {
-    "volatility_target": ("scaled to a volatility of", "{:.2%}"),
-    "return_at_target": ("return a year", "{:.2%}"),
-    "max_drawdown_at_target": ("worst drawdown", "{:.2%}"),
-    "turnover_at_target": ("turnover a year", "{:.1f}"),
-    "cost_per_risk": ("cost a unit of risk", "{:.2f}"),
+    "volatility_target": ("volatility scaled to", "{:.2%}"),
+    "return_at_target": ("return a year, scaled", "{:.2%}"),
+    "max_drawdown_at_target": ("worst drawdown, scaled", "{:.2%}"),
+    "turnover_at_target": ("turnover a year, scaled", "{:.1f}"),
+    "cost_per_risk": ("costs per unit of risk", "{:.2f}"),
     "break_even_cost_bps": ("break-even cost, bps", "{:.1f}"),
 }
 LUCK = {"standard_error": ("standard error of the net Sharpe", "{:.2f}")}
 SPLIT = {
-    "drift": ("of it drift", "{:.2f}"),
-    "skill": ("of it skill", "{:.2f}"),
+    "drift": ("of which drift", "{:.2f}"),
+    "skill": ("of which skill", "{:.2f}"),
     "skill_se": ("standard error of skill", "{:.2f}"),
 }
 BEYOND = {
     "sharpe": ("neutral Sharpe", "{:.2f}"),
-    "p_value_deflated": ("p-value of no skill", "{:.3f}"),
+    "p_value_deflated": ("p-value of no skill", P_VALUE),
     "dsr": ("deflated Sharpe ratio", "{:.3f}"),
 }
 
@@ -58,5 +59,12 @@ def headline_table(result: Produced, *, nested: bool) -> tuple[list[str], list[t
     for part, formats in enumerate((PERFORMANCE, SCALED, LUCK, SPLIT, BEYOND)):
         for field, (label, style) in formats.items():
             values = [getattr(segment[part], field, None) for segment in segments.values()]
-            rows.append((label, ["-" if value is None else style.format(value) for value in values]))
+            rows.append((label, [_cell(value, style) for value in values]))
     return list(segments), rows
+
+
+def _cell(value: float | None, style: str) -> str:
+    """A figure as text: a dash where it is not known, and no p-value is 0."""
+    if value is None:
+        return "-"
+    return "< 0.001" if style is P_VALUE and value < 0.001 else style.format(value)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.config.schema import Config
+from pipeline.counted import counted
 from pipeline.statistics.calibration_in_words import in_one_sentence
 from pipeline.statistics.comparable import MODEL, Comparable
 from pipeline.statistics.inference import Inference
@@ -63,20 +65,21 @@ def model_card(
     if inference.calibration:
         records.append(f"- Calibration: {in_one_sentence(inference.calibration, nested=config.selection == 'nested')}")
     used = config.model
+    first, last = (bar_label(str(time), bar_unit(panel.times)) for time in (panel.times[0], panel.times[-1]))
     return "\n".join(
         [
             "## Temporal Fusion Transformer",
             inference.verdict,
             "",
             f"Trained on {len(panel.symbols)} instruments ({', '.join(panel.symbols[:12])}), "
-            f"{panel.times[0]} to {panel.times[-1]}, {len(rows)} walk-forward folds with a purge gap of "
-            f"{config.purge_gap} bars.",
+            f"{first} to {last}, {counted(len(rows), 'walk-forward fold')} with a purge gap of "
+            f"{counted(config.purge_gap, 'bar')}.",
             "",
             *records,
             "",
             f"Network: d_hidden {used.d_hidden}, n_heads {used.n_heads}, lstm_layers {used.lstm_layers}, "
             f"seq_len {used.seq_len}, n_context {used.n_context}, loss {config.training.loss_mode}.",
-            f"A decision of bar t takes effect {1 + config.execution_delay_bars} bars later; costs "
+            f"A decision of bar t takes effect {counted(1 + config.execution_delay_bars, 'bar')} later; costs "
             f"{config.positions.cost_bps} bps.",
             "The final weights were fitted up to the last bar: no performance of them is known.",
         ]

@@ -30,13 +30,13 @@ class Origins:
     """A record taken apart."""
 
     attributions: tuple[Attribution, ...]
-    """Of holdout and development, as far as there are any."""
+    """The parts of holdout and development, as far as there are any."""
     course: Course
     lags: tuple[LagRow, ...]
-    """Of both segments."""
+    """Rows of both segments."""
     groups: GroupLosses | None
     paths: Paths | None
-    """With `selection: combinatorial`."""
+    """Paths of `selection: combinatorial`; None otherwise."""
 
     @property
     def n_rows(self) -> int:

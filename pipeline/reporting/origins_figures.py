@@ -29,7 +29,7 @@ from pipeline.statistics.group_losses import GroupLosses
 from pipeline.statistics.information_coefficient import LagRow
 
 MAX_PARTS = 24
-"""Of one partition; of more only the best and the worst are drawn."""
+"""Parts of one partition that are drawn; of more only the best and the worst are drawn."""
 PARTITIONS: dict[By, str] = {
     "instrument": "instrument",
     "side": "side",
@@ -38,8 +38,8 @@ PARTITIONS: dict[By, str] = {
 }
 Z95 = 1.96
 ON_PALE, ON_DARK = "#111111", "#FDFDFD"
-"""Of text and frames on coloured cells: whoever shows the figure on another ground must not turn them as he turns black
-and white."""
+"""Colours of text and frames on coloured cells: whoever shows the figure on another ground must not turn them as he
+turns black and white."""
 
 
 def contributions(one: Attribution) -> Figure:
@@ -146,7 +146,7 @@ def course(one: Course) -> Figure:
     exposure.yaxis.set_major_formatter(PercentFormatter(1.0))
     exposure.legend(loc="upper left", ncols=2, frameon=False, fontsize=9)
     turnover.plot(time, one.turnover, color=VERMILION, lw=1.2)
-    turnover.set_ylabel(f"turnover a year\n(mean of {one.month_bars} bars)")
+    turnover.set_ylabel(f"turnover a year, realised\n(mean of {one.month_bars} bars)")
     turnover.set_xlabel("bar of decision; for a mean, its last bar")
     for axes in (sharpe, exposure, turnover):
         axes.margins(x=0.0)

@@ -18,11 +18,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, pas
 from jinja2.runtime import Context
 from matplotlib.figure import Figure
 
+from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.config.schema import Selection
 from pipeline.data.findings import Finding
 from pipeline.reporting import origins as origins_of
 from pipeline.reporting.changed_settings import brief, changed_settings
-from pipeline.reporting.figures import bar_label, bar_unit, is_clean
+from pipeline.reporting.figures import is_clean
 from pipeline.reporting.selection_figures import RankedRow
 from pipeline.reporting.svg import inline_svg
 from pipeline.statistics import baseline_comparison
@@ -38,7 +39,7 @@ from tft.record import Record, Segment
 FEATURES_SHOWN = 40
 SYMBOLS_SHOWN = 12
 ROWS_SHOWN = 40
-"""Of one partition of the record"""
+"""Rows of one partition of the record that are shown"""
 MISSING = "n/a"
 REPORT = "report.html"
 """The file it is kept as."""

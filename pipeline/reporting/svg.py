@@ -29,7 +29,7 @@ THEME = {
 """Custom property of the page by the colour that figures are drawn in; any other colour stays as it is."""
 
 _IMAGE_DPI = 200
-"""Of what has no lines, such as the cells of a heat map."""
+"""Resolution of what has no lines, such as the cells of a heat map."""
 _DROPPED = re.compile(r'<metadata>.*?</metadata>|<style type="text/css">.*?</style>', re.DOTALL)
 
 

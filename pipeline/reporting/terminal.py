@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.counted import counted
 from pipeline.reporting.headline import headline_table
 from pipeline.reporting.page import REPORT
 from pipeline.reporting.produced import Produced
@@ -26,14 +27,13 @@ def print_headline(result: Produced, *, nested: bool, n_columns: int) -> None:
     console.print(table)
     console.print(result.inference.verdict, style="bold", highlight=False)
     if result.looks:
-        counted = result.inference.holdout.n_trials if result.inference.holdout else 1
-        known = f", configurations that have looked at it: {counted}" if counted > 1 else ""
+        n_looked = result.inference.holdout.n_trials if result.inference.holdout else 1
+        known = f", configurations that have looked at it: {n_looked}" if n_looked > 1 else ""
         console.print(f"Look {len(result.looks)} at this {'record' if nested else 'holdout'}{known}.", highlight=False)
     gaps = [row.val_oos_gap for row in result.folds if row.val_oos_gap is not None]
     if gaps:
-        console.print(
-            f"Validation Sharpe minus test Sharpe: {sum(gaps) / len(gaps):+.2f} on average of {len(gaps)} folds."
-        )
+        mean, folds = sum(gaps) / len(gaps), counted(len(gaps), "fold")
+        console.print(f"Validation Sharpe minus test Sharpe: {mean:+.2f} on average of {folds}.")
     console.print(f"Columns: {n_columns} in the table; {result.selection}.", highlight=False)
     if result.model_version:
         state = "promoted to Production" if result.promoted else "not promoted"

@@ -73,9 +73,9 @@ class Baseline:
 
     record: Record
     position_smooth: tuple[float, ...]
-    """Of each fold."""
+    """Smoothing of positions that each fold chose."""
     strength: tuple[float, ...] = ()
-    """Of each fold: the penalty of ridge per training cell, the number of trees; empty where there is none."""
+    """What each fold chose: the penalty of ridge per training cell, the number of trees; empty where there is none."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from tft.record import Record
 Array = NDArray[np.float64]
 
 PIT_BINS = 20
-"""Of equal width; with quantiles the levels are the edges, since a quantile head says nothing in between."""
+"""Bins of equal width; with quantiles the levels are the edges, since a quantile head says nothing in between."""
 RELIABILITY_BINS = 10
 MIN_BIN_CELLS = 20
 """With fewer cells for each there are fewer bins of `probability_up`."""
@@ -88,7 +88,7 @@ class PitBin:
     low: float
     high: float
     share: float
-    """Of all labels; high - low if calibrated"""
+    """Share of all labels that lie in the bin; high - low if calibrated"""
     noise: float | None
     """1.96 standard errors of a calibrated forecaster's share, with labels as dependent within a bar as these are"""
 

@@ -105,7 +105,7 @@ class Skill:
     neutral: SharpeInference
     """The Sharpe of what the regression leaves, alpha + e, and what is known of it; its p-values are those of alpha."""
     sharpe: float | None = None
-    """As earned."""
+    """Sharpe as earned, drift included."""
     skill: float | None = None
     """alpha / sd(s) sqrt(periods per year)."""
     skill_se: float | None = None
@@ -127,7 +127,7 @@ class Skill:
     seed_sd: float | None = None
     """Standard deviation of the skills of single seeds; None with one: not known."""
     degrees_of_freedom: float | None = None
-    """Of the Student t by which p-values and intervals are taken (Satterthwaite 1946)."""
+    """Degrees of freedom of the Student t by which p-values and intervals are taken (Satterthwaite 1946)."""
 
 
 def skill_inference(

@@ -48,7 +48,7 @@ class ProbeNull:
     """In logarithms; infinite where nothing is extrapolated: a single probe, probes all alike, a tail too heavy"""
     shape: float
     fit_p_value: float
-    """Of the exponential tail against a heavier one (Gail & Gastwirth 1978); NaN with too few probes to say"""
+    """p-value of the exponential tail against a heavier one (Gail & Gastwirth 1978); NaN with too few probes to say"""
 
     @classmethod
     def of(cls, weights: ArrayLike) -> ProbeNull:

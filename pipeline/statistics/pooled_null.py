@@ -47,7 +47,7 @@ class PooledNull:
     """k"""
     scale: float
     fit_p_value: float
-    """Of the exponential tail against a heavier one, as in ProbeNull"""
+    """p-value of the exponential tail against a heavier one, as in ProbeNull"""
 
     @classmethod
     def fit(cls, weights: Array, n_censored: int) -> PooledNull:

@@ -40,9 +40,9 @@ class SeedDifference:
     sharpes: tuple[tuple[float, ...], tuple[float, ...]]
     """Sharpe of each seed of the baseline and of the candidate."""
     difference: float
-    """Of the arms' mean Sharpes."""
+    """Mean Sharpe of the candidate minus the baseline's."""
     standard_error: float | None = None
-    """Of bars and seeds together; of the bars alone where an arm has a single seed. None without inference."""
+    """Error by bars and seeds together; by the bars alone where an arm has a single seed. None without inference."""
     sampling_error: float | None = None
     """The part that other bars would change."""
     seed_error: float | None = None

@@ -21,7 +21,7 @@ class PlaceboLuck:
     p_value: float
     """Share of repetitions in which the neutral Sharpe was at least the run's, by (b + 1) / (m + 1)."""
     n_repetitions: int
-    """As many as were computed, or planned where it stopped early."""
+    """Repetitions that were computed, or planned where it stopped early."""
     benchmark_sha256: str = ""
     """Hash of the benchmark that stood for the market, in the run and in the repetitions; empty: long only."""
 

@@ -34,15 +34,17 @@ PLAIN_CHART = {"deleted": False, "isGenerated": False, "runsCountToCompare": 10}
 
 def set_up(experiment_id: str) -> None:
     """Make the experiment open as described above, however it came about. What a person wrote of it stays."""
+    overview = view(columns=COLUMNS, search="tags.command = 'production'")
+    describe_experiment(experiment_id, description(experiment_id), {f"{VIEW}{OVERVIEW}": overview})
+
+
+def describe_experiment(experiment_id: str, note: str, more: Mapping[str, str] | None = None) -> None:
+    """Give an experiment a kind, further tags, and a description unless it has one."""
     client = MlflowClient()
     tags = client.get_experiment(experiment_id).tags
-    wanted = {
-        KIND: "custom_model_development",  # neither asks what it is for nor opens on pages for language models
-        f"{VIEW}{OVERVIEW}": view(columns=COLUMNS, search="tags.command = 'production'"),
-    }
-    if NOTE not in tags:
-        wanted[NOTE] = description(experiment_id)
-    for name, value in wanted.items():
+    wanted = {KIND: "custom_model_development"}  # neither asks what it is for nor opens on pages for language models
+    wanted |= {NOTE: note} if NOTE not in tags else {}
+    for name, value in (wanted | dict(more or {})).items():
         if tags.get(name) != value:
             client.set_experiment_tag(experiment_id, name, value)
 
@@ -56,8 +58,9 @@ From a table of features to a registered Temporal Fusion Transformer, and what i
 headline figures and links to the report (`report.html` among the artifacts), the model version and the five phases, \
 which are nested below with their trials. \
 [Production runs with their headline figures]({view_link(experiment_id, OVERVIEW)}).
-- `oos_sharpe` is of bars that no choice has seen; `oos_sharpe_development` took part in the choices. `oos_skill` is \
-what is left of the first without drift, and `oos_verdict_p_value` how often luck shows as much.
+- `oos_sharpe` is of bars that no choice has seen; `oos_sharpe_development` took part in the choices, as did the \
+bars of `development_sharpe`, which `compare` logs. `oos_skill` is what is left of the first \
+without drift, and `oos_verdict_p_value` how often luck shows as much.
 - To compare, tick two production runs and press *Compare*, or run `tft-pipeline compare`: its run has the answer with \
 its error, and a link to both arms side by side. One run of each says little: seeds alone scatter that far.
 - `refit` fits a registered recipe on newer bars; `placebo` and `planted` ask what luck alone would have given and \

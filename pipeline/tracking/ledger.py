@@ -26,12 +26,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.statistics.looks import HoldoutRecord, recipes, share_an_instrument
+from pipeline.tracking.experiment import describe_experiment
 from pipeline.tracking.runs import Run
 
 EXPERIMENT = "tft-holdout-looks"
 LOOK_KEY = "look_key"
 RECORD = "holdout_record.parquet"
 """One row a bar and instrument: time of the bar, symbol, the instrument's return, and the portfolio's net return."""
+NOTE = """\
+Every evaluation of a holdout: a run each, with the dates, the instruments and what was seen. By these the Sharpe of \
+later runs is deflated. `tft-pipeline looks list` shows them by holdout and recipe; the runs that looked are in their \
+own experiment.
+"""
+"""The description of the ledger's experiment."""
 _TAG_LENGTH = 5000
 """Characters in one tag of the store; a longer list of instruments goes on in the next tag."""
 _PAGE = 1000
@@ -79,6 +86,7 @@ def enter(look: Look, record: HoldoutRecord | None = None) -> Look:
     """Write the look down, unless it already is; Sharpe and record are added as soon as an entry brings them."""
     client = MlflowClient()
     experiment = _experiment(client)
+    describe_experiment(experiment, NOTE)
     found = client.search_runs([experiment], f"tags.{LOOK_KEY} = '{look.key}'", max_results=1)
     if found:
         run = found[0]

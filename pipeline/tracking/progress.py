@@ -102,15 +102,19 @@ class Reporter:
         if self.on_terminal and self._task is not None:
             self._bars.update(self._task, total=self._total)
 
-    def epochs(self, epochs: int) -> Callable[[EpochReport], None]:
-        """A callback of training that counts `epochs` steps a fold, and says fold, epoch and validation score."""
+    def epochs(self, epochs: int, *loss_modes: str) -> Callable[[EpochReport], None]:
+        """A callback of training that counts `epochs` steps a fold, and says fold, epoch and validation score.
+
+        loss_modes: what the loss and the score are of, on whose scale they lie.
+        """
+        kind = ", ".join(dict.fromkeys(loss_modes))
 
         def report(epoch: EpochReport) -> None:
             folds = ", ".join(dict.fromkeys(str(index) for index in epoch.folds))
             score = sum(epoch.validation_score) / len(epoch.validation_score)
             loss = sum(epoch.train_loss) / len(epoch.train_loss)
             self.step(
-                f"fold {folds} epoch {epoch.epoch + 1}/{epochs} loss {loss:.3f} validation {score:.3f}",
+                f"fold {folds} epoch {epoch.epoch + 1}/{epochs} {kind} loss {loss:.3f} validation {score:.3f}",
                 n=len(epoch.folds),
             )
             if not epoch.n_active:

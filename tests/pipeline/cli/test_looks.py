@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.cli.looks import _seen
+from pipeline.tracking.ledger import Look
 from tests.conftest import MICRO
 from tests.workplace import Workplace
 
@@ -42,6 +45,13 @@ def test_an_added_look_is_listed_with_its_reason_and_counts_once(place: Workplac
     listed = place.run("looks", "list").output
     assert [int(n) for n in re.findall(r"N = (\d+), looks", listed)] == [2, 1]
     assert listed.count("ridge in a notebook") == 3 and "0.90" in listed
+
+
+def test_a_listed_look_without_a_sharpe_says_why() -> None:
+    """On 62 bars nothing is inferred, so that no Sharpe beyond drift is known; it may be otherwise lost or unlearnt."""
+    look = Look("production", "2024-01-02", "2024-03-28", ("A",), "", "r")
+    cells = [_seen(replace(look, n_bars=n, sharpe=s)) for n, s in ((62, None), (63, None), (None, None), (62, 0.4))]
+    assert cells == ["under 63 bars", "unknown", "unknown", "0.40"]
 
 
 def test_a_look_at_a_configured_holdout_knows_its_instruments_under_any_name(place: Workplace) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +14,7 @@ import pytest
 
 from pipeline import flow
 from pipeline.config.sections import ProductionConfig
+from pipeline.experiments.comparison_report import trainings_view
 from pipeline.experiments.purge_arms import purge_arms
 from pipeline.experiments.trained import Training, arm_and_config
 from pipeline.experiments.trainings import Kind, Trainings
@@ -37,6 +40,9 @@ class Heard(Quiet):
 
     def say(self, text: str) -> None:
         self.lines.append(text)
+
+    def step(self, detail: str, n: int = 1) -> None:
+        self.lines.append(detail)
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +131,9 @@ def test_what_was_killed_goes_on_more_seeds_add_to_it_and_every_training_is_a_lo
     # Finished trainings are runs below the comparison that made them.
     below = f"tags.`mlflow.parentRunId` = '{own.run_id}'"
     experiment = own.client.get_run(own.run_id).info.experiment_id
-    names = {run.info.run_name for run in own.client.search_runs([experiment], below)}
+    runs = own.client.search_runs([experiment], below)
+    names = {run.info.run_name for run in runs}
+    assert all("oos_sharpe" in run.data.metrics and "development_sharpe" not in run.data.metrics for run in runs)
     assert names == {"purge gap 2 seed 7", "purge gap 0 seed 8", "purge gap 2 seed 8"}
 
 
@@ -144,6 +152,20 @@ def test_a_whole_job_chooses_for_itself_and_development_is_no_look() -> None:
     )
     assert any("about 1 min for 1, at" in line for line in reporter.lines[1:])
     assert looks_at(job) == []
+    # Development bars took part in the choices: nothing that is said or logged of them is called out-of-sample.
+    told = [line for line in reporter.lines if "Sharpe" in line]
+    assert len(told) == 2 and all(
+        re.search(r": Sharpe -?\d+\.\d\d on development bars in \d+ s$", line) for line in told
+    )
+    view = json.loads(trainings_view(list(series.runs.values()), "development"))
+    charted = [chart["metricKey"] for chart in view["compareRunCharts"]]
+    assert charted == ["development_sharpe", "development_sharpe_neutral"]
+    assert not any("oos" in column for column in view["selectedColumns"])
+    for one in done:
+        logged = own.client.get_run(series.runs[one.repetition]).data.metrics
+        assert logged["development_sharpe"] == one.sharpe
+        assert logged.get("development_sharpe_neutral") == one.sharpe_neutral
+        assert not any("oos" in name for name in logged)
     assert not set(fixed.keys.values()) & set(series.keys.values())
     other_segment = trainings(job, own, 1, kind="whole-job", segment="holdout")
     assert not set(other_segment.keys.values()) & set(series.keys.values())

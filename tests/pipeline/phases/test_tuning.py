@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
@@ -27,9 +28,9 @@ FOLDS = tuning_folds(CONFIG, DATA.n_bars)
 
 
 def test_each_fold_is_told_of_with_the_sharpe_so_far_and_each_trial_once() -> None:
-    """Of a completed trial the last Sharpe is its value; beside it the best of the trials completed before, or its own
-    where there is none. The best of all is taken."""
-    folds: list[tuple[int, int, float, float]] = []
+    """Of a completed trial the last Sharpe is its value; beside it the best of the trials completed by then, itself
+    included, and none before the first is. It never falls, and the best of all is taken."""
+    folds: list[tuple[int, int, float, float | None]] = []
     trials: list[FrozenTrial] = []
     tuned = tune(
         DATA,
@@ -45,15 +46,31 @@ def test_each_fold_is_told_of_with_the_sharpe_so_far_and_each_trial_once() -> No
         told = [one for one in folds if one[0] == trial.number]
         assert [fold for _, fold, _, _ in told] == list(range(trial.n_folds))
         assert told[-1][2] == trial.oos_sharpe
-        assert all(best == (max(completed) if completed else value) for _, _, value, best in told)
+        assert all(best == max(completed, default=None) for _, _, _, best in told[:-1])
         if trial.state == "COMPLETE":
             completed.append(told[-1][2])
             assert len(trial.oos_returns) == len(tuned.times) == sum(len(fold.test) for fold in FOLDS)
+        assert told[-1][3] == max(completed, default=None)
+    known = [best for _, _, _, best in folds if best is not None]
+    assert known == sorted(known) and known[-1] == max(completed)
     best = tuned.trials[tuned.best_trial]
     assert best.oos_sharpe == max(completed) and tuned.best == best.parameters
     assert [np.datetime64(time) for time in tuned.times] == [
         DATA.panel.times[bar] for fold in FOLDS for bar in fold.test
     ]
+
+
+def test_a_pruned_trial_is_not_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trial 0 is pruned after its last fold, the others complete: its Sharpe is never told as the best."""
+    pruned = optuna.pruners.NopPruner()
+    monkeypatch.setattr(pruned, "prune", lambda study, trial: trial.number == 0 and len(FOLDS) - 1 == trial.last_step)
+    study = open_study("pruned", storage=None)
+    study.pruner = pruned
+    folds: list[tuple[int, int, float, float | None]] = []
+    tuned = tune(DATA, CONFIG, FOLDS, study, on_fold=lambda *told: folds.append(told))
+    assert tuned.trials[0].state == "PRUNED" and tuned.trials[0].n_folds == len(FOLDS)
+    assert [best for trial, _, _, best in folds if trial == 0] == [None] * len(FOLDS)
+    assert folds[-1][3] == max(trial.oos_sharpe or -np.inf for trial in tuned.trials[1:])
 
 
 def test_the_first_trial_is_the_untuned_walk_forward() -> None:

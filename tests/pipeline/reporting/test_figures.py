@@ -128,18 +128,3 @@ def test_equity_without_a_known_return_says_so() -> None:
     record = small_record(60)
     earned = replace(record.earned, net=np.full_like(record.earned.net, np.nan))
     assert "no bar with a known return" in drawn(figures.equity(replace(record, earned=earned), volatility_target=0.15))
-
-
-@pytest.mark.parametrize(
-    ("times", "labels"),
-    [
-        (["2024-03-01T00:00", "2024-03-04T00:00"], ["2024-03-01", "2024-03-04"]),
-        (["2024-03-01T21:00", "2024-03-11T20:00"], ["2024-03-01", "2024-03-11"]),
-        (["2024-03-01T00:00", "2024-03-01T09:15"], ["2024-03-01 00:00", "2024-03-01 09:15"]),
-        (["2024-03-01T09:15:00", "2024-03-01T09:15:10"], ["2024-03-01 09:15:00", "2024-03-01 09:15:10"]),
-    ],
-)
-def test_bars_are_written_as_briefly_as_they_can_be_told_apart(times: list[str], labels: list[str]) -> None:
-    bars = np.array(times, dtype="datetime64[us]")
-    assert [figures.bar_label(str(bar), figures.bar_unit(bars)) for bar in bars] == labels
-    assert figures.bar_label(None, "D") == "no test"

@@ -87,6 +87,8 @@ def test_settings_are_what_differs_from_the_defaults_and_the_rest_is_folded_away
     assert table(html, "changed") == [["seed", "8", "7"], ["positions.max_position", "0.5", str(default)]]
     folded = re.search(r"<details>.*?<pre>(.*?)</pre>\s*</details>", html, re.DOTALL)
     assert folded and "null" not in folded[1] and "execution_delay_bars: 1" in folded[1]
+    given = page(job=replace(FACTS, settings=to_mapping(replace(Config(), holdout_start="2026-01-02"))))
+    assert [(name, default) for name, _, default in table(given, "changed")] == [("holdout_start", "none")]
     assert "All settings are the defaults." in page(job=replace(FACTS, settings=to_mapping(Config())))
 
 

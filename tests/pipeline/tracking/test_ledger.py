@@ -80,6 +80,20 @@ def test_a_look_comes_back_as_it_was_entered() -> None:
     assert run.info.run_id == entered.entry
 
 
+def test_the_ledgers_experiment_says_what_it_is() -> None:
+    """It has a kind, as the UI asks for one otherwise, and a description, which a person may replace."""
+    enter(LOOK)
+    client = MlflowClient()
+    held = client.get_experiment_by_name(EXPERIMENT)
+    assert held is not None
+    tags, experiment = held.tags, held.experiment_id
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "Every evaluation of a holdout" in tags["mlflow.note.content"]
+    client.set_experiment_tag(experiment, "mlflow.note.content", "Ours.")
+    enter(replace(LOOK, evaluation="another"))
+    assert client.get_experiment(experiment).tags["mlflow.note.content"] == "Ours."
+
+
 @pytest.mark.parametrize(
     ("first", "last", "symbols", "seen"),
     [

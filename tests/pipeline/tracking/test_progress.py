@@ -131,15 +131,15 @@ def test_training_names_folds_epoch_and_score_and_skips_what_stopped_early(
     """Two folds of 4 epochs side by side, both stopped after the second: 4 of 4 steps."""
     reporter = Reporter(terminal=False)
     reporter.start("exploration", 8)
-    report = reporter.epochs(4)
+    report = reporter.epochs(4, "joint_mle", "joint_mle")
     clock.now += LINE_EVERY_S
     report(epoch_of(0, n_active=2))
     clock.now += LINE_EVERY_S
     report(epoch_of(1, n_active=0))
     reporter.step("done", n=0)
     assert lines(capsys) == [
-        "exploration: 2/8, 0:15 elapsed, 0:45 left, fold 3, 4 epoch 1/4 loss 1.500 validation 0.500",
-        "exploration: 4/8, 0:30 elapsed, 0:30 left, fold 3, 4 epoch 2/4 loss 1.500 validation 0.500",
+        "exploration: 2/8, 0:15 elapsed, 0:45 left, fold 3, 4 epoch 1/4 joint_mle loss 1.500 validation 0.500",
+        "exploration: 4/8, 0:30 elapsed, 0:30 left, fold 3, 4 epoch 2/4 joint_mle loss 1.500 validation 0.500",
         "exploration: 4/4, 0:30 elapsed, 0:00 left, done",
     ]
 
@@ -148,7 +148,7 @@ def test_a_quiet_one_says_nothing(clock: type[Clock], capsys: pytest.CaptureFixt
     with Quiet() as reporter:
         reporter.say("hello")
         reporter.start("exploration", 2)
-        report = reporter.epochs(1)
+        report = reporter.epochs(1, "sharpe")
         clock.now += LINE_EVERY_S
         report(epoch_of(0, n_active=0))
         reporter.skip(1)
