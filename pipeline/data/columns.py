@@ -43,9 +43,12 @@ class Roles:
 
 
 def roles_of(names: Sequence[str], config: DataConfig) -> Roles:
-    """Tell the columns `names` apart. A key that is absent is none of the faults."""
+    """Tell the columns `names` apart. A key that is absent is none of the faults; an excluded column is no key unless
+    it is named as one.
+    """
     named = config.key_columns()
-    keys, unclear = find_keys(names, named)
+    there = [name for name in names if name not in config.exclude or name in named.values()]
+    keys, unclear = find_keys(there, named)
     for key, own in named.items():
         if own not in names:  # what was asked for is not silently something else
             keys.pop(key, None)

@@ -18,6 +18,7 @@ from pipeline.config.sections import DataConfig
 from pipeline.data.columns import centred, counts_rows, left_out, offset_of, roles_of
 from pipeline.data.errors import DataError
 from pipeline.data.findings import Finding
+from pipeline.data.returns import contradiction
 from tft.panel import AHEAD, Panel
 from tft.table import CLOSE, RETURN, SYMBOL, TIME, TableFormat, read_symbols
 from tft.times import read_times
@@ -58,6 +59,7 @@ def read_frame(
     if RETURN in prices:
         table.require(keys[RETURN], ~(prices[RETURN] <= -1.0), "are -1 or less: a loss cannot exceed 100 %")
     table.check_length(prices, min_bars, min_symbol_bars)
+    meant = table.check_return(keys, prices, config)
 
     table.check_listed(config)
     if not roles.features:
@@ -70,7 +72,7 @@ def read_frame(
         raise DataError(config.source, table.findings)
 
     _, asset = np.unique(table.symbols, return_inverse=True)
-    notes = [*roles.notes]
+    notes = [*roles.notes, *meant]
     offsets: dict[str, float] = {}
     features: dict[str, NDArray[np.float32]] = {}
     for name, values in numbers.items():
@@ -247,6 +249,30 @@ class _TableCheck:
         if n_bars < min_bars:
             what = f"the table has {n_bars} bars up to the last return, a single fold needs {min_bars}"
             self.findings.append(f"{what}: bring more bars or make the windows shorter")
+
+    def check_return(
+        self, keys: Mapping[str, str], prices: Mapping[str, NDArray[np.float64]], config: DataConfig
+    ) -> list[Finding]:
+        """Report a return column that the close contradicts; the note on it where that is accepted."""
+        if not {CLOSE, RETURN} <= prices.keys() or not len(self.times) or not len(self.symbols):
+            return []
+        found = contradiction(prices[CLOSE], prices[RETURN], self.times, self.symbols)
+        if not found:
+            return []
+        name, n_symbols = keys[RETURN], len(np.unique(self.symbols))
+        shown = ", ".join(found.symbols[:3]) + (" and others" if len(found.symbols) > 3 else "")
+        message = (
+            f"contradicts column {keys[CLOSE]} in {len(found.symbols)} of {n_symbols} "
+            f"instrument{'s' * (n_symbols > 1)} ({shown}): {found.what}; first {self.row_name(found.row)}, "
+            f"{found.given:.4g} where the close gives {found.by_close:.4g}"
+        )
+        if name in config.accept:
+            return [Finding("note", "return and close", f"column {name}", f"accepted (data.accept): {message}", name)]
+        self.findings.append(
+            f"column {name} {message}: choose the return by data.return_column, leave this one out (data.exclude) to "
+            f"take returns from the close, or list it in data.accept if it is meant"
+        )
+        return []
 
     def check_listed(self, config: DataConfig) -> None:
         """Report columns that the configuration lists and the table lacks, or that it both uses and excludes."""
