@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.config.sections import DataConfig
@@ -83,6 +84,19 @@ def left_out(name: str, why: str) -> Finding:
     called = f"column {name}" if name.strip() else "a column without a name"
     remedy = "rename it to make it a feature" if not name.strip() else f"to keep it, data.accept=[{_quoted(name)}]"
     return Finding("note", LEFT_OUT, called, f"left out, {why}; {remedy}", name)
+
+
+def not_numbers(column: pl.Series) -> pl.Series:
+    """The rows of a column that hold something other than a number, or a missing value; text may hold numbers."""
+    if column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        return (as_numbers(column).is_null() & column.is_not_null()).arg_true()
+    is_number = column.dtype.is_numeric() or column.dtype == pl.Boolean
+    return pl.Series([], dtype=pl.UInt32) if is_number else column.is_not_null().arg_true()
+
+
+def as_numbers(column: pl.Series) -> pl.Series:
+    """The numbers of a column of text, null for anything else."""
+    return column.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
 
 
 def counts_rows(values: Numbers, times: NDArray[np.datetime64], asset: NDArray[np.int64]) -> str:

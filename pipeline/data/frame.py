@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.config.sections import DataConfig
-from pipeline.data.columns import centred, counts_rows, left_out, offset_of, roles_of
+from pipeline.data.columns import centred, counts_rows, left_out, not_numbers, offset_of, roles_of
 from pipeline.data.errors import DataError
 from pipeline.data.findings import Finding
 from pipeline.data.returns import contradiction
@@ -212,10 +212,10 @@ class _TableCheck:
         if column.null_count() == len(column):
             return missing
         if column.dtype in (pl.String, pl.Categorical, pl.Enum):
-            read = column.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-            unread = (read.is_null() & column.is_not_null()).arg_true()
+            unread = not_numbers(column)
+            are = "is" if len(unread) == 1 else "are"
             what = (
-                f"{len(unread)} of {len(column)} values are text" if len(unread) else "its numbers are stored as text"
+                f"{len(unread)} of {len(column)} values {are} text" if len(unread) else "its numbers are stored as text"
             )
             row = int(unread[0] if len(unread) else column.is_not_null().arg_true()[0])
             first = f"first {column[row]!r}, {self.row_name(row)}"

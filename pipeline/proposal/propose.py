@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 import yaml
 
@@ -16,7 +15,7 @@ from pipeline.config import bars
 from pipeline.config.reading import config_from, settings_of
 from pipeline.config.schema import Config
 from pipeline.config.sections import DataConfig
-from pipeline.data.columns import LEFT_OUT, OPTIONS, roles_of
+from pipeline.data.columns import LEFT_OUT, OPTIONS, not_numbers, roles_of
 from pipeline.data.files import read_table
 from pipeline.data.frame import read_frame
 from pipeline.proposal.calendar import calendar_of
@@ -70,16 +69,20 @@ def _read(asked: DataConfig) -> tuple[DataConfig, Panel, list[str]]:
     """The table as a panel, the section that reads it without guessing again, and what was guessed."""
     frame = read_table(asked)
     roles = roles_of(frame.columns, asked)
-    text = [name for name in roles.features if not frame[name].dtype.is_numeric() and frame[name].dtype != pl.Boolean]
-    data, said = asked, []
+    data, text, said = asked, list[str](), list[str]()
     if TIME in roles.keys and asked.time_format is None:
         formats = fitting_formats(frame[roles.keys[TIME]].to_numpy())
         if len(formats) == 1:
             data = replace(data, time_format=formats[0])
             said.append(f"column {roles.keys[TIME]}: times are read as {formats[0]}")
-    if text:
-        data = replace(data, exclude=(*data.exclude, *text))
-        said.append(f"left out, as they hold no numbers: {', '.join(text)}")
+    for name in roles.features:
+        rows = not_numbers(frame[name])
+        if 2 * len(rows) > frame[name].count():  # fewer are a fault of these values, which reading the table reports
+            text.append(name)
+            are = "is no number" if len(rows) == 1 else "are no numbers"
+            first = f"first {str(frame[name][int(rows[0])])!r} in row {rows[0] + 1}"
+            said.append(f"column {name}: left out, {len(rows)} of {frame.height} values {are}, {first}")
+    data = replace(data, exclude=(*data.exclude, *text))
     read = read_frame(frame, data)
     said += [f"{note.where}: {note.message}" for note in read.notes]
     left_out = [note.column for note in read.notes if note.check == LEFT_OUT]

@@ -12,7 +12,9 @@ from click.testing import CliRunner
 
 from pipeline.cli.commands import main
 from pipeline.config.reading import load_config
+from pipeline.config.sections import DataConfig
 from pipeline.data.dataset import load_panel
+from pipeline.data.errors import DataError
 from pipeline.proposal.cost import Cost
 from pipeline.proposal.propose import propose
 
@@ -99,6 +101,24 @@ def test_the_command_writes_once_and_says_what_to_choose(tmp_path: Path, monkeyp
     assert (
         again.exit_code == 2 and again.stderr == "Error: mine.yaml exists: give another file by --out, or remove it\n"
     )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_is_left_out_for_what_it_holds_and_not_for_one_value(tmp_path: Path, suffix: str) -> None:
+    """Where a few values are text, or numbers are, `init` says what a training would; a column of words is left out."""
+    frame = table(daily(300), None).with_columns(pl.col("px_a", "px_b").cast(pl.String))
+    frame = frame.with_columns(px_a=pl.when(pl.int_range(600) == 5).then(pl.lit("n/a")).otherwise("px_a"))
+    source = tmp_path / f"t.{suffix}"
+    getattr(frame, f"write_{suffix}")(source)
+    with pytest.raises(DataError) as proposed:
+        propose(str(source), QUICK)
+    with pytest.raises(DataError) as trained:
+        load_panel(DataConfig(str(source), exclude=("sector",)))
+    assert proposed.value.findings == trained.value.findings
+    said = proposed.value.findings[0]
+    assert said.startswith("column px_a is not numeric: 1 of 600 values is text; first 'n/a', 0700 at 2020-01-03 (row 6)")
+    made = propose(str(source), [*QUICK, "data.exclude=[px_a, px_b]"])
+    assert "column sector: left out, 600 of 600 values are no numbers, first 'energy' in row 1" in made.said
 
 
 def test_too_few_bars_are_one_sentence(tmp_path: Path) -> None:
