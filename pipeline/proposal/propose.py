@@ -51,13 +51,14 @@ def propose(source: str, overrides: Sequence[str] = ()) -> Proposal:
     n_bars, n_symbols, n_features = panel.features.shape
     calendar, windows = calendar_of(panel.times), windows_for(n_bars)
     device = choose_device(str(given.get("device", "auto")))
-    here = f"{torch.get_num_threads()} cores" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    here = _counted(torch.get_num_threads(), "core") if device.type == "cpu" else torch.cuda.get_device_name(device)
     here = f"{device.type}, {here}"
     name = "tft-" + (re.sub(r"\W+", "-", Path(source.rpartition("/")[2]).stem).strip("-").lower() or "table")
     settings = overridden(settings_for(data, panel, calendar, windows, name=name, device=here), given)
     config = config_from(yaml.safe_load(to_yaml(settings, [])))
     cost = cost_of(config, panel, bars.n_development(config, panel.times), device)
-    what = f"{source}: {n_bars} bars ({calendar.name}), {n_symbols} instruments, {n_features} feature columns"
+    what = f"{source}: {n_bars} bars ({calendar.name}), {_counted(n_symbols, 'instrument')}, "
+    what += _counted(n_features, "feature column")
     head = [
         f"{what}.",
         f"The whole job takes {cost} on this machine ({here}), by a few steps that were timed when this was written.",
@@ -88,3 +89,7 @@ def _read(asked: DataConfig) -> tuple[DataConfig, Panel, list[str]]:
     left_out = [note.column for note in read.notes if note.check == LEFT_OUT]
     keys: dict[str, Any] = {OPTIONS[key]: name for key, name in read.format.columns.items()}
     return replace(data, exclude=(*data.exclude, *left_out), **keys), read.panel, said
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
