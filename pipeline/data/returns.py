@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tft.volatility import MIN_RETURNS
 
 MOST_DIFFERENCE = 0.5
-"""Of the size of a usual return, what both may differ by on the median bar. Dividends, corporate actions, logarithms and
-rounding stay far below; unrelated returns, those of another bar, and more than twice the return lie above."""
+"""Of the size of a usual return, what both may differ by on the median bar. Dividends, corporate actions, logarithms
+and rounding stay far below; unrelated returns, those of another bar, and more than twice the return lie above."""
 _ALIKE = 0.25
 """The same for what a contradiction is then found to be."""
 
