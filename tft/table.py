@@ -114,10 +114,9 @@ def panel_from_table(
 ) -> Panel:
     """Build a panel from a live table, read as `table_format` says.
 
-    Keys that do not have the names of the table trained on are found by their usual ones, but a close of another name is
-    another price. The other arguments are those
-    of `Panel.from_columns`. Raises ValueError for a missing, ambiguous or unreadable column, an infinite value, or two
-    rows of the same bar and symbol.
+    Keys that do not have the names of the table trained on are found by their usual ones, but a close of another name
+    is another price. The other arguments are those of `Panel.from_columns`. Raises ValueError for a missing, ambiguous
+    or unreadable column, an infinite value, or two rows of the same bar and symbol.
     """
     plain = list(dict.fromkeys(name.removesuffix(AHEAD) for name in (*feature_names, *known)))
     keys, unclear = find_keys(list(columns), table_format.columns, features=plain)
@@ -134,11 +133,11 @@ def panel_from_table(
         if times.fault:
             raise ValueError(f"column {keys[TIME]} {times.fault}")
         table[TIME] = times.values
-        _refuse(keys[TIME], times.unread, "not times as they were in training")
-        _refuse(keys[TIME], np.isnat(times.values), "empty: every row needs a time")
+        _refuse(keys[TIME], times.unread, "cannot be read as those of training were")
+        _refuse(keys[TIME], np.isnat(times.values), "are empty: every row needs a time")
     if SYMBOL in keys:
         table[SYMBOL] = read_symbols(columns[keys[SYMBOL]])
-        _refuse(keys[SYMBOL], table[SYMBOL] == "", "empty: every row needs an instrument")
+        _refuse(keys[SYMBOL], table[SYMBOL] == "", "are empty: every row needs an instrument")
     numbers = dict(trained_on or prices)
     own_close = table_format.columns.get(CLOSE)
     if own_close and CLOSE in numbers and RETURN not in numbers and _plain(numbers[CLOSE]) != _plain(own_close):
@@ -159,4 +158,5 @@ def _refuse(name: str, bad: NDArray[np.bool_], what: str) -> None:
     """Raise ValueError if values of column `name` are bad: how many, and the first row, counted from 1."""
     rows = np.flatnonzero(bad)
     if len(rows):
-        raise ValueError(f"column {name}: {len(rows)} of {len(bad)} values are {what}; first in row {rows[0] + 1}")
+        verb = what if len(rows) > 1 else what.replace("are ", "is ", 1)
+        raise ValueError(f"column {name}: {len(rows)} of {len(bad)} values {verb}; first in row {rows[0] + 1}")

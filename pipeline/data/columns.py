@@ -39,7 +39,8 @@ class Roles:
     keys: Mapping[str, str]
     """The column of each key, as far as it was found."""
     features: tuple[str, ...]
-    faults: tuple[str, ...]
+    faults: Mapping[str, str]
+    """By key, why it cannot be told which column it is."""
     notes: tuple[Finding, ...]
 
 
@@ -54,10 +55,10 @@ def roles_of(names: Sequence[str], config: DataConfig) -> Roles:
         if own not in names:  # what was asked for is not silently something else
             keys.pop(key, None)
             unclear.pop(key, None)
-    faults = []
+    faults = {}
     for key, candidates in unclear.items():
-        lines = " or ".join(f"--set data.{OPTIONS[key]}={_quoted(name)}" for name in candidates)
-        faults.append(f"{_listed(candidates)} could each be the {ROLES[key]}: choose by {lines}")
+        lines = " or ".join(f"--set data.{OPTIONS[key]}={quoted(name)}" for name in candidates)
+        faults[key] = f"{_listed(candidates)} could each be the {ROLES[key]}: choose by {lines}"
     undecided = {name for candidates in unclear.values() for name in candidates}
     apart = {*keys.values(), *config.exclude, config.benchmark, *undecided}
     rest = [name for name in names if name not in apart]
@@ -66,24 +67,29 @@ def roles_of(names: Sequence[str], config: DataConfig) -> Roles:
     notes = []
     renamed = {key: name for key, name in keys.items() if name not in (*CONTRACT[key], named.get(key))}
     if renamed:
-        taken = ", ".join(f"{name} for the {ROLES[key]}" for key, name in renamed.items())
-        notes.append(Finding("note", "columns", "table", f"by their names, {taken} of each row was taken"))
+        (first, role), *others = ((name, f"for the {ROLES[key]}") for key, name in renamed.items())
+        taken = [f"{first} is taken {role}", *(f"{name} {role}" for name, role in others)]
+        notes.append(Finding("note", "columns", "table", ", ".join(taken)))
     notes += [left_out(name, "a row index that some program wrote as a column") for name in index]
-    notes += [
-        left_out(
-            name, f"its name is usual for the {ROLES[str(usual_key(name))]} of a row, which is another column here"
-        )
-        for name in spare
-    ]
+    notes += [_spare(name, str(usual_key(name)), keys) for name in spare]
     features = tuple(name for name in rest if name not in (*index, *spare))
-    return Roles(keys, features, tuple(faults), tuple(notes))
+    return Roles(keys, features, faults, tuple(notes))
 
 
-def left_out(name: str, why: str) -> Finding:
+def left_out(name: str, why: str, remedy: str = "") -> Finding:
     """The finding on a column that is no feature, though nobody has excluded it."""
     called = f"column {name}" if name.strip() else "a column without a name"
-    remedy = "rename it to make it a feature" if not name.strip() else f"to keep it, data.accept=[{_quoted(name)}]"
+    keep = "rename it to make it a feature" if not name.strip() else f"to keep it, data.accept=[{quoted(name)}]"
+    remedy = remedy or keep
     return Finding("note", LEFT_OUT, called, f"left out, {why}; {remedy}", name)
+
+
+def _spare(name: str, key: str, keys: Mapping[str, str]) -> Finding:
+    """The finding on a column that could be a key for which another one is taken, or none is."""
+    taken = f"for which {keys[key]} is taken here" if key in keys else "for which none is taken here"
+    why = f"its name is usual for the {ROLES[key]} of a row, {taken}"
+    instead = f"to take it instead, data.{OPTIONS[key]}={quoted(name)}"
+    return left_out(name, why, f"{instead}; to keep it as a feature, data.accept=[{quoted(name)}]")
 
 
 def not_numbers(column: pl.Series) -> pl.Series:
@@ -159,9 +165,30 @@ def centred(name: str, values: Numbers, offset: float, asset: NDArray[np.int64])
     return Finding("warning", "large numbers", f"column {name}", f"{why}; {beyond}", name)
 
 
+def clock_column(frame: pl.DataFrame, config: DataConfig) -> tuple[str, str]:
+    """The column that holds the time of day alone, and what to say of it; both empty for a table without one."""
+    times = [name for name in frame.columns if usual_key(name) == TIME and name not in config.exclude]
+    times += [config.time_column] if config.time_column in frame.columns and config.time_column not in times else []
+    clock = next((name for name in times if _is_clock(frame[name])), None)
+    if clock is None:
+        return "", ""
+    day = next((name for name in times if name != clock), None)
+    first = frame[clock].drop_nulls()[0]
+    apart = f"and column {day} the days" if day else "without the day"
+    joined = "join both into one, such as 2026-02-10 09:15:00" if day else "a bar needs both, as 2026-02-10 09:15:00"
+    return clock, f"column {clock} holds times of day such as {first}, {apart}: {joined}"
+
+
+def _is_clock(column: pl.Series) -> bool:
+    held = column.drop_nulls()
+    if held.is_empty() or held.dtype != pl.String:
+        return not held.is_empty() and held.dtype == pl.Time
+    return bool(held.str.contains(r"^\s*\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s?[AaPp][Mm])?\s*$").all())
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + f" and {names[-1]}"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return name if re.fullmatch(r"\w+", name) else f'"{name}"'

@@ -24,7 +24,7 @@ from pipeline.proposal.settings import overridden, settings_for, to_yaml
 from pipeline.proposal.windows import windows_for
 from tft.market import choose_device
 from tft.panel import Panel
-from tft.table import TIME
+from tft.table import SYMBOL, TIME
 from tft.times import fitting_formats
 
 
@@ -76,7 +76,7 @@ def _read(asked: DataConfig) -> tuple[DataConfig, Panel, list[str]]:
         if len(formats) == 1:
             data = replace(data, time_format=formats[0])
             said.append(f"column {roles.keys[TIME]}: times are read as {formats[0]}")
-    for name in roles.features:
+    for name in roles.features if SYMBOL in roles.keys else ():  # without an instrument, one of them may name it
         rows = not_numbers(frame[name])
         if 2 * len(rows) > frame[name].count():  # fewer are a fault of these values, which reading the table reports
             text.append(name)
