@@ -46,8 +46,11 @@ class TableFormat:
 
 def usual_key(name: str) -> str | None:
     """The key that a column of this name is usually meant for; None for any other column."""
-    plain = re.sub(r"[\s_\-.]", "", name.lower())
-    return next((key for key, names in USUAL.items() if plain in names), None)
+    return next((key for key, names in USUAL.items() if _plain(name) in names), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_\-.]", "", name.lower())
 
 
 def find_keys(
@@ -111,9 +114,9 @@ def panel_from_table(
 ) -> Panel:
     """Build a panel from a live table, read as `table_format` says.
 
-    Keys that do not have the names of the table trained on are found by their usual ones. The other arguments are those
-    of `Panel.from_columns`. Raises ValueError for a missing, ambiguous or unreadable column, an infinite value, or two
-    rows of the same bar and symbol.
+    Keys that do not have the names of the table trained on are found by their usual ones, but a close of another name
+    is another price. The other arguments are those of `Panel.from_columns`. Raises ValueError for a missing, ambiguous
+    or unreadable column, an infinite value, or two rows of the same bar and symbol.
     """
     plain = list(dict.fromkeys(name.removesuffix(AHEAD) for name in (*feature_names, *known)))
     keys, unclear = find_keys(list(columns), table_format.columns, features=plain)
@@ -122,19 +125,26 @@ def panel_from_table(
     trained_on = {key: name for key, name in prices.items() if key in table_format.columns}
     for key, candidates in unclear.items():
         if key in (TIME, SYMBOL) or not prices:
-            raise ValueError(f"{' and '.join(candidates)} could each be the {key}: name one of them {key}")
+            own = table_format.columns.get(key, key)
+            raise ValueError(f"{' and '.join(candidates)} could each be the {key}: name one of them {own}")
     table: dict[str, NDArray[np.generic]] = {}
     if TIME in keys:
         times = read_times(columns[keys[TIME]], table_format.time_format)
         if times.fault:
             raise ValueError(f"column {keys[TIME]} {times.fault}")
         table[TIME] = times.values
-        _refuse(keys[TIME], times.unread, "not times as they were in training")
-        _refuse(keys[TIME], np.isnat(times.values), "empty: every row needs a time")
+        _refuse(keys[TIME], times.unread, "cannot be read as those of training were")
+        _refuse(keys[TIME], np.isnat(times.values), "are empty: every row needs a time")
     if SYMBOL in keys:
         table[SYMBOL] = read_symbols(columns[keys[SYMBOL]])
-        _refuse(keys[SYMBOL], table[SYMBOL] == "", "empty: every row needs an instrument")
+        _refuse(keys[SYMBOL], table[SYMBOL] == "", "are empty: every row needs an instrument")
     numbers = dict(trained_on or prices)
+    own_close = table_format.columns.get(CLOSE)
+    if own_close and CLOSE in numbers and RETURN not in numbers and _plain(numbers[CLOSE]) != _plain(own_close):
+        raise ValueError(
+            f"column {numbers[CLOSE]} is not the price that the model was trained on, {own_close}: bring that one, or "
+            f"rename the column if it holds the same"
+        )
     numbers |= {name: name for name in plain if name in columns}
     for name, own in numbers.items():
         try:
@@ -148,4 +158,5 @@ def _refuse(name: str, bad: NDArray[np.bool_], what: str) -> None:
     """Raise ValueError if values of column `name` are bad: how many, and the first row, counted from 1."""
     rows = np.flatnonzero(bad)
     if len(rows):
-        raise ValueError(f"column {name}: {len(rows)} of {len(bad)} values are {what}; first in row {rows[0] + 1}")
+        verb = what if len(rows) > 1 else what.replace("are ", "is ", 1)
+        raise ValueError(f"column {name}: {len(rows)} of {len(bad)} values {verb}; first in row {rows[0] + 1}")

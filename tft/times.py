@@ -52,8 +52,10 @@ def is_missing(value: Any) -> bool:
 
 
 def read_times(values: NDArray[np.generic], time_format: str | None = None) -> Times:
-    """Read a column (R,). Dates and times proper are what they are; text and numbers are read by `time_format`, and
-    without one text has to be ISO.
+    """Read a column (R,). Dates and times proper are what they are; text and numbers are read by `time_format`.
+
+    A column of nothing but ISO text, of which the format reads no value, is ISO: so a registered model keeps the times
+    of its example. Without a format text has to be ISO.
     """
     n = len(values)
     if values.dtype.kind == "M":
@@ -75,12 +77,12 @@ def read_times(values: NDArray[np.generic], time_format: str | None = None) -> T
         odd = held[texts.index(None)]
         return Times(read, nothing.unread, f"holds {type(odd).__name__} such as {odd}: it must hold dates or times")
     distinct, which = np.unique(np.array(texts, dtype=str), return_inverse=True)
-    if time_format is None:
-        fault = _unclear(distinct.tolist())
-        if fault:
+    found = _parsed(distinct.tolist(), time_format)
+    if time_format is None or (np.isnat(found).all() and all(_ISO.fullmatch(text) for text in distinct.tolist())):
+        if fault := _unclear(distinct.tolist()):
             return Times(read, nothing.unread, fault)
-    parse = _parser(time_format)
-    read[there] = np.array([_or_nat(parse, text) for text in distinct.tolist()], dtype="datetime64[us]")[which]
+        found = _parsed(distinct.tolist(), None)
+    read[there] = found[which]
     return Times(read, there & np.isnat(read))
 
 
@@ -128,6 +130,11 @@ def _parser(time_format: str | None) -> Callable[[str], Any]:
         unit = time_format.removeprefix("epoch_")
         return lambda text: np.array(int(text)).astype(f"datetime64[{unit}]")[()]
     return lambda text: _in_utc(datetime.strptime(text, time_format))
+
+
+def _parsed(texts: list[str], time_format: str | None) -> NDArray[np.datetime64]:
+    parse = _parser(time_format)
+    return np.array([_or_nat(parse, text) for text in texts], dtype="datetime64[us]")
 
 
 def _or_nat(parse: Callable[[str], Any], text: str) -> Any:

@@ -80,6 +80,8 @@ def init(source: str, out: str, overrides: Sequence[str]) -> None:
     for line in proposal.said:
         click.echo(line)
     click.echo(f"Wrote {file}. The whole job would take {proposal.cost} on this machine.")
+    if proposal.cost.remedy:
+        click.echo(proposal.cost.remedy)
     click.echo(f"Look it over, then run: tft-pipeline production --config {file}")
 
 

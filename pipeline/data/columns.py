@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.config.sections import DataConfig
@@ -38,22 +39,26 @@ class Roles:
     keys: Mapping[str, str]
     """The column of each key, as far as it was found."""
     features: tuple[str, ...]
-    faults: tuple[str, ...]
+    faults: Mapping[str, str]
+    """By key, why it cannot be told which column it is."""
     notes: tuple[Finding, ...]
 
 
 def roles_of(names: Sequence[str], config: DataConfig) -> Roles:
-    """Tell the columns `names` apart. A key that is absent is none of the faults."""
+    """Tell the columns `names` apart. A key that is absent is none of the faults; an excluded column is no key unless
+    it is named as one.
+    """
     named = config.key_columns()
-    keys, unclear = find_keys(names, named)
+    there = [name for name in names if name not in config.exclude or name in named.values()]
+    keys, unclear = find_keys(there, named)
     for key, own in named.items():
         if own not in names:  # what was asked for is not silently something else
             keys.pop(key, None)
             unclear.pop(key, None)
-    faults = []
+    faults = {}
     for key, candidates in unclear.items():
-        lines = " or ".join(f"--set data.{OPTIONS[key]}={_quoted(name)}" for name in candidates)
-        faults.append(f"{_listed(candidates)} could each be the {ROLES[key]}: choose by {lines}")
+        lines = " or ".join(f"--set data.{OPTIONS[key]}={quoted(name)}" for name in candidates)
+        faults[key] = f"{_listed(candidates)} could each be the {ROLES[key]}: choose by {lines}"
     undecided = {name for candidates in unclear.values() for name in candidates}
     apart = {*keys.values(), *config.exclude, config.benchmark, *undecided}
     rest = [name for name in names if name not in apart]
@@ -62,24 +67,42 @@ def roles_of(names: Sequence[str], config: DataConfig) -> Roles:
     notes = []
     renamed = {key: name for key, name in keys.items() if name not in (*CONTRACT[key], named.get(key))}
     if renamed:
-        taken = ", ".join(f"{name} for the {ROLES[key]}" for key, name in renamed.items())
-        notes.append(Finding("note", "columns", "table", f"by their names, {taken} of each row was taken"))
+        (first, role), *others = ((name, f"for the {ROLES[key]}") for key, name in renamed.items())
+        taken = [f"{first} is taken {role}", *(f"{name} {role}" for name, role in others)]
+        notes.append(Finding("note", "columns", "table", ", ".join(taken)))
     notes += [left_out(name, "a row index that some program wrote as a column") for name in index]
-    notes += [
-        left_out(
-            name, f"its name is usual for the {ROLES[str(usual_key(name))]} of a row, which is another column here"
-        )
-        for name in spare
-    ]
+    notes += [_spare(name, str(usual_key(name)), keys) for name in spare]
     features = tuple(name for name in rest if name not in (*index, *spare))
-    return Roles(keys, features, tuple(faults), tuple(notes))
+    return Roles(keys, features, faults, tuple(notes))
 
 
-def left_out(name: str, why: str) -> Finding:
+def left_out(name: str, why: str, remedy: str = "") -> Finding:
     """The finding on a column that is no feature, though nobody has excluded it."""
     called = f"column {name}" if name.strip() else "a column without a name"
-    remedy = "rename it to make it a feature" if not name.strip() else f"to keep it, data.accept=[{_quoted(name)}]"
+    keep = "rename it to make it a feature" if not name.strip() else f"to keep it, data.accept=[{quoted(name)}]"
+    remedy = remedy or keep
     return Finding("note", LEFT_OUT, called, f"left out, {why}; {remedy}", name)
+
+
+def _spare(name: str, key: str, keys: Mapping[str, str]) -> Finding:
+    """The finding on a column that could be a key for which another one is taken, or none is."""
+    taken = f"for which {keys[key]} is taken here" if key in keys else "for which none is taken here"
+    why = f"its name is usual for the {ROLES[key]} of a row, {taken}"
+    instead = f"to take it instead, data.{OPTIONS[key]}={quoted(name)}"
+    return left_out(name, why, f"{instead}; to keep it as a feature, data.accept=[{quoted(name)}]")
+
+
+def not_numbers(column: pl.Series) -> pl.Series:
+    """The rows of a column that hold something other than a number, or a missing value; text may hold numbers."""
+    if column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        return (as_numbers(column).is_null() & column.is_not_null()).arg_true()
+    is_number = column.dtype.is_numeric() or column.dtype == pl.Boolean
+    return pl.Series([], dtype=pl.UInt32) if is_number else column.is_not_null().arg_true()
+
+
+def as_numbers(column: pl.Series) -> pl.Series:
+    """The numbers of a column of text, null for anything else."""
+    return column.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
 
 
 def counts_rows(values: Numbers, times: NDArray[np.datetime64], asset: NDArray[np.int64]) -> str:
@@ -142,9 +165,30 @@ def centred(name: str, values: Numbers, offset: float, asset: NDArray[np.int64])
     return Finding("warning", "large numbers", f"column {name}", f"{why}; {beyond}", name)
 
 
+def clock_column(frame: pl.DataFrame, config: DataConfig) -> tuple[str, str]:
+    """The column that holds the time of day alone, and what to say of it; both empty for a table without one."""
+    times = [name for name in frame.columns if usual_key(name) == TIME and name not in config.exclude]
+    times += [config.time_column] if config.time_column in frame.columns and config.time_column not in times else []
+    clock = next((name for name in times if _is_clock(frame[name])), None)
+    if clock is None:
+        return "", ""
+    day = next((name for name in times if name != clock), None)
+    first = frame[clock].drop_nulls()[0]
+    apart = f"and column {day} the days" if day else "without the day"
+    joined = "join both into one, such as 2026-02-10 09:15:00" if day else "a bar needs both, as 2026-02-10 09:15:00"
+    return clock, f"column {clock} holds times of day such as {first}, {apart}: {joined}"
+
+
+def _is_clock(column: pl.Series) -> bool:
+    held = column.drop_nulls()
+    if held.is_empty() or held.dtype != pl.String:
+        return not held.is_empty() and held.dtype == pl.Time
+    return bool(held.str.contains(r"^\s*\d{1,2}:\d\d(:\d\d(\.\d+)?)?(\s?[AaPp][Mm])?\s*$").all())
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + f" and {names[-1]}"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return name if re.fullmatch(r"\w+", name) else f'"{name}"'

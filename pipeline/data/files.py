@@ -12,6 +12,9 @@ from pipeline.data.errors import DataError, one_line
 from pipeline.data.s3 import local_copy
 from tft.table import SYMBOL, TIME, find_keys
 
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars (|)"}
+"""What a CSV file may have in place of commas, with its name in a message."""
+
 
 def read_table(config: DataConfig) -> pl.DataFrame:
     """The rows of all files that `config.source` names, joined in the order of the files' names. Raises DataError.
@@ -22,10 +25,13 @@ def read_table(config: DataConfig) -> pl.DataFrame:
     source = config.source
     if source.startswith("s3://"):
         files = [(source.rpartition("/")[2], local_copy(source))]
+    elif Path(source).is_dir():
+        raise DataError(source, [f"it is a folder: name its files, such as {source.rstrip('/')}/*.parquet"])
     elif Path(source).is_file():
         files = [(Path(source).name, Path(source))]
-    else:  # Path.glob takes no absolute pattern
-        files = [(Path(found).name, Path(found)) for found in sorted(glob(source, recursive=True))]  # noqa: PTH207
+    else:
+        found = [Path(one) for one in sorted(glob(source, recursive=True))]  # noqa: PTH207 - takes an absolute pattern
+        files = [(path.name, path) for path in found if path.is_file()]
     if not files:
         remedy = "check data.source, or write a table with `tft-pipeline sample-data`"
         raise DataError(source, [f"there is no such file: {remedy}"])
@@ -64,7 +70,12 @@ def _read_file(path: Path, name: str, config: DataConfig) -> pl.DataFrame:
 
 def _read_csv(path: Path, config: DataConfig) -> pl.DataFrame:
     """A CSV file whose instruments stay text (0700 is not 700) and whose times are dates or moments if they are ISO."""
-    keys, _ = find_keys(pl.read_csv(path, n_rows=0, glob=False).columns, config.key_columns())
+    names = pl.read_csv(path, n_rows=0, glob=False).columns
+    other = next((mark for mark in SEPARATORS if len(names) == 1 and mark in names[0]), None)
+    if other:
+        called = SEPARATORS[other]
+        raise DataError(config.source, [f"its values are separated by {called}: write it with commas, or as .parquet"])
+    keys, _ = find_keys(names, config.key_columns())
     text = {keys[key]: pl.String for key in (TIME, SYMBOL) if key in keys}
     frame = pl.read_csv(path, try_parse_dates=True, schema_overrides=text, infer_schema_length=None, glob=False)
     if TIME not in keys:

@@ -6,20 +6,31 @@ Shapes: R rows of the frame, one per (bar, instrument).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.config.sections import DataConfig
-from pipeline.data.columns import centred, counts_rows, left_out, offset_of, roles_of
+from pipeline.data.columns import (
+    OPTIONS,
+    centred,
+    clock_column,
+    counts_rows,
+    left_out,
+    not_numbers,
+    offset_of,
+    quoted,
+    roles_of,
+)
 from pipeline.data.errors import DataError
 from pipeline.data.findings import Finding
+from pipeline.data.returns import contradiction
 from tft.panel import AHEAD, Panel
-from tft.table import CLOSE, RETURN, SYMBOL, TIME, TableFormat, read_symbols
+from tft.table import CLOSE, CONTRACT, RETURN, SYMBOL, TIME, USUAL, TableFormat, read_symbols, usual_key
 from tft.times import read_times
 from tft.volatility import MIN_RETURNS
 
@@ -47,17 +58,24 @@ def read_frame(
     the columns in `config.known` the model also sees the value at the bar in which the position is held, which is
     1 + execution_delay_bars bars ahead. Raises DataError with every finding.
     """
+    if frame.is_empty():
+        raise DataError(config.source, ["it has no rows"])
     roles = roles_of(frame.columns, config)
-    table = _TableCheck(frame, findings=[*roles.faults])
-    keys, unclear = roles.keys, bool(roles.faults)
-    table.read_keys(roles.keys, config, complain=not unclear)
-    table.check_order()
+    keys, faults = dict(roles.keys), dict(roles.faults)
+    clock, apart = clock_column(frame, config)
+    if clock and keys.get(TIME, clock) == clock:  # no choice between the columns helps
+        keys.pop(TIME, None)
+        faults[TIME] = apart
+    table = _TableCheck(frame, findings=[*faults.values()])
+    table.read_keys(keys, config, unclear=faults.keys())
+    table.check_order(apart)
     prices = {key: table.numbers(keys[key]) for key in (CLOSE, RETURN) if key in keys}
     if CLOSE in prices:
         table.require(keys[CLOSE], ~(prices[CLOSE] <= 0.0), "are 0 or negative: a price is above 0")
     if RETURN in prices:
         table.require(keys[RETURN], ~(prices[RETURN] <= -1.0), "are -1 or less: a loss cannot exceed 100 %")
     table.check_length(prices, min_bars, min_symbol_bars)
+    meant = table.check_return(keys, prices, config)
 
     table.check_listed(config)
     if not roles.features:
@@ -65,12 +83,14 @@ def read_frame(
     for name in roles.features:
         if name.endswith(AHEAD):
             table.findings.append(f"column {name} ends in {AHEAD}, which is kept for data.known: rename it")
-    numbers = {name: table.numbers(name) for name in roles.features}
+    # Without an instrument, a column of words may name it: the missing key is the fault then.
+    words = set() if SYMBOL in keys else {*table.texts()}
+    numbers = {name: table.numbers(name) for name in roles.features if name not in words}
     if table.findings:
         raise DataError(config.source, table.findings)
 
     _, asset = np.unique(table.symbols, return_inverse=True)
-    notes = [*roles.notes]
+    notes = [*roles.notes, *meant]
     offsets: dict[str, float] = {}
     features: dict[str, NDArray[np.float32]] = {}
     for name, values in numbers.items():
@@ -133,26 +153,50 @@ class _TableCheck:
     symbols: NDArray[np.str_] = field(default_factory=lambda: np.array([], dtype=str))
     findings: list[str] = field(default_factory=list)
 
-    def read_keys(self, keys: Mapping[str, str], config: DataConfig, *, complain: bool = True) -> None:
-        """Fill `symbols` and `times`, and report those of the keys that are absent unless there is another reason."""
+    def read_keys(self, keys: Mapping[str, str], config: DataConfig, *, unclear: Collection[str] = ()) -> None:
+        """Fill `symbols` and `times`, and report those of the keys that are absent; of those `unclear` that is said."""
         if SYMBOL in keys:
             self.symbols = read_symbols(self.frame[keys[SYMBOL]].to_numpy())
-        elif complain:
-            self.report_missing(config.symbol_column or "symbol", "the instrument of each row")
+        elif SYMBOL not in unclear:
+            self.report_missing(config.symbol_column or "symbol", "the instrument of each row", SYMBOL)
         if TIME in keys:
             self.read_times(keys[TIME], config.time_format)
-        elif complain:
-            self.report_missing(config.time_column or "date (or timestamp)", "the time of each bar")
+        elif TIME not in unclear:
+            self.report_missing(config.time_column or "date (or timestamp)", "the time of each bar", TIME)
         if SYMBOL in keys:
             self.require(keys[SYMBOL], self.symbols != "", "are empty: every row needs an instrument")
-        if complain and not {CLOSE, RETURN} & keys.keys():
+        if not {CLOSE, RETURN} & {*keys, *unclear}:
             names = f"{config.return_column or RETURN} (or {config.close_column or CLOSE})"
-            self.report_missing(names, "the return of each bar")
+            self.report_missing(names, "the return of each bar", RETURN, CLOSE)
 
-    def report_missing(self, name: str, what: str) -> None:
-        """Report that the table has no column `name`, and which of its columns is called most like it."""
-        nearest = get_close_matches(name.split(" ")[0], self.frame.columns, 1)
-        self.findings.append(f"no column {name} ({what})" + (f": the nearest is {nearest[0]}" if nearest else ""))
+    def report_missing(self, name: str, what: str, *keys: str) -> None:
+        """Report that the table has no column `name`, and which of its columns is called most like it, or as such keys
+        usually are."""
+        called = {column.lower(): column for column in self.frame.columns}
+        wanted = {word: key for key in keys for word in (*USUAL[key], *CONTRACT[key])}
+        near = [
+            (SequenceMatcher(None, word, close).ratio(), called[close], wanted.get(word))
+            for word in (name.split(" ")[0].lower(), *wanted)
+            for close in get_close_matches(word, called, 1)
+        ]
+        said = f"no column {name} ({what})"
+        if near:
+            _, nearest, key = max(near, key=lambda one: one[0])
+            said += f": the nearest is {nearest}"
+            said += f" (--set data.{OPTIONS[key]}={quoted(nearest)})" if key else ""
+        elif SYMBOL in keys and (texts := self.texts()):
+            option = f"--set data.{OPTIONS[SYMBOL]}={quoted(texts[0])}"
+            said += (
+                f": if it is {texts[0]}, which holds text such as {self.frame[texts[0]].drop_nulls()[0]!r}, {option}"
+            )
+        self.findings.append(said)
+
+    def texts(self) -> list[str]:
+        """The columns that hold text and no number, and could name an instrument."""
+        held = {name: self.frame[name] for name in self.frame.columns if usual_key(name) != TIME}
+        return [
+            n for n, column in held.items() if column.dtype == pl.String and len(not_numbers(column)) == len(column)
+        ]
 
     def row_name(self, row: int) -> str:
         """How a message names a row: its symbol and bar, as far as they are known, and its number."""
@@ -178,20 +222,26 @@ class _TableCheck:
             return
         if read.unread.any():
             first = int(np.flatnonzero(read.unread)[0])
-            like = f"written as {time_format}" if time_format else "times such as 2026-02-10 or 2026-02-10 09:15:00"
-            self.require(name, ~read.unread, f"are not {like} (such as {column[first]!r})")
+            like = f"as {time_format}" if time_format else "as a time such as 2026-02-10 or 2026-02-10 09:15:00"
+            self.require(name, ~read.unread, f"cannot be read {like} (such as {column[first]!r})")
             return
         self.times = read.values
         self.require(name, ~np.isnat(read.values), "are empty: every row needs a time")
 
-    def check_order(self) -> None:
-        """Report rows that repeat a bar of their instrument, or go back in time."""
+    def check_order(self, apart: str = "") -> None:
+        """Report rows that repeat a bar of their instrument, or go back in time.
+
+        apart: what is said of rows that repeat where the time of day is in a column of its own.
+        """
         if not len(self.times) or not len(self.symbols):
             return
         rows = self._keys().with_row_index("row").drop_nulls()
-        repeated = rows.filter(~pl.struct("time", "symbol").is_first_distinct())["row"]
-        back = rows.filter(pl.col("time").diff().over("symbol").dt.total_microseconds() < 0)["row"]
-        if len(repeated):
+        is_first = pl.struct("time", "symbol").is_first_distinct()
+        repeated = rows.filter(~is_first)["row"]
+        back = rows.filter(is_first).filter(pl.col("time").diff().over("symbol").dt.total_microseconds() < 0)["row"]
+        if len(repeated) and apart:
+            self.findings.append(apart)
+        elif len(repeated):
             rows_repeat = "1 row repeats" if len(repeated) == 1 else f"{len(repeated)} rows repeat"
             what = f"{rows_repeat} the bar and symbol of an earlier one"
             self.findings.append(f"{what}; first {self.row_name(repeated[0])}: keep one of each")
@@ -210,10 +260,10 @@ class _TableCheck:
         if column.null_count() == len(column):
             return missing
         if column.dtype in (pl.String, pl.Categorical, pl.Enum):
-            read = column.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-            unread = (read.is_null() & column.is_not_null()).arg_true()
+            unread = not_numbers(column)
+            are = "is" if len(unread) == 1 else "are"
             what = (
-                f"{len(unread)} of {len(column)} values are text" if len(unread) else "its numbers are stored as text"
+                f"{len(unread)} of {len(column)} values {are} text" if len(unread) else "its numbers are stored as text"
             )
             row = int(unread[0] if len(unread) else column.is_not_null().arg_true()[0])
             first = f"first {column[row]!r}, {self.row_name(row)}"
@@ -247,6 +297,30 @@ class _TableCheck:
         if n_bars < min_bars:
             what = f"the table has {n_bars} bars up to the last return, a single fold needs {min_bars}"
             self.findings.append(f"{what}: bring more bars or make the windows shorter")
+
+    def check_return(
+        self, keys: Mapping[str, str], prices: Mapping[str, NDArray[np.float64]], config: DataConfig
+    ) -> list[Finding]:
+        """Report a return column that the close contradicts; the note on it where that is accepted."""
+        if not {CLOSE, RETURN} <= prices.keys() or not len(self.times) or not len(self.symbols):
+            return []
+        found = contradiction(prices[CLOSE], prices[RETURN], self.times, self.symbols)
+        if not found:
+            return []
+        name, n_symbols = keys[RETURN], len(np.unique(self.symbols))
+        shown = ", ".join(found.symbols[:3]) + (" and others" if len(found.symbols) > 3 else "")
+        message = (
+            f"contradicts column {keys[CLOSE]} in {len(found.symbols)} of {n_symbols} "
+            f"instrument{'s' * (n_symbols > 1)} ({shown}): {found.what}; first {self.row_name(found.row)}, "
+            f"{found.given:.4g} where the close gives {found.by_close:.4g}"
+        )
+        if name in config.accept:
+            return [Finding("note", "return and close", f"column {name}", f"accepted (data.accept): {message}", name)]
+        self.findings.append(
+            f"column {name} {message}: choose the return by data.return_column, leave this one out (data.exclude) to "
+            f"take returns from the close, or list it in data.accept if it is meant"
+        )
+        return []
 
     def check_listed(self, config: DataConfig) -> None:
         """Report columns that the configuration lists and the table lacks, or that it both uses and excludes."""

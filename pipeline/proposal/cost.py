@@ -30,13 +30,15 @@ BESIDE_TRAINING_S = (20.0, 90.0)
 FORECASTS = 1.3
 """Of the forecasts that follow a training, in the costliest case: their share beside its own time."""
 
+LONG_S = 3600.0
+
 
 @dataclass(frozen=True)
 class StepTime:
     """Seconds of one optimiser step, and of scoring the validation block at the end of an epoch, for one stack."""
 
     fastest_s: float
-    slowest_s: float
+    usual_s: float
     validation_s: float
     steps_per_bar: float
     """Steps of an epoch per bar of the training block."""
@@ -46,7 +48,7 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Cost:
-    """The wall time of a whole job on this machine."""
+    """The wall time of a whole job on this machine, with nothing else running on it."""
 
     least_s: float
     most_s: float
@@ -56,6 +58,13 @@ class Cost:
         unit, name = (3600.0, "hours") if self.most_s >= 3 * 3600.0 else (60.0, "minutes")
         least, most = max(1, int(self.least_s / unit)), -int(-self.most_s // unit)
         return f"{least} to {most} {name}" if most > least else f"about {most} {name[: -1 if most == 1 else None]}"
+
+    @property
+    def remedy(self) -> str:
+        """How to make a long job cheaper; empty for a job that may be done within an hour."""
+        if self.most_s <= LONG_S:
+            return ""
+        return "To make it cheaper, lower tuning.n_trials, production.seeds or production.epochs (--set)."
 
 
 def cost_of(config: Config, panel: Panel, n_development: int, device: torch.device) -> Cost:
@@ -116,15 +125,16 @@ def _timed(panel: Panel, recipe: Recipe, folds: Sequence[Fold], device: torch.de
         validation = _seconds_of(stack.validate, device)
     finally:
         torch.set_num_threads(threads)
-    low, high = np.quantile(seconds, [0.25, 0.9]).tolist()
-    return StepTime(low, high, validation, stack.n_steps / len(longest.train), n_stacked)
+    return StepTime(min(seconds), float(np.median(seconds)), validation, stack.n_steps / len(longest.train), n_stacked)
 
 
 def _seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    started = time.perf_counter()
+    """Time of this process on one core, which does not grow while others use the machine; on a GPU, wall time."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    started = clock()
     work()
     _wait(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _wait(device: torch.device) -> None:
@@ -134,6 +144,6 @@ def _wait(device: torch.device) -> None:
 
 def _seconds(step: StepTime, folds: Sequence[Fold], epochs: int, device: torch.device, *, slow: bool) -> float:
     """Wall time of fitting these folds, side by side as far as the machine has cores."""
-    each = step.slowest_s if slow else step.fastest_s
+    each = step.usual_s if slow else step.fastest_s
     work = sum(epochs * (len(fold.train) * step.steps_per_bar * each + step.validation_s) for fold in folds)
     return work / (min(torch.get_num_threads(), len(folds)) if device.type == "cpu" else step.n_stacked)

@@ -110,9 +110,9 @@ def test_missing_columns_are_named() -> None:
     ("changed", "message"),
     [
         ({"Ticker": TABLE["code"], "asset": TABLE["code"]}, "Ticker and asset could each be the symbol: name one"),
-        ({"code": np.array(["A", " ", "A", "B"])}, r"column code: 1 of 4 values are empty: .*; first in row 2"),
+        ({"code": np.array(["A", " ", "A", "B"])}, r"column code: 1 of 4 values is empty: .*; first in row 2"),
         ({"day": np.array([20240101, 20240101, 20240102, 20240102])}, "column day holds whole numbers such as 2024010"),
-        ({"day": np.array(["2024-01-01", "x", "2024-01-02", "y"])}, "column day: 2 of 4 values are not times as they"),
+        ({"day": np.array(["2024-01-01", "x", "2024-01-02", "y"])}, "column day: 2 of 4 values cannot be read as those of training were"),
         ({"px_x": np.array([1, 2, "high", None], dtype=object)}, "column px_x is not numeric: it holds 'high'"),
         ({"px_x": TABLE["day"]}, "column px_x is not numeric: it holds datetime64"),
     ],
@@ -197,3 +197,36 @@ def test_offsets_are_subtracted_before_the_cast() -> None:
     assert same(panel_from_table(big, table_format=centred, **GIVEN), EXPECTED)
     uncentred = panel_from_table(big, table_format=replace(centred, offsets={}), **GIVEN)
     assert len(np.unique(uncentred.features[:, :, 0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("trained", "live", "refused"),
+    [
+        ("Adj Close", "Close", True),
+        ("Adj Close", "close", True),
+        ("close", "Price", True),
+        ("last", "close", True),
+        ("Adj Close", "adj_close", False),
+        ("close", "Close", False),
+    ],
+)
+def test_another_price_than_that_of_training_is_refused(trained: str, live: str, refused: bool) -> None:
+    """Adjusted and unadjusted closes are two prices; beside the return that is read, the close does not matter."""
+    own = TableFormat({"timestamp": "date", "symbol": "symbol", "close": trained})
+    keys = {name: USUAL[name] for name in ("date", "symbol", "px_x")}
+    table = keys | {live: np.array([1.0, 2.0, 3.0, 4.0])}
+
+    def panel(columns: dict[str, np.ndarray], read: TableFormat) -> Panel:
+        return panel_from_table(
+            columns, table_format=read, feature_names=["px_x"], symbols=["A", "B"], known=(), lead_bars=2
+        )
+
+    if refused:
+        with pytest.raises(ValueError, match=f"^column {live} is not the price .* trained on, {trained}: bring"):
+            panel(table, own)
+    else:
+        assert np.isfinite(panel(table, own).returns[1:]).all()
+    with_return = TableFormat({**own.columns, "ret_1d": "ret_1d"})
+    np.testing.assert_array_equal(
+        panel({**table, "ret_1d": USUAL["ret_1d"]}, with_return).returns.ravel(), USUAL["ret_1d"]
+    )

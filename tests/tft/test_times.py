@@ -102,3 +102,18 @@ def test_single_values_that_cannot_be_read_are_marked_and_missing_ones_are_not()
 )
 def test_a_format_has_to_say_the_day(time_format: str, known: bool) -> None:
     assert known_format(time_format) == known
+
+
+@pytest.mark.parametrize("time_format", ["%Y%m%d", "%m/%d/%Y", "%d/%m/%Y %H:%M", "epoch_s", "epoch_ms", "%Y-%d-%m"])
+@pytest.mark.parametrize("written", ["2021-01-04T15:30:00", "2021-01-04 15:30", "2021-01-04T21:00:00+05:30"])
+def test_iso_text_is_read_whatever_the_format(time_format: str, written: str) -> None:
+    read = read_times(np.array([written, None], dtype=object), time_format)
+    assert not read.fault and not read.unread.any()
+    assert read.values[0] == EXPECTED[0] and np.isnat(read.values[1])
+
+
+def test_a_value_is_never_read_in_two_ways() -> None:
+    """The format goes first, and ISO text among times in the format is a fault of that value."""
+    both = read_times(np.array(["2021-04-01", "2021-13-01"]), "%Y-%d-%m")
+    assert both.values.tolist() == [datetime(2021, 1, 4), datetime(2021, 1, 13)]
+    assert read_times(np.array(["20210104", "2021-01-13"]), "%Y%m%d").unread.tolist() == [False, True]

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -21,12 +22,14 @@ N_BARS = 30
 def good_table(n_bars: int = N_BARS, symbols: tuple[str, ...] = ("A", "B")) -> pl.DataFrame:
     """Rows by date, then symbol; px_x is another in every row, so that every value says where it comes from."""
     n = n_bars * len(symbols)
+    moves = np.array([0.001 * (i % 7 - 3) for i in range(n)])
+    levels = np.cumprod(1.0 + moves.reshape(n_bars, len(symbols)), axis=0) * (100.0 + np.arange(len(symbols)))
     return pl.DataFrame(
         {
             "date": [date(2024, 1, 1) + timedelta(days=i // len(symbols)) for i in range(n)],
             "symbol": [symbols[i % len(symbols)] for i in range(n)],
-            "close": [100.0 + i for i in range(n)],
-            "ret_1d": [0.001 * (i % 7 - 3) for i in range(n)],
+            "close": levels.ravel(),
+            "ret_1d": moves,
             "px_x": [float(i + i % 3) for i in range(n)],
             "vix_y": [i % 5 for i in range(n)],
         }

@@ -26,9 +26,7 @@ def test_usual_names_in_any_case_are_the_keys_and_it_is_said() -> None:
     assert same(read.panel, panel_from_frame(closes, config()))
     (note,) = read.notes
     assert (note.severity, note.where) == ("note", "table")
-    assert note.message == (
-        "by their names, Date for the time, Ticker for the instrument, Adj Close for the close of each row was taken"
-    )
+    assert note.message == "Date is taken for the time, Ticker for the instrument, Adj Close for the close"
     assert read.format.columns == {"timestamp": "Date", "symbol": "Ticker", "close": "Adj Close"}
     assert not read_frame(good_table(), config()).notes
 
@@ -44,9 +42,21 @@ def test_where_two_columns_are_meant_alike_the_line_to_type_is_said() -> None:
     assert [note.where for note in chosen.notes] == ["table", "column Close"]
 
 
+def test_a_price_that_is_not_taken_is_said_with_both_remedies() -> None:
+    frame = good_table().drop("ret_1d").with_columns(pl.col("close").alias("Adj Close") / 2)
+    (note,) = read_frame(frame, config()).notes
+    assert (note.where, note.message) == (
+        "column Adj Close",
+        "left out, its name is usual for the close of a row, for which close is taken here; to take it instead, "
+        'data.close_column="Adj Close"; to keep it as a feature, data.accept=["Adj Close"]',
+    )
+
+
 def test_a_column_that_is_named_is_not_silently_another() -> None:
     (said,) = findings(good_table(), symbol_column="tikcer")
-    assert said == "no column tikcer (the instrument of each row)"
+    assert said == (
+        "no column tikcer (the instrument of each row): the nearest is symbol (--set data.symbol_column=symbol)"
+    )
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])

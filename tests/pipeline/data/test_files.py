@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.data.dataset import load_panel, panel_sha256
 from pipeline.data.errors import DataError
+from pipeline.data.files import read_table
 from tests.pipeline.data.tables import config, good_table, panel_from_frame, put
 
 
@@ -50,3 +51,20 @@ def test_files_of_a_glob_must_agree_on_the_type_of_time(tmp_path: Path) -> None:
     frame[20:].with_columns(pl.col("date").cast(pl.Datetime)).write_parquet(tmp_path / "2.parquet")
     with pytest.raises(DataError, match=r"column date mixes time types: days such as 2024-01-01, and moments such as"):
         load_panel(config(tmp_path / "*.parquet"))
+
+
+@pytest.mark.parametrize(("mark", "called"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars (|)")])
+def test_another_separator_is_the_only_fault(tmp_path: Path, mark: str, called: str) -> None:
+    good_table().write_csv(tmp_path / "t.csv", separator=mark)
+    with pytest.raises(DataError) as caught:
+        read_table(config(tmp_path / "t.csv"))
+    assert caught.value.findings == (f"its values are separated by {called}: write it with commas, or as .parquet",)
+
+
+def test_a_folder_is_no_table_and_files_beside_folders_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_table(config(tmp_path))
+    assert caught.value.findings == (f"it is a folder: name its files, such as {tmp_path}/*.parquet",)
+    (tmp_path / "t_folder").mkdir()
+    good_table().write_parquet(tmp_path / "t_1.parquet")
+    assert read_table(config(tmp_path / "t_*")).equals(good_table())

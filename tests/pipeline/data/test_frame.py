@@ -60,6 +60,25 @@ def test_times_with_a_zone_are_utc_and_text_is_read() -> None:
     [
         (good_table().drop("date"), "no column date (or timestamp) (the time of each bar)"),
         (good_table().drop("symbol"), "no column symbol (the instrument of each row)"),
+        (
+            good_table().rename({"symbol": "Symbols"}),
+            "no column symbol (the instrument of each row): the nearest is Symbols (--set data.symbol_column=Symbols)",
+        ),
+        (
+            good_table().rename({"symbol": "who"}),
+            "no column symbol (the instrument of each row): if it is who, which holds text such as 'A', "
+            "--set data.symbol_column=who",
+        ),
+        (
+            good_table().drop("close").rename({"ret_1d": "Returns"}),
+            "no column ret_1d (or close) (the return of each bar): the nearest is Returns "
+            "(--set data.return_column=Returns)",
+        ),
+        (
+            pl.concat([good_table(), good_table()[57:59]]),
+            "2 rows repeat the bar and symbol of an earlier one; first B at 2024-01-29 (row 61): keep one of each",
+        ),
+        (good_table().clear(), "it has no rows"),
         (good_table().drop("close", "ret_1d"), "no column ret_1d (or close) (the return of each bar)"),
         (
             pl.concat([good_table(), good_table()[57:59]]).sort("date"),
@@ -85,7 +104,7 @@ def test_times_with_a_zone_are_utc_and_text_is_read() -> None:
         ),
         (
             good_table().with_columns(pl.col("date").cast(pl.String).str.replace("2024-01-03", "3 Jan")),
-            "column date: 2 of 60 values are not times such as 2026-02-10 or 2026-02-10 09:15:00 "
+            "column date: 2 of 60 values cannot be read as a time such as 2026-02-10 or 2026-02-10 09:15:00 "
             "(such as '3 Jan'); first A (row 5)",
         ),
         (
@@ -130,6 +149,23 @@ def test_a_fault_is_one_sentence(frame: pl.DataFrame, expected: str) -> None:
     assert findings(frame) == (expected,)
 
 
+@pytest.mark.parametrize("clock", ["text", "times"])
+@pytest.mark.parametrize("day", ["Date", "date"])
+def test_days_and_times_of_day_in_two_columns_are_to_be_joined(day: str, clock: str) -> None:
+    """Whether or not the days alone would be taken for the time; where the time says nothing, they are."""
+    hours = pl.Series("Time", ["09:15", "15:30"]).str.to_time("%H:%M")
+    hours = hours.dt.to_string("%H:%M") if clock == "text" else hours
+    twice = pl.concat([good_table().rename({"date": day}).with_columns(Time=pl.lit(hour)) for hour in hours])
+    (said,) = findings(twice)
+    first = "09:15" if clock == "text" else "09:15:00"
+    assert said == (
+        f"column Time holds times of day such as {first}, and column {day} the days: join both into one, such as "
+        "2026-02-10 09:15:00"
+    )
+    once = good_table().with_columns(Time=pl.lit(hours[1]))
+    assert same(panel_from_frame(once, config()), panel_from_frame(good_table(), config()))
+
+
 def test_names_in_the_configuration_must_exist() -> None:
     """An absent name is a fault with the nearest existing one, and no column is both known and excluded."""
     assert findings(good_table(), exclude=("px_y",), known=("vix_x", "vix_y")) == (
@@ -165,7 +201,7 @@ def test_a_first_close_alone_is_no_return() -> None:
 
 
 def test_everything_wrong_is_reported_together() -> None:
-    """One pass: nine faults of different kinds, nine sentences, one a line in the message."""
+    """One pass: eight faults of different kinds, eight sentences, one a line in the message."""
     frame = pl.concat([good_table(), good_table()[:1]]).with_columns(px_t=pl.lit("x"), px_u=pl.lit(float("inf")))
     frame = put(put(put(frame, "ret_1d", 1, -2.0), "close", 2, -5.0), "symbol", 3, None)
     with pytest.raises(DataError) as caught:
@@ -173,7 +209,6 @@ def test_everything_wrong_is_reported_together() -> None:
     message, found = str(caught.value), caught.value.findings
     for part in (
         "1 row repeats",
-        "1 row is earlier",
         "-1 or less",
         "0 or negative",
         "empty",
@@ -183,6 +218,6 @@ def test_everything_wrong_is_reported_together() -> None:
         "px_v",
     ):
         assert sum(part in sentence for sentence in found) == 1, part
-    assert len(found) == 9
+    assert len(found) == 8
     assert message.splitlines() == ["table.parquet cannot be used:", *(f"- {sentence}" for sentence in found)]
     assert isinstance(caught.value, ValueError)

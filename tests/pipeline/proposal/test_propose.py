@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from click.testing import CliRunner
 
 from pipeline.cli.commands import main
 from pipeline.config.reading import load_config
+from pipeline.config.sections import DataConfig
 from pipeline.data.dataset import load_panel
-from pipeline.proposal.cost import Cost
+from pipeline.data.errors import DataError
+from pipeline.proposal.cost import Cost, _seconds_of
 from pipeline.proposal.propose import propose
 
 QUICK = ["model.d_hidden=8", "exploration.n_probes=4"]
@@ -101,6 +105,26 @@ def test_the_command_writes_once_and_says_what_to_choose(tmp_path: Path, monkeyp
     )
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_is_left_out_for_what_it_holds_and_not_for_one_value(tmp_path: Path, suffix: str) -> None:
+    """Where a few values are text, or numbers are, `init` says what a training would; a column of words is left out."""
+    frame = table(daily(300), None).with_columns(pl.col("px_a", "px_b").cast(pl.String))
+    frame = frame.with_columns(px_a=pl.when(pl.int_range(600) == 5).then(pl.lit("n/a")).otherwise("px_a"))
+    source = tmp_path / f"t.{suffix}"
+    getattr(frame, f"write_{suffix}")(source)
+    with pytest.raises(DataError) as proposed:
+        propose(str(source), QUICK)
+    with pytest.raises(DataError) as trained:
+        load_panel(DataConfig(str(source), exclude=("sector",)))
+    assert proposed.value.findings == trained.value.findings
+    said = proposed.value.findings[0]
+    assert said.startswith(
+        "column px_a is not numeric: 1 of 600 values is text; first 'n/a', 0700 at 2020-01-03 (row 6)"
+    )
+    made = propose(str(source), [*QUICK, "data.exclude=[px_a, px_b]"])
+    assert "column sector: left out, 600 of 600 values are no numbers, first 'energy' in row 1" in made.said
+
+
 def test_too_few_bars_are_one_sentence(tmp_path: Path) -> None:
     table(daily(90), None).write_parquet(tmp_path / "t.parquet")
     with pytest.raises(ValueError, match=r"^90 bars are too few, \d+ are needed: .*$"):
@@ -113,3 +137,19 @@ def test_too_few_bars_are_one_sentence(tmp_path: Path) -> None:
 )
 def test_the_cost_is_said_as_a_range(least_s: float, most_s: float, said: str) -> None:
     assert str(Cost(least_s, most_s)) == said
+
+
+def test_a_way_to_make_it_cheaper_is_said_of_a_job_that_may_take_over_an_hour() -> None:
+    assert (Cost(10, 3600).remedy, Cost(3600, 3601).remedy[:19]) == ("", "To make it cheaper,")
+
+
+def test_waiting_is_no_part_of_the_cost() -> None:
+    """Another process that has the core for a while delays a step: the step costs nothing more."""
+    cpu = torch.device("cpu")
+    assert _seconds_of(lambda: time.sleep(0.2), cpu) < 0.1 < _seconds_of(lambda: _busy(0.2), cpu)
+
+
+def _busy(cpu_s: float) -> None:
+    until = time.process_time() + cpu_s
+    while time.process_time() < until:
+        pass

@@ -6,10 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import torch
@@ -19,12 +22,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.registry import registering
+from pipeline.registry.example import input_example
 from pipeline.strategy import TFTStrategy
 from tests.conftest import ROOT
 from tests.pipeline.registry.conftest import deliver
 from tests.workplace import WholeJob, artifacts
 from tft.checkpoint import TrainedModel, load_checkpoint
 from tft.panel import Panel
+from tft.table import TableFormat
 from tft.volatility import MIN_RETURNS
 
 
@@ -160,6 +165,21 @@ def test_the_input_example_is_typed_and_the_model_decides_on_it(
         )
     decided = mlflow.pyfunc.load_model(str(folder)).predict(example)
     assert len(decided) == 3 and decided["position"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("time_format", "times"),
+    [("%Y%m%d", lambda day: int(f"{day:%Y%m%d}")), ("epoch_ms", lambda day: int(day.timestamp()) * 1000)],
+)
+def test_a_model_takes_the_example_and_the_table_whatever_format_the_times_had(
+    good: TrainedModel, panel: Panel, time_format: str, times: Callable[[pd.Timestamp], int]
+) -> None:
+    """The example as JSON has it, in ISO text, and the same bars as the table writes them: one decision."""
+    own = replace(good, table_format=TableFormat({"timestamp": "Date", "symbol": "symbol"}, time_format))
+    example = input_example(own, panel)
+    as_stored = example.assign(Date=[day.isoformat() for day in example["Date"]])
+    as_trained = example.assign(Date=[times(day.tz_localize("UTC")) for day in example["Date"]])
+    assert TFTStrategy(own).decide(as_stored) == TFTStrategy(own).decide(as_trained) == TFTStrategy(own).decide(example)
 
 
 @pytest.mark.slow
