@@ -112,7 +112,10 @@ def test_missing_columns_are_named() -> None:
         ({"Ticker": TABLE["code"], "asset": TABLE["code"]}, "Ticker and asset could each be the symbol: name one"),
         ({"code": np.array(["A", " ", "A", "B"])}, r"column code: 1 of 4 values is empty: .*; first in row 2"),
         ({"day": np.array([20240101, 20240101, 20240102, 20240102])}, "column day holds whole numbers such as 2024010"),
-        ({"day": np.array(["2024-01-01", "x", "2024-01-02", "y"])}, "column day: 2 of 4 values cannot be read as those of training were"),
+        (
+            {"day": np.array(["2024-01-01", "x", "2024-01-02", "y"])},
+            "column day: 2 of 4 values cannot be read as those of training were",
+        ),
         ({"px_x": np.array([1, 2, "high", None], dtype=object)}, "column px_x is not numeric: it holds 'high'"),
         ({"px_x": TABLE["day"]}, "column px_x is not numeric: it holds datetime64"),
     ],
