@@ -34,6 +34,9 @@ from tft.table import CLOSE, CONTRACT, RETURN, SYMBOL, TIME, USUAL, TableFormat,
 from tft.times import read_times
 from tft.volatility import MIN_RETURNS
 
+LEAST_SHARED = 0.1
+"""Of the bars on which several instruments could trade, how many at least hold more than one."""
+
 
 @dataclass(frozen=True, eq=False)
 class TableRead:
@@ -69,6 +72,7 @@ def read_frame(
     table = _TableCheck(frame, findings=[*faults.values()])
     table.read_keys(keys, config, unclear=faults.keys())
     table.check_order(apart)
+    table.check_shared()
     prices = {key: table.numbers(keys[key]) for key in (CLOSE, RETURN) if key in keys}
     if CLOSE in prices:
         table.require(keys[CLOSE], ~(prices[CLOSE] <= 0.0), "are 0 or negative: a price is above 0")
@@ -249,6 +253,26 @@ class _TableCheck:
             rows_are = "1 row is" if len(back) == 1 else f"{len(back)} rows are"
             what = f"{rows_are} earlier than the row before of the same symbol"
             self.findings.append(f"{what}; first {self.row_name(back[0])}: sort the table by time")
+
+    def check_shared(self) -> None:
+        """Report instruments that share almost none of the bars between their first and their last."""
+        if not len(self.times) or not len(self.symbols):
+            return
+        rows = self._keys().drop_nulls().unique()
+        bars = rows.group_by("time").len("held").sort("time")
+        lives = rows.group_by("symbol").agg(first=pl.col("time").min(), last=pl.col("time").max())
+        begun = lives["first"].sort().search_sorted(bars["time"], side="right")
+        ended = lives["last"].sort().search_sorted(bars["time"], side="left")
+        together = bars.filter((begun.cast(pl.Int64) - ended.cast(pl.Int64)) > 1)
+        n_shared = (together["held"] > 1).sum()
+        if n_shared >= LEAST_SHARED * len(together):
+            return
+        near = rows.filter(pl.col("time") >= together["time"][0]).sort("time")[:2]
+        one, other = (f"{symbol} {_shown(np.datetime64(time))}" for time, symbol in near.iter_rows())
+        self.findings.append(
+            f"instruments share {n_shared} of the {len(together)} bars on which several could trade, as a bar is one "
+            f"exact time (first {one}, then {other}): give the rows of one bar the same time, such as the day alone"
+        )
 
     def _keys(self) -> pl.DataFrame:
         return pl.DataFrame({"time": self.times, "symbol": pl.Series(self.symbols.tolist()).replace("", None)})
