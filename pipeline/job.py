@@ -161,7 +161,8 @@ def open_job(
     n_bars, n_symbols, n_features = data.panel.features.shape
     for note in data.notes:
         say(f"{note.where}: {note.message}")
-    say(f"{data.source}: {n_bars} bars, {n_symbols} instruments, {n_features} columns; training on {device.type}")
+    instruments = f"{n_symbols} instrument{'s' * (n_symbols > 1)}"
+    say(f"{data.source}: {n_bars} bars, {instruments}, {n_features} columns; training on {device.type}")
     return Job(config, data, device, fresh)
 
 

@@ -49,7 +49,7 @@ def run(phase: Literal["pruning"], config: Given, *, data: Any = None, fresh: bo
 def run(phase: Literal["tuning"], config: Given, *, data: Any = None, fresh: bool = False) -> Tuned: ...
 @overload
 def run(phase: Literal["production"], config: Given, *, data: Any = None, fresh: bool = False) -> Produced: ...
-def run(phase: str, config: Given, *, data: Any = None, fresh: bool = False) -> Any:
+def run(phase: str, config: Any, *, data: Any = None, fresh: bool = False) -> Any:
     """Run a phase, and whatever it needs before it, as the command of that name does; returns the phase's result.
 
     data: a feature table, polars or pandas, in place of the file that `config.data` names · fresh: compute finished
@@ -58,6 +58,9 @@ def run(phase: str, config: Given, *, data: Any = None, fresh: bool = False) -> 
     """
     if phase not in PHASES:
         raise ValueError(f"{phase!r} is no phase: the phases are {', '.join(PHASES)}")
+    if not isinstance(config, Given):
+        remedy = "give load_config(...), Config(...), or the path of a YAML file"
+        raise ValueError(f"config is {type(config).__name__}, it must be a configuration: {remedy}")
     path = "" if isinstance(config, Config) else str(config)
     if not isinstance(config, Config):
         config = load_config(config)

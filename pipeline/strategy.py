@@ -157,9 +157,13 @@ class TFTStrategy:
 
 
 def as_columns(bars: Any) -> dict[str, NDArray[np.generic]]:
-    """Arrays by column name of a polars or pandas frame or a mapping."""
+    """Arrays by column name of a polars or pandas frame or a mapping. Raises ValueError for anything else."""
+    if isinstance(bars, pl.LazyFrame):
+        bars = bars.collect()
     if isinstance(bars, pl.DataFrame):
         return {name: bars[name].to_numpy() for name in bars.columns}
+    if not isinstance(bars, Mapping) and not hasattr(bars, "columns"):  # pandas is not loaded for this
+        raise ValueError(f"bars is {type(bars).__name__}, it must be a polars or pandas table, or a mapping of arrays")
     return {str(name): np.asarray(bars[name]) for name in bars}
 
 

@@ -61,8 +61,10 @@ def prefilter(
         reasons[column] = f"collinear with {names[other]} (correlation {correlation:+.7f})"
     kept = tuple(name for column, name in enumerate(names) if column not in reasons)
     if not kept:
+        sparse = any(reason.startswith("missing") for reason in reasons.values())
         raise ValueError(
-            f"prefilter leaves none of the {len(names)} columns: raise prefilter.max_nan_fraction or check the table"
+            f"prefilter leaves none of the {len(names)} columns ({names[0]} is {reasons[0]}): check the table"
+            + (", or raise prefilter.max_nan_fraction" if sparse else "")
         )
     dropped = tuple(Dropped(names[column], reasons[column]) for column in sorted(reasons))
     return Prefiltered(len(names), kept, dropped)

@@ -118,7 +118,7 @@ def settings_for(
 def _of_data(data: DataConfig, n_features: int, n_symbols: int) -> Settings:
     """The section `data`: what names the table, its keys, and what is left out."""
     reasons = {
-        "source": f"{n_features} feature columns, {n_symbols} instruments",
+        "source": f"{n_features} feature columns, {n_symbols} instrument{'s' * (n_symbols > 1)}",
         "time_column": "the bar's time",
         "time_format": "how it is written",
         "symbol_column": "the instrument",

@@ -93,6 +93,9 @@ def test_what_is_wrong_is_said_before_anything_runs(place: WholeJob) -> None:
         run("training", config)  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="data is list, it must be a polars or pandas table"):
         run("prefilter", config, data=[1, 2])
+    for nonsense, kind in ((None, "NoneType"), ({"seed": 1}, "dict")):
+        with pytest.raises(ValueError, match=rf"^config is {kind}, it must be a configuration: give load_config\("):
+            run("prefilter", nonsense)  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="seed is -1, the least is 0"):
         run("prefilter", Config(seed=-1))
     with pytest.raises(ValueError, match="the table given cannot be used:\n- no column symbol"):

@@ -175,12 +175,13 @@ def test_without_the_registry_the_last_known_version_decides(
 
 
 @pytest.mark.parametrize(
-    "as_table", ["pandas", "dict", "shuffled", "close only where it is enough", "other symbols too"]
+    "as_table", ["pandas", "lazy", "dict", "shuffled", "close only where it is enough", "other symbols too"]
 )
 def test_every_kind_of_table_gives_the_same(trained: TrainedModel, bars: pl.DataFrame, as_table: str) -> None:
     """polars, pandas, a mapping of arrays; rows in any order; columns and symbols of no concern are left out."""
     table: Any = {
         "pandas": lambda: pd.DataFrame({name: bars[name].to_numpy() for name in bars.columns}),
+        "lazy": lambda: bars.lazy(),
         "dict": lambda: {name: bars[name].to_numpy() for name in bars.columns},
         "shuffled": lambda: bars.sample(fraction=1.0, shuffle=True, seed=1),
         "close only where it is enough": lambda: bars.drop("close"),
@@ -216,6 +217,12 @@ def test_a_lacking_column_is_named(trained: TrainedModel, bars: pl.DataFrame) ->
     unused = [name for name in bars.columns[4:] if name not in trained.feature_names]
     assert unused
     assert plain(TFTStrategy(trained).decide(bars.drop(unused))) == plain(TFTStrategy(trained).decide(bars))
+
+
+@pytest.mark.parametrize(("nonsense", "kind"), [(None, "NoneType"), ([1.0], "list"), ("bars.csv", "str")])
+def test_what_is_no_table_is_refused(trained: TrainedModel, nonsense: object, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"^bars is {kind}, it must be a polars or pandas table, or a mapping of"):
+        TFTStrategy(trained).decide(nonsense)
 
 
 def test_too_few_bars_are_refused_with_how_many_are_needed(trained: TrainedModel, bars: pl.DataFrame) -> None:

@@ -166,6 +166,21 @@ def test_days_and_times_of_day_in_two_columns_are_to_be_joined(day: str, clock: 
     assert same(panel_from_frame(once, config()), panel_from_frame(good_table(), config()))
 
 
+def test_instruments_stamped_at_hours_of_their_own_share_no_bar() -> None:
+    """A is stamped at 10:00 and B at 16:00; one after the other, or one every other day, they are bars as any."""
+    hours = pl.col("symbol").replace_strict({"A": 10, "B": 16})
+    apart = good_table().with_columns(date=pl.col("date").cast(pl.Datetime("us")) + pl.duration(hours=hours))
+    assert findings(apart) == (
+        "instruments share 0 of the 58 bars on which several could trade, as a bar is one exact time (first B "
+        "2024-01-01 16:00:00, then A 2024-01-02 10:00:00): give the rows of one bar the same time, such as the day "
+        "alone",
+    )
+    long = good_table(60).drop("close")
+    first_half = pl.col("date") < date(2024, 1, 31)
+    assert panel_from_frame(long.filter((pl.col("symbol") == "A") == first_half), config())
+    assert panel_from_frame(long.filter((pl.col("symbol") == "A") | (pl.col("date").dt.day() % 2 == 0)), config())
+
+
 def test_names_in_the_configuration_must_exist() -> None:
     """An absent name is a fault with the nearest existing one, and no column is both known and excluded."""
     assert findings(good_table(), exclude=("px_y",), known=("vix_x", "vix_y")) == (

@@ -176,8 +176,12 @@ def test_the_degenerate_columns_of_the_sample_table_are_exactly_those_dropped(tm
 
 
 def test_a_table_without_a_useful_column_is_refused() -> None:
-    with pytest.raises(ValueError, match="none of the 1 columns"):
+    """A limit to raise is named where it would let a column through, after the table."""
+    with pytest.raises(ValueError, match=r"none of the 1 columns \(a_constant is constant\): check the table$"):
         prefilter(panel_of({"a_constant": np.ones(40)}), CONFIG)
+    sparse = panel_of({"a_sparse": without(noise(3), slice(0, 30))})
+    with pytest.raises(ValueError, match=r"\(a_sparse is missing .*\): check the table, or raise prefilter.max_nan_"):
+        prefilter(sparse, CONFIG)
 
 
 def test_every_column_is_counted_once_when_it_is_judged() -> None:
