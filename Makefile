@@ -17,7 +17,7 @@ export MLFLOW_LOGGING_LEVEL ?= WARNING
 
 help:
 	@echo "make run        set up, then the whole job on CONFIG=$(CONFIG)"
-	@echo "make test       set up, then the whole test suite (ARGS=\"-m 'not slow'\" for the daily loop)"
+	@echo "make test       set up, then all tests but the slow ones (make test ARGS= for all of them)"
 	@echo "make setup      the set-up alone: .venv, the environment of mlflow run, the MLflow store"
 	@echo "make ui         the MLflow UI on PORT=$(PORT)"
 	@echo "make dashboard  the Optuna dashboard on DASHBOARD_PORT=$(DASHBOARD_PORT), of every search of hyper-parameters"
@@ -33,7 +33,8 @@ run: setup
 	@echo "After Ctrl-C the same command goes on from the last finished fold or trial."
 	@.venv/bin/mlflow run . -e production --experiment-name tft-production -P config='$(CONFIG)'
 
-# In parallel processes, one a core; ARGS='-n 0' for one process, as a debugger needs it.
+# In parallel processes, one a core; ARGS='-n 0' for one process, as a debugger needs it, ARGS= for the slow ones too.
+test: ARGS ?= -m 'not slow'
 test: setup
 	.venv/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 

@@ -17,7 +17,7 @@ def notebook() -> nbformat.NotebookNode:
 
 def texts(notebook: nbformat.NotebookNode) -> list[str]:
     """All that the outputs of its cells show."""
-    shown = []
+    shown: list[str] = []
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             assert output.output_type != "error", output

@@ -60,7 +60,6 @@ def said(place: Workplace, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_both_packages(wheel: Path) -> None:
     """Modules, C++ and CUDA sources, templates, and the shipped configurations; and nothing beside them."""
     files = {name for name in tracked("tft", "pipeline") if (ROOT / name).is_file()}
@@ -71,7 +70,6 @@ def test_the_wheel_holds_every_file_of_both_packages(wheel: Path) -> None:
         assert any(name.endswith(kind) for name in inside), kind
 
 
-@pytest.mark.slow
 def test_what_is_installed_works_alone(installed: Workplace) -> None:
     """Code, kernels, configurations, the command, and a phase, all from the wheel."""
     home = str(installed.folder / "env")
