@@ -29,7 +29,7 @@ help:
 
 run: setup
 	@echo "The whole job on $(CONFIG): five phases, the registration of a model, and a report."
-	@[ '$(CONFIG)' != configs/quickstart.yaml ] || echo "It takes two to three minutes on two cores."
+	@[ '$(CONFIG)' != configs/quickstart.yaml ] || echo "It takes three to four minutes on one or two cores."
 	@echo "After Ctrl-C the same command goes on from the last finished fold or trial."
 	@.venv/bin/mlflow run . -e production --experiment-name tft-production -P config='$(CONFIG)'
 
