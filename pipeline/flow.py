@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.assessment import assess, enter_look, say_what_can_be_found
+from pipeline.assessment import Assessment, assess, enter_look, say_what_can_be_found
 from pipeline.bar_labels import bar_label, bar_unit
 from pipeline.config.reading import to_json, to_mapping
 from pipeline.data.checks import check_data
@@ -36,7 +36,7 @@ from pipeline.phases.search import STORAGE, ended, open_study
 from pipeline.phases.tuning import Tuned
 from pipeline.registry.evidence import evidence_of
 from pipeline.registry.recipe import FitRecipe
-from pipeline.registry.registering import register_and_promote
+from pipeline.registry.registering import Registered, register_and_promote
 from pipeline.reporting import artifacts, produced
 from pipeline.reporting.description import pictures
 from pipeline.reporting.model_card import model_card
@@ -45,9 +45,10 @@ from pipeline.tracking.kept import Kept
 from pipeline.tracking.progress import Quiet, Reporter
 from pipeline.tracking.runs import Run
 from pipeline.tracking.sink import Silent, Sink
-from tft.backtest import fold_row
+from tft.backtest import FoldRow, fold_row
 from tft.checkpoint import CheckpointManager, TrainedModel
 from tft.folds import Fold
+from tft.record import Record
 from tft.runtime.store import Store
 
 CHECKPOINTS = Path("checkpoints")
@@ -311,22 +312,12 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         reporter.say("production: running")
         walked = out_of_sample(job, sink, reporter, store=kept.folds(key), chosen=choice, with_final_fit=True)
         look = enter_look(job, walked, run_id=sink.run_id, key=key)
-        refitted = producing.folds_to_refit_untuned(walked)
-        if refitted:
-            epochs, seeds = job.config.production.epochs, job.config.production.seeds
-            reporter.start("untuned", len(refitted) * epochs * seeds)
-        untuned = producing.untuned_record(
-            job.all_bars,
-            job.config,
-            walked,
-            store=kept.folds(key),
-            on_epoch=reporter.epochs(job.config.production.epochs, job.config.training.loss_mode),
-        )
+        untuned = _walk_untuned(job, walked, reporter, kept.folds(key))
         assessment = assess(job, choice, walked, untuned, look)
         came_from = find_origins(job, choice, walked, reporter, store=kept.folds(key))
         record, panel = walked.record, job.data.panel
         rows = tuple(fold_row(outcome, record, panel.times) for outcome in walked.outcomes)
-        development, holdout = record.performance("development"), record.performance("holdout")
+        holdout = record.performance("holdout")
         metrics = {"oos_sharpe": holdout.sharpe} if holdout else {}
         assert walked.final is not None
         trained = producing.trained_model(panel, job.data.sha256, job.data.format, choice, walked.final, metrics)
@@ -345,25 +336,7 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
                 ]
             ),
         )
-        of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
-        result = Produced(
-            features=choice.features,
-            selection=choice.pruned.summary,
-            folds=rows,
-            development=development,
-            holdout=holdout,
-            inference=assessment.inference,
-            comparable=assessment.comparable,
-            looks=assessment.looks,
-            seed_sharpes=tuple(one.sharpe for one in of_seeds if one),
-            checkpoint=str(folder),
-            model_name=config.registry.name,
-            model_version=registered.version,
-            promoted=registered.promoted,
-            promotion_reason=registered.reason,
-            trouble=(*trouble, *registered.trouble),
-            run_id=sink.run_id,
-        )
+        result = _result(choice, walked, rows, assessment, folder, registered, trouble, sink.run_id)
         produced.production(
             run,
             sink,
@@ -384,6 +357,53 @@ def production(job: Job, sink: Run, reporter: Reporter, findings: Sequence[Findi
         describe_job(sink, result)
     kept.drop_folds(key)  # the result is delivered
     return Finished(result, key, run.run_id)
+
+
+def _walk_untuned(job: Job, walked: Walked, reporter: Reporter, store: Store) -> Record | None:
+    """The record of the configuration as it was before tuning; folds that tuning left alone are not fitted again."""
+    production = job.config.production
+    if refitted := producing.folds_to_refit_untuned(walked):
+        reporter.start("untuned", len(refitted) * production.epochs * production.seeds)
+    return producing.untuned_record(
+        job.all_bars,
+        job.config,
+        walked,
+        store=store,
+        on_epoch=reporter.epochs(production.epochs, job.config.training.loss_mode),
+    )
+
+
+def _result(
+    choice: Choice,
+    walked: Walked,
+    rows: Sequence[FoldRow],
+    assessment: Assessment,
+    folder: Path,
+    registered: Registered,
+    trouble: Sequence[str],
+    run_id: str,
+) -> Produced:
+    """The headline of the run: rows are those of its folds, the checkpoint is in `folder`."""
+    development, holdout = walked.record.performance("development"), walked.record.performance("holdout")
+    of_seeds = [one.performance("holdout" if holdout else "development") for one in walked.seed_records]
+    return Produced(
+        features=choice.features,
+        selection=choice.pruned.summary,
+        folds=tuple(rows),
+        development=development,
+        holdout=holdout,
+        inference=assessment.inference,
+        comparable=assessment.comparable,
+        looks=assessment.looks,
+        seed_sharpes=tuple(one.sharpe for one in of_seeds if one),
+        checkpoint=str(folder),
+        model_name=choice.config.registry.name,
+        model_version=registered.version,
+        promoted=registered.promoted,
+        promotion_reason=registered.reason,
+        trouble=(*trouble, *registered.trouble),
+        run_id=run_id,
+    )
 
 
 def whole_job(job: Job, sink: Run, reporter: Reporter, config_path: str) -> Finished[Produced]:

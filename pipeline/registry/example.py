@@ -21,7 +21,8 @@ def input_columns(trained: TrainedModel) -> list[str]:
 
 
 def input_example(trained: TrainedModel, panel: Panel) -> pd.DataFrame:
-    """As few bars as the model decides on, one row per bar and instrument. `panel` holds all columns of the table."""
+    """The last bars of `panel`, which holds all columns of the table: as few as the model decides on, a row per bar and
+    instrument."""
     n_bars = max(trained.config.seq_len, MIN_RETURNS + 1)
     symbols = [symbol for symbol in trained.symbols if symbol in panel.symbols][:N_INSTRUMENTS]
     times = panel.times[-n_bars:]

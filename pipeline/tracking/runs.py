@@ -225,7 +225,7 @@ class Run:
             return Path(self.client.download_artifacts(self.run_id, name, scratch)).read_bytes()
 
     def link(self, name: str) -> str | None:
-        """Where an artifact can be opened without a server; None where it lies on no disk of this machine."""
+        """The address that opens an artifact without a server; None where it lies on no disk of this machine."""
         folder = str(self.client.get_run(self.run_id).info.artifact_uri)
         path = Path(folder.removeprefix("file://")) / name
         return path.as_uri() if path.is_file() else None

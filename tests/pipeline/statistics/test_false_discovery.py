@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from statsmodels.stats.multitest import multipletests
 
 from pipeline.statistics.false_discovery import FIT_LEVEL, MIN_SHAPE, ProbeNull, benjamini_hochberg
+from tests.pipeline.statistics.nulls import NULLS, PLANTED
 
 Array = NDArray[np.float64]
 SomeWeights = st.lists(st.floats(0.1, 10.0), min_size=2, max_size=30, unique=True)
@@ -99,15 +99,6 @@ def test_what_is_no_rate_is_refused(rate: float) -> None:
         benjamini_hochberg([0.5], rate)
 
 
-NULLS: dict[str, Callable[[np.random.Generator, int], Array]] = {
-    "normal": lambda rng, n: 0.15 * rng.standard_normal(n),
-    "exponential": lambda rng, n: 0.12 * rng.exponential(size=n),
-    "Student, 4 degrees": lambda rng, n: 0.1 * rng.standard_t(4.0, n),
-    "two scales": lambda rng, n: np.where(rng.uniform(size=n) < 0.05, 0.3, 0.1) * rng.standard_normal(n),
-}
-"""Logarithms of weights."""
-
-
 @pytest.mark.parametrize("name", list(NULLS))
 @pytest.mark.parametrize("n_probes", [20, 60])
 def test_the_false_discovery_rate_is_at_most_the_one_asked_for(name: str, n_probes: int) -> None:
@@ -117,7 +108,7 @@ def test_the_false_discovery_rate_is_at_most_the_one_asked_for(name: str, n_prob
     false = []
     for _ in range(n_tables):
         null = ProbeNull.of(np.exp(NULLS[name](rng, n_probes)))
-        columns = np.concatenate([[0.5, 0.8, 1.0, 1.5, 2.0], NULLS[name](rng, 271)])
+        columns = np.concatenate([PLANTED, NULLS[name](rng, 271)])
         found, _ = benjamini_hochberg(null.p_values(np.exp(columns)), rate)
         false.append(found[5:].sum() / max(1, found.sum()))
     assert np.mean(false) <= rate + 2.0 * np.std(false) / math.sqrt(n_tables)

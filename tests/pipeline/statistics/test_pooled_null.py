@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,12 +10,14 @@ from numpy.typing import NDArray
 
 from pipeline.statistics.false_discovery import ProbeNull, benjamini_hochberg
 from pipeline.statistics.pooled_null import PooledNull, pooled_null
+from tests.pipeline.statistics.nulls import NULLS, PLANTED
 
 Array = NDArray[np.float64]
 
 
 def test_a_fit_worked_out_by_hand() -> None:
-    """Logarithms 0, 1, .. 37 and two censored ones: a quarter of 40 is 10, of which 8 are seen and 10 is the least.
+    """Logarithms 0, 1, .. 37 and two censored ones: a quarter of 40 is 10, two of them censored, and 10 is the
+    least that is seen.
 
     u = 27, the ten above it lie 1 to 10 beyond, and the two censored at 10: scale = (55 + 20) / 10 = 7.5.
     """
@@ -61,15 +62,6 @@ def test_columns_that_may_not_be_discovered_are_never_left_out() -> None:
     assert null is None or null.n_censored <= 1
 
 
-NULLS: dict[str, Callable[[np.random.Generator, int], Array]] = {
-    "normal": lambda rng, n: 0.15 * rng.standard_normal(n),
-    "exponential": lambda rng, n: 0.12 * rng.exponential(size=n),
-    "Student, 4 degrees": lambda rng, n: 0.1 * rng.standard_t(4.0, n),
-    "two scales": lambda rng, n: np.where(rng.uniform(size=n) < 0.05, 0.3, 0.1) * rng.standard_normal(n),
-}
-"""Logarithms of weights."""
-
-
 @pytest.mark.parametrize("name", list(NULLS))
 def test_the_larger_of_both_discoveries_has_few_false_ones(name: str) -> None:
     """Over 120 tables of 276 columns, five of them planted from doubtful to clear, and 40 probes, at a rate of 0.1.
@@ -81,7 +73,7 @@ def test_the_larger_of_both_discoveries_has_few_false_ones(name: str) -> None:
     false = []
     for _ in range(n_tables):
         probes = np.exp(NULLS[name](rng, 40))
-        columns = np.exp(np.concatenate([[0.5, 0.8, 1.0, 1.5, 2.0], NULLS[name](rng, 271)]))
+        columns = np.exp(np.concatenate([PLANTED, NULLS[name](rng, 271)]))
         nulls = [ProbeNull.of(probes), pooled_null(columns, probes, columns > 0.0, rate)]
         found = [benjamini_hochberg(null.p_values(columns), rate)[0] for null in nulls if null]
         most = max(found, key=np.sum)
