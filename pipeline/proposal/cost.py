@@ -143,7 +143,8 @@ def _wait(device: torch.device) -> None:
 
 
 def _seconds(step: StepTime, folds: Sequence[Fold], epochs: int, device: torch.device, *, slow: bool) -> float:
-    """Wall time of fitting these folds, side by side as far as the machine has cores."""
-    each = step.usual_s if slow else step.fastest_s
+    """Wall time of fitting these folds: side by side on all cores at best, at worst as on one, since threads that train
+    small networks mostly wait for Python's lock."""
+    each, cores = (step.usual_s, 1) if slow else (step.fastest_s, torch.get_num_threads())
     work = sum(epochs * (len(fold.train) * step.steps_per_bar * each + step.validation_s) for fold in folds)
-    return work / (min(torch.get_num_threads(), len(folds)) if device.type == "cpu" else step.n_stacked)
+    return work / (min(cores, len(folds)) if device.type == "cpu" else step.n_stacked)
