@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.config import bars
 from pipeline.config.schema import Config
 from pipeline.config.sections import DataConfig, SampleConfig
+from pipeline.counted import counted
 from pipeline.data.dataset import Dataset, load_panel, panel_sha256
 from pipeline.data.sample import write_sample
 from pipeline.phases.training_data import TrainingData
@@ -161,8 +162,8 @@ def open_job(
     n_bars, n_symbols, n_features = data.panel.features.shape
     for note in data.notes:
         say(f"{note.where}: {note.message}")
-    instruments = f"{n_symbols} instrument{'s' * (n_symbols > 1)}"
-    say(f"{data.source}: {n_bars} bars, {instruments}, {n_features} columns; training on {device.type}")
+    table = f"{n_bars} bars, {counted(n_symbols, 'instrument')}, {counted(n_features, 'column')}"
+    say(f"{data.source}: {table}; training on {device.type}")
     return Job(config, data, device, fresh)
 
 

@@ -15,6 +15,7 @@ from pipeline.config import bars
 from pipeline.config.reading import config_from, settings_of
 from pipeline.config.schema import Config
 from pipeline.config.sections import DataConfig
+from pipeline.counted import counted
 from pipeline.data.columns import LEFT_OUT, OPTIONS, not_numbers, roles_of
 from pipeline.data.files import read_table
 from pipeline.data.frame import read_frame
@@ -51,14 +52,14 @@ def propose(source: str, overrides: Sequence[str] = ()) -> Proposal:
     n_bars, n_symbols, n_features = panel.features.shape
     calendar, windows = calendar_of(panel.times), windows_for(n_bars)
     device = choose_device(str(given.get("device", "auto")))
-    here = _counted(torch.get_num_threads(), "core") if device.type == "cpu" else torch.cuda.get_device_name(device)
+    here = counted(torch.get_num_threads(), "core") if device.type == "cpu" else torch.cuda.get_device_name(device)
     here = f"{device.type}, {here}"
     name = "tft-" + (re.sub(r"\W+", "-", Path(source.rpartition("/")[2]).stem).strip("-").lower() or "table")
     settings = overridden(settings_for(data, panel, calendar, windows, name=name, device=here), given)
     config = config_from(yaml.safe_load(to_yaml(settings, [])))
     cost = cost_of(config, panel, bars.n_development(config, panel.times), device)
-    what = f"{source}: {n_bars} bars ({calendar.name}), {_counted(n_symbols, 'instrument')}, "
-    what += _counted(n_features, "feature column")
+    what = f"{source}: {n_bars} bars ({calendar.name}), {counted(n_symbols, 'instrument')}, "
+    what += counted(n_features, "feature column")
     head = [
         f"{what}.",
         f"The whole job takes {cost} on this machine ({here}), by a few steps that were timed when this was written.",
@@ -89,7 +90,3 @@ def _read(asked: DataConfig) -> tuple[DataConfig, Panel, list[str]]:
     left_out = [note.column for note in read.notes if note.check == LEFT_OUT]
     keys: dict[str, Any] = {OPTIONS[key]: name for key, name in read.format.columns.items()}
     return replace(data, exclude=(*data.exclude, *left_out), **keys), read.panel, said
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"

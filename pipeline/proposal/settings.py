@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.config.sections import DataConfig
+from pipeline.counted import counted
 from pipeline.proposal import windows as cut
 from pipeline.proposal.calendar import Calendar
 from pipeline.proposal.windows import Windows
@@ -118,7 +119,7 @@ def settings_for(
 def _of_data(data: DataConfig, n_features: int, n_symbols: int) -> Settings:
     """The section `data`: what names the table, its keys, and what is left out."""
     reasons = {
-        "source": f"{n_features} feature columns, {n_symbols} instrument{'s' * (n_symbols > 1)}",
+        "source": f"{counted(n_features, 'feature column')}, {counted(n_symbols, 'instrument')}",
         "time_column": "the bar's time",
         "time_format": "how it is written",
         "symbol_column": "the instrument",
